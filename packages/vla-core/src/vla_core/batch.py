@@ -1,0 +1,113 @@
+"""The tensors of one training or inference batch.
+
+Shape legend: B rows, V views (cameras x history, in the order of the spec), H, W pixels,
+S tokens, D state dims, T action steps, A action dims, P position axes (1, or 3 for mrope).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Role(IntEnum):
+    """What a token is for; written by the collator, read as ``VLMOutput.spans``."""
+
+    PAD = 0
+    TEXT = 1
+    IMAGE = 2
+    INSTRUCTION = 3
+    QUERY = 4
+    PREFIX = 5
+    ANSWER = 6
+
+
+class _Movable:
+    """``to`` and ``pin_memory`` over the tensor fields of a dataclass."""
+
+    def _map(self, fn: Any) -> Any:
+        out = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                value = fn(value)
+            elif isinstance(value, _Movable):
+                value = value._map(fn)
+            out[f.name] = value
+        return type(self)(**out)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Any:
+        """A copy on ``device``; dtypes stay (targets are never rounded)."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Any:
+        """A copy in page-locked memory."""
+        return self._map(lambda t: t.pin_memory())
+
+
+@dataclass
+class Cameras(_Movable):
+    """Camera geometry per view; any may be None (unknown), never an identity stand-in.
+
+    Args:
+        intrinsics: ``[B, V, 3, 3]`` pixels of the batch's images.
+        extrinsics: ``[B, V, 4, 4]`` camera-to-world, OpenCV axes, metres.
+        depth: ``[B, V, H, W]`` metres.
+    """
+
+    intrinsics: Tensor | None = None
+    extrinsics: Tensor | None = None
+    depth: Tensor | None = None
+
+
+@dataclass
+class TokenFields(_Movable):
+    """What a backbone's text collator writes.
+
+    Args:
+        input_ids: long ``[B, S]``, with reserved ids where images, geometry prefix and queries go.
+        attention_mask: bool ``[B, S]``; False is padding.
+        roles: uint8 ``[B, S]`` of :class:`Role`.
+        position_ids: long ``[P, B, S]``, or None when the backbone counts them itself.
+        labels: long ``[B, S]`` with -100 where no loss is taken, or None.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    roles: Tensor
+    position_ids: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass
+class Batch(_Movable):
+    """Everything a policy reads.
+
+    Args:
+        images: uint8 ``[B, V, 3, H, W]`` RGB.
+        view_mask: bool ``[B, V]``; False where a view is missing.
+        tokens: the prompt.
+        embodiment: long ``[B]`` index into the checkpoint's embodiments.
+        state: float32 ``[B, D]`` normalised, or None when the robot has none.
+        state_mask: bool ``[B, D]``; False is padding between embodiments.
+        actions: float32 ``[B, T, A]`` normalised targets, or None at inference.
+        action_mask: bool ``[B, T, A]``; False entries never enter a loss.
+        cameras: geometry of the views.
+    """
+
+    images: Tensor
+    view_mask: Tensor
+    tokens: TokenFields
+    embodiment: Tensor
+    state: Tensor | None = None
+    state_mask: Tensor | None = None
+    actions: Tensor | None = None
+    action_mask: Tensor | None = None
+    cameras: Cameras | None = None
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])

@@ -1,0 +1,66 @@
+"""What a simulator adapter provides, so that recording and rollout share one rendering.
+
+An adapter is a class registered under the entry point group ``vla.envs``. Shapes: A action dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_core.specs import ActionSpec, ObservationSpec
+from vla_core.types import Observation
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one action led to. ``success`` is the simulator's own criterion at this very step."""
+
+    observation: Observation
+    reward: float
+    success: bool
+    terminated: bool
+    truncated: bool
+
+
+class Env(Protocol):
+    """One simulated task instance. Not thread-safe; one process each.
+
+    ``Config`` is a dataclass whose fields are the YAML keys and ``--env key=value`` options;
+    ``__init__(config)`` builds the simulator. ``observation_spec`` and ``action_spec`` are fixed
+    after that (``action_spec.horizon`` is 1: a simulator takes single steps).
+    """
+
+    Config: ClassVar[type]
+    observation_spec: ObservationSpec
+    action_spec: ActionSpec
+    max_steps: int
+
+    def __init__(self, config: Any) -> None: ...
+
+    @classmethod
+    def tasks(cls) -> Sequence[str]:
+        """Names of all tasks."""
+        ...
+
+    def reset(self, seed: int) -> Observation:
+        """Start the episode that ``seed`` determines (initial state, phrasing of the instruction)."""
+        ...
+
+    def step(self, action: NDArray[np.float32]) -> StepResult:
+        """Execute one action ``[A]`` in real units; ValueError on a wrong shape or NaN."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ExpertEnv(Env, Protocol):
+    """An environment that can also demonstrate."""
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """The scripted expert's action ``[A]`` for the current state."""
+        ...

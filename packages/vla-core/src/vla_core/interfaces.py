@@ -1,0 +1,327 @@
+"""The torch-side interfaces between backbone, geometry, fusion and head.
+
+Shape legend: B rows, V views, N visual tokens, S tokens, H hidden size, C geometry channels,
+h, w patch grid, T action steps, A action dims, D state dims, K context tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vla_core.batch import Batch, Cameras, TokenFields
+from vla_core.types import Sample
+
+Terms: TypeAlias = dict[str, Tensor]
+"""Named scalar loss terms; the trainer weights and adds them."""
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """What head and fusion want in the prompt; two specs unite with ``|``.
+
+    Args:
+        suffix: text after the instruction.
+        n_query: number of reserved query ids (after the suffix), overwritten by learned embeddings.
+        n_prefix: number of reserved ids before the images, overwritten by a fusion's tokens.
+        answer: whether labels for ``Sample`` answers are written (text-predicting heads).
+    """
+
+    suffix: str = ""
+    n_query: int = 0
+    n_prefix: int = 0
+    answer: bool = False
+
+    def __or__(self, other: PromptSpec) -> PromptSpec:
+        return PromptSpec(
+            suffix=self.suffix + other.suffix,
+            n_query=self.n_query + other.n_query,
+            n_prefix=self.n_prefix + other.n_prefix,
+            answer=self.answer or other.answer,
+        )
+
+
+@dataclass(frozen=True)
+class VLMRequest:
+    """What the backbone must compute; it computes nothing more. Requests unite with ``|``.
+
+    Args:
+        layers: indices into the hidden states: 0 is the embeddings, i the output of decoder layer
+            i, ``n_layers`` the last layer's output after the final norm (as in transformers).
+            Layers above the highest requested one are not run.
+        queries: embedding of the query tokens, ``weight [n_query, H]``, or None.
+        logits: vocabulary logits at no position, or where labels are set.
+    """
+
+    layers: tuple[int, ...] = ()
+    queries: nn.Embedding | None = None
+    logits: Literal["none", "labels"] = "none"
+
+    def __or__(self, other: VLMRequest) -> VLMRequest:
+        if self.queries is not None and other.queries is not None:
+            raise ValueError("head and fusion both bring query embeddings; only one may")
+        return VLMRequest(
+            layers=tuple(sorted({*self.layers, *other.layers})),
+            queries=self.queries if self.queries is not None else other.queries,
+            logits="labels" if "labels" in (self.logits, other.logits) else "none",
+        )
+
+
+@dataclass
+class TextTokens:
+    """Embedded prompt: ``embeds [B, S, H]``, ``mask [B, S]``, ``instruction_mask [B, S]``, and its fields."""
+
+    embeds: Tensor
+    mask: Tensor
+    instruction_mask: Tensor
+    fields: TokenFields
+
+
+@dataclass
+class VisualTokens:
+    """Image tokens in view order.
+
+    Args:
+        tokens: ``[B, N, H]`` with N = V * h * w.
+        mask: bool ``[B, N]``; False for missing views.
+        grid: (V, h, w) of the tokens.
+        deepstack: extra per-layer visual features ``[B, N, H]`` each, or None.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    grid: tuple[int, int, int]
+    deepstack: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class GeometryFeatures:
+    """Per-view geometry, never pooled: pooling is a fusion's choice.
+
+    Args:
+        tokens: ``[B, V, h, w, C]``.
+        registers: ``[B, R, C]`` global tokens, or None.
+        depth: ``[B, V, H, W]`` metres, or None.
+        points: ``[B, V, H, W, 3]`` metres in the first camera's frame, or None.
+    """
+
+    tokens: Tensor
+    registers: Tensor | None = None
+    depth: Tensor | None = None
+    points: Tensor | None = None
+
+
+@dataclass
+class Context:
+    """Extra tokens for the head's cross-attention: ``tokens [B, K, C]`` (or one per layer), ``mask [B, K]``."""
+
+    tokens: Tensor | Sequence[Tensor]
+    mask: Tensor
+
+
+@dataclass
+class Fused:
+    """What a fusion returns: visual tokens, optional prefix ``[B, n_prefix, H]``, optional head context."""
+
+    visual: VisualTokens
+    prefix: Tensor | None = None
+    context: Context | None = None
+
+
+@dataclass
+class VLMOutput:
+    """What was requested.
+
+    Args:
+        hidden: layer index -> ``[B, S, H]``.
+        mask: bool ``[B, S]``; False is padding.
+        spans: role name (``image``, ``instruction``, ``query``, ``prefix``, ``answer``) -> bool ``[B, S]``.
+        logits: ``[n_labelled, vocab]`` or None.
+    """
+
+    hidden: Mapping[int, Tensor]
+    mask: Tensor
+    spans: Mapping[str, Tensor]
+    logits: Tensor | None = None
+
+    def gather(self, span: str, layer: int, count: int) -> Tensor:
+        """Hidden states ``[B, count, H]`` at a span that has ``count`` tokens in every row."""
+        hidden = self.hidden[layer]
+        # topk on the mask keeps shapes static (no host sync); stable order is restored by sorting.
+        index = self.spans[span].to(torch.int8).topk(count, dim=1).indices.sort(dim=1).values
+        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+@dataclass(frozen=True)
+class VLMDims:
+    """Sizes other parts are built from: ``hidden_size``, ``n_layers``, tokens per view grid (h, w)."""
+
+    hidden_size: int
+    n_layers: int
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class HeadDims:
+    """Runtime facts a head is built from; never config.
+
+    ``context_dim`` is C of the fusion's head context, or None.
+    """
+
+    hidden_size: int
+    n_layers: int
+    action_dim: int
+    horizon: int
+    state_dim: int = 0
+    n_embodiments: int = 1
+    context_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class FusionDims:
+    """Runtime facts a fusion is built from."""
+
+    hidden_size: int
+    geometry_dim: int
+    n_layers: int
+
+
+@dataclass
+class HeadInputs:
+    """What a head reads: backbone output, optional extra context, normalised state ``[B, D]`` and masks."""
+
+    vlm: VLMOutput
+    context: Context | None = None
+    state: Tensor | None = None
+    state_mask: Tensor | None = None
+    embodiment: Tensor | None = None
+
+
+class TextCollator(Protocol):
+    """Tokenises samples into :class:`TokenFields`. Picklable and weightless."""
+
+    def __call__(self, samples: Sequence[Sample]) -> TokenFields: ...
+
+
+@runtime_checkable
+class VisionLanguageModel(Protocol):
+    """A backbone (an ``nn.Module``). Entry points ``vla.vlms``.
+
+    ``Config`` is its YAML node. ``build(config, n_views, image_size, assets)`` makes the module:
+    with ``assets`` None, weights come from where the config says (a hub id, a local directory, or
+    from scratch); with a directory written by ``save_assets``, architecture, tokenizer and
+    processor come from there and weights are left for the checkpoint to fill.
+    """
+
+    Config: ClassVar[type]
+    dims: VLMDims
+
+    @classmethod
+    def build(
+        cls, config: Any, n_views: int, image_size: tuple[int, int], assets: Path | None = None
+    ) -> VisionLanguageModel: ...
+
+    def save_assets(self, directory: Path) -> None: ...
+
+    def collator(self, prompt: PromptSpec) -> TextCollator: ...
+
+    def embed_text(self, batch: Batch) -> TextTokens: ...
+
+    def embed_images(self, images: Tensor, view_mask: Tensor) -> VisualTokens:
+        """Images uint8 ``[B, V, 3, H, W]`` -> tokens; normalisation is the encoder's own."""
+        ...
+
+    def __call__(
+        self, text: TextTokens, visual: VisualTokens, prefix: Tensor | None, request: VLMRequest
+    ) -> VLMOutput: ...
+
+
+@runtime_checkable
+class GeometryEncoder(Protocol):
+    """A geometry encoder (an ``nn.Module``). Entry points ``vla.geometry``.
+
+    ``needs`` is a subset of ``{"depth", "points"}``: dense heads run only when asked for.
+    """
+
+    Config: ClassVar[type]
+    dim: int
+
+    @classmethod
+    def build(
+        cls, config: Any, n_views: int, image_size: tuple[int, int], weights: bool = True
+    ) -> GeometryEncoder: ...
+
+    def __call__(
+        self, images: Tensor, cameras: Cameras | None, needs: frozenset[str] = frozenset()
+    ) -> GeometryFeatures: ...
+
+
+@runtime_checkable
+class Fusion(Protocol):
+    """Joins geometry with vision, language or the head. Entry points ``vla.fusions``.
+
+    ``train_only`` fusions add nothing at inference: geometry is not even computed there.
+    """
+
+    Config: ClassVar[type]
+    needs: frozenset[str]
+    request: VLMRequest
+    prompt: PromptSpec
+    train_only: bool
+    context_dim: int | None
+
+    @classmethod
+    def build(cls, config: Any, dims: FusionDims) -> Fusion: ...
+
+    def __call__(
+        self,
+        visual: VisualTokens,
+        geometry: GeometryFeatures,
+        text: TextTokens,
+        cameras: Cameras | None,
+    ) -> Fused: ...
+
+    def loss(self, out: VLMOutput, geometry: GeometryFeatures) -> Terms: ...
+
+
+@runtime_checkable
+class ActionHead(Protocol):
+    """Turns backbone output into actions. Entry points ``vla.heads``.
+
+    ``noise_dim`` tells whether :meth:`sample` reads noise (deterministic heads ignore it).
+    """
+
+    Config: ClassVar[type]
+    prompt: PromptSpec
+
+    @classmethod
+    def build(cls, config: Any, dims: HeadDims) -> ActionHead: ...
+
+    def request(self, mode: Literal["train", "sample"]) -> VLMRequest: ...
+
+    def __call__(
+        self,
+        inputs: HeadInputs,
+        actions: Tensor,
+        mask: Tensor,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> Terms:
+        """Loss terms for normalised targets ``actions [B, T, A]`` with bool ``mask [B, T, A]``."""
+        ...
+
+    def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]``; ``steps`` None is the config's."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; terms without an entry weigh 1."""
+
+    weights: Mapping[str, float] = field(default_factory=dict)

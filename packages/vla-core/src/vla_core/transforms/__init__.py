@@ -1,0 +1,1 @@
+"""One list of transforms, applied to samples and inverted for predicted actions."""
