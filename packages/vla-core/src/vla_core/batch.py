@@ -1,6 +1,6 @@
 """The tensors of one training or inference batch.
 
-Shape legend: B rows, V views (cameras x history, in the order of the spec), H, W pixels,
+Shape legend: B rows, V views (cameras, in the order of the spec), H, W pixels,
 S tokens, D state dims, T action steps, A action dims, P position axes (1, or 3 for mrope).
 """
 
@@ -23,7 +23,6 @@ class Role(IntEnum):
     INSTRUCTION = 3
     QUERY = 4
     PREFIX = 5
-    ANSWER = 6
 
 
 class _Movable:
@@ -73,14 +72,12 @@ class TokenFields(_Movable):
         attention_mask: bool ``[B, S]``; False is padding.
         roles: uint8 ``[B, S]`` of :class:`Role`.
         position_ids: long ``[P, B, S]``, or None when the backbone counts them itself.
-        labels: long ``[B, S]`` with -100 where no loss is taken, or None.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     roles: Tensor
     position_ids: Tensor | None = None
-    labels: Tensor | None = None
 
 
 @dataclass

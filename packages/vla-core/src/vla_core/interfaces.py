@@ -7,7 +7,7 @@ h, w patch grid, T action steps, A action dims, D state dims, K context tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -29,20 +29,17 @@ class PromptSpec:
         suffix: text after the instruction.
         n_query: number of reserved query ids (after the suffix), overwritten by learned embeddings.
         n_prefix: number of reserved ids before the images, overwritten by a fusion's tokens.
-        answer: whether labels for ``Sample`` answers are written (text-predicting heads).
     """
 
     suffix: str = ""
     n_query: int = 0
     n_prefix: int = 0
-    answer: bool = False
 
     def __or__(self, other: PromptSpec) -> PromptSpec:
         return PromptSpec(
             suffix=self.suffix + other.suffix,
             n_query=self.n_query + other.n_query,
             n_prefix=self.n_prefix + other.n_prefix,
-            answer=self.answer or other.answer,
         )
 
 
@@ -55,12 +52,10 @@ class VLMRequest:
             i, ``n_layers`` the last layer's output after the final norm (as in transformers).
             Layers above the highest requested one are not run.
         queries: embedding of the query tokens, ``weight [n_query, H]``, or None.
-        logits: vocabulary logits at no position, or where labels are set.
     """
 
     layers: tuple[int, ...] = ()
     queries: nn.Embedding | None = None
-    logits: Literal["none", "labels"] = "none"
 
     def __or__(self, other: VLMRequest) -> VLMRequest:
         if self.queries is not None and other.queries is not None:
@@ -68,7 +63,6 @@ class VLMRequest:
         return VLMRequest(
             layers=tuple(sorted({*self.layers, *other.layers})),
             queries=self.queries if self.queries is not None else other.queries,
-            logits="labels" if "labels" in (self.logits, other.logits) else "none",
         )
 
 
@@ -90,13 +84,11 @@ class VisualTokens:
         tokens: ``[B, N, H]`` with N = V * h * w.
         mask: bool ``[B, N]``; False for missing views.
         grid: (V, h, w) of the tokens.
-        deepstack: extra per-layer visual features ``[B, N, H]`` each, or None.
     """
 
     tokens: Tensor
     mask: Tensor
     grid: tuple[int, int, int]
-    deepstack: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -140,14 +132,12 @@ class VLMOutput:
     Args:
         hidden: layer index -> ``[B, S, H]``.
         mask: bool ``[B, S]``; False is padding.
-        spans: role name (``image``, ``instruction``, ``query``, ``prefix``, ``answer``) -> bool ``[B, S]``.
-        logits: ``[n_labelled, vocab]`` or None.
+        spans: role name (``image``, ``instruction``, ``query``, ``prefix``) -> bool ``[B, S]``.
     """
 
     hidden: Mapping[int, Tensor]
     mask: Tensor
     spans: Mapping[str, Tensor]
-    logits: Tensor | None = None
 
     def gather(self, span: str, layer: int, count: int) -> Tensor:
         """Hidden states ``[B, count, H]`` at a span that has ``count`` tokens in every row."""
@@ -318,10 +308,3 @@ class ActionHead(Protocol):
     def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
         """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]``; ``steps`` None is the config's."""
         ...
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the loss terms; terms without an entry weigh 1."""
-
-    weights: Mapping[str, float] = field(default_factory=dict)

@@ -33,7 +33,6 @@ class Observation:
         extrinsics: camera name -> float32 ``[4, 4]`` camera-to-world pose (OpenCV axes:
             x right, y down, z forward; metres), or None.
         embodiment: which :class:`~vla_core.specs.RobotSpec` of the checkpoint applies.
-        history: earlier observations, oldest first.
     """
 
     images: Mapping[str, Image]
@@ -43,7 +42,6 @@ class Observation:
     intrinsics: Mapping[str, Float] | None = None
     extrinsics: Mapping[str, Float] | None = None
     embodiment: str = "default"
-    history: tuple[Observation, ...] = ()
 
 
 @dataclass(frozen=True)

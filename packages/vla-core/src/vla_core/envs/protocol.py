@@ -18,13 +18,20 @@ from vla_core.types import Observation
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one action led to. ``success`` is the simulator's own criterion at this very step."""
+    """What one action led to.
+
+    Args:
+        success: the simulator's own criterion of the task at this very step.
+        achieved: names of all tasks that share this scene and whose criterion holds now (so that
+            a rollout can tell which instruction the robot followed).
+    """
 
     observation: Observation
     reward: float
     success: bool
     terminated: bool
     truncated: bool
+    achieved: frozenset[str] = frozenset()
 
 
 class Env(Protocol):
