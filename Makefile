@@ -1,0 +1,33 @@
+# Shortcuts; `make` lists them. Each is one command that can be typed by hand as well.
+.DEFAULT_GOAL := help
+.PHONY: help check autoformat test demo bench proto lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+check: ## formatting, lint, types, import contracts, generated code, lock: all that runs in seconds
+	bash .ci/run format lint types imports proto lock
+
+autoformat: ## rewrite the sources in the project's format and apply safe fixes
+	uv run ruff check --fix-only .
+	uv run ruff format .
+
+test: ## every test that is not marked slow
+	uv run pytest
+
+demo: ## train the tiny policy on the shipped demonstrations and roll it out in the simulator
+	uv run vla-train --config configs/quickstart.yaml
+
+bench: ## measure data loading, training, latency and the gRPC round trip
+	for file in benchmarks/bench_*.py; do uv run "$$file" || exit 1; done
+
+proto: ## regenerate the gRPC stubs from proto/
+	uv run tools/gen_proto.py
+
+lock: ## resolve the dependencies afresh and write requirements.lock
+	uv lock --upgrade
+	uv run --locked tools/check_lock.py --write
+
+clean: ## remove caches, builds and generated files, never data, runs or the environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find packages tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
