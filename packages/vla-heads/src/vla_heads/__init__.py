@@ -1,1 +1,6 @@
-"""Placeholder docstring."""
+"""Action heads: they turn what a vision-language backbone has seen into a chunk of robot actions."""
+
+from vla_heads.layerwise_fm import LayerwiseFM, LayerwiseFMConfig
+from vla_heads.mlp_regression import MLPRegression, MLPRegressionConfig
+
+__all__ = ["LayerwiseFM", "LayerwiseFMConfig", "MLPRegression", "MLPRegressionConfig"]

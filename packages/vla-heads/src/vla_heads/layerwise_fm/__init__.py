@@ -1,0 +1,6 @@
+"""Layerwise flow-matching head: block i of a DiT attends to layer i of the backbone."""
+
+from vla_heads.layerwise_fm.config import LayerwiseFMConfig
+from vla_heads.layerwise_fm.head import LayerwiseFM, Prepared, TimeCondition
+
+__all__ = ["LayerwiseFM", "LayerwiseFMConfig", "Prepared", "TimeCondition"]
