@@ -3,6 +3,12 @@
 The numpy half imports without torch; ``Batch``, ``VLAPolicy`` and ``build_policy`` need the extra ``torch``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vla_core.config import build_config, load_tree
+from vla_core.errors import ConfigError, SpecMismatch, UserError
 from vla_core.specs import (
     ActionSpec,
     CameraSpec,
@@ -11,17 +17,49 @@ from vla_core.specs import (
     RobotSpec,
 )
 from vla_core.stats import NormStats, VectorStats
+from vla_core.transforms import Pipeline
 from vla_core.types import ActionChunk, Observation, Sample
+
+if TYPE_CHECKING:
+    from vla_core.batch import Batch
+    from vla_core.build import FrameworkConfig, build_policy
+    from vla_core.policy import VLAPolicy
 
 __all__ = [
     "ActionChunk",
     "ActionSpec",
+    "Batch",
     "CameraSpec",
+    "ConfigError",
+    "FrameworkConfig",
     "GroupSpec",
     "NormStats",
     "Observation",
     "ObservationSpec",
+    "Pipeline",
     "RobotSpec",
     "Sample",
+    "SpecMismatch",
+    "UserError",
+    "VLAPolicy",
     "VectorStats",
+    "build_config",
+    "build_policy",
+    "load_tree",
 ]
+
+# Imported on first use: the numpy half must work where torch is not installed.
+_TORCH = {
+    "Batch": "vla_core.batch",
+    "FrameworkConfig": "vla_core.build",
+    "VLAPolicy": "vla_core.policy",
+    "build_policy": "vla_core.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TORCH:
+        from importlib import import_module
+
+        return getattr(import_module(_TORCH[name]), name)
+    raise AttributeError(f"module 'vla_core' has no attribute '{name}'")

@@ -110,7 +110,7 @@ class GeometryFeatures:
 
 @dataclass
 class Context:
-    """Extra tokens for the head's cross-attention: ``tokens [B, K, C]`` (or one per layer), ``mask [B, K]``."""
+    """Extra tokens for the head: ``tokens [B, K, C]`` (or one tensor per layer), ``mask [B, K]``."""
 
     tokens: Tensor | Sequence[Tensor]
     mask: Tensor
@@ -306,5 +306,5 @@ class ActionHead(Protocol):
         ...
 
     def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]``; ``steps`` None is the config's."""
+        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]``; ``steps`` None: config."""
         ...

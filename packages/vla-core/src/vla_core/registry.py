@@ -6,10 +6,14 @@ Every part is a class with a ``Config`` dataclass; its YAML node is ``{name: <en
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from vla_core.errors import ConfigError, suggest
+
+# Parts made known without an installed distribution, see `override`.
+_LOCAL: dict[tuple[str, str], Any] = {}
 
 GROUPS = ("vla.vlms", "vla.geometry", "vla.fusions", "vla.heads", "vla.sources", "vla.envs")
 
@@ -28,7 +32,7 @@ def _found(group: str) -> dict[str, list[EntryPoint]]:
 
 def names(group: str) -> list[str]:
     """Names available in ``group``, sorted."""
-    return sorted(_found(group))
+    return sorted({*_found(group), *(name for g, name in _LOCAL if g == group)})
 
 
 def load(group: str, name: str) -> Any:
@@ -38,6 +42,8 @@ def load(group: str, name: str) -> Any:
         ConfigError: unknown name (with the nearest one), two packages that claim the name, or a
             package whose own dependency is not installed.
     """
+    if (group, name) in _LOCAL:
+        return _LOCAL[group, name]
     found = _found(group)
     if name not in found:
         raise ConfigError(f"no '{name}' in {group}{suggest(name, found)}")
@@ -53,3 +59,19 @@ def load(group: str, name: str) -> Any:
             f"'{name}' in {group} ({points[0].value}) needs the package '{error.name}'; install it "
             "(it may be an extra of the package that provides the part)"
         ) from error
+
+
+def override(group: str, name: str, part: Any) -> Callable[[], None]:
+    """Make ``part`` known as ``name`` in this process (notebooks, tests); returns what undoes it."""
+    if group not in GROUPS:
+        raise ValueError(f"unknown entry point group '{group}'{suggest(group, GROUPS)}")
+    before = _LOCAL.get((group, name))
+    _LOCAL[group, name] = part
+
+    def undo() -> None:
+        if before is None:
+            _LOCAL.pop((group, name), None)
+        else:
+            _LOCAL[group, name] = before
+
+    return undo

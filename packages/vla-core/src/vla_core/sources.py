@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from vla_core.specs import RobotSpec
-from vla_core.types import Sample
+from vla_core.types import Bool, Float, Sample
 
 
 class Source(Protocol):
@@ -33,3 +33,7 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+    def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
+        """State ``[S]`` or None, actions and mask ``[T, A]`` of a sample, without its images."""
+        ...

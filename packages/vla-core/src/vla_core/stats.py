@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class VectorStats:
-    """Per-dim statistics, float64 ``[D]`` each, over ``count`` rows; q01/q99 are the 1 % and 99 % quantiles."""
+    """Per-dim statistics, float64 ``[D]`` each, over ``count`` rows; q01, q99 are quantiles."""
 
     mean: Array
     std: Array

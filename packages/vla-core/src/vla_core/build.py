@@ -1,0 +1,180 @@
+"""Composes a policy from the resolved ``framework`` config; the checkpoint stores that very config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from vla_core import registry
+from vla_core.config import Tree, build_config, to_plain
+from vla_core.errors import ConfigError
+from vla_core.interfaces import Fusion, FusionDims, GeometryEncoder, HeadDims
+from vla_core.policy import VLAPolicy
+from vla_core.specs import RobotSpec
+from vla_core.stats import NormStats
+from vla_core.transforms import Pipeline
+from vla_core.transforms.pipeline import Rows
+
+
+@dataclass(frozen=True)
+class FrameworkConfig:
+    """The ``framework`` section.
+
+    Args:
+        name: the preset (see ``vla-train --list``), or any name of one's own.
+        horizon: T, the number of action steps of a chunk.
+        vlm, head: ``{name: <entry point>, **its Config}``.
+        geometry, fusion: likewise, or null.
+        use_geometric_branch: true demands geometry and fusion, false leaves them out, null uses
+            them if they are given.
+        transforms: the pipeline, one ``{name: ..., **its Config}`` a step.
+    """
+
+    name: str = "custom"
+    horizon: int = 16
+    vlm: dict[str, Any] = field(default_factory=lambda: MISSING)
+    head: dict[str, Any] = field(default_factory=lambda: MISSING)
+    geometry: dict[str, Any] | None = None
+    fusion: dict[str, Any] | None = None
+    use_geometric_branch: bool | None = None
+    transforms: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"framework.horizon must be at least 1, got {self.horizon}")
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether the policy has a geometric branch.
+
+        Raises:
+            ConfigError: only one of geometry and fusion, or a branch demanded but not configured.
+        """
+        given = self.geometry is not None and self.fusion is not None
+        if self.use_geometric_branch is False:
+            return False
+        if self.use_geometric_branch and not given:
+            raise ConfigError(
+                "framework.use_geometric_branch is true, so framework.geometry and framework.fusion "
+                "must both be set, e.g. geometry: {name: tiny}, fusion: {name: aligned_concat}"
+            )
+        if (self.geometry is None) != (self.fusion is None):
+            missing = "fusion" if self.fusion is None else "geometry"
+            raise ConfigError(f"framework.{missing} is not set, and the other one is; set both or neither")
+        return given
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part's class, its validated config and the plain node that gives it again."""
+
+    cls: Any
+    config: Any
+    node: dict[str, Any]
+
+
+def resolve_part(group: str, node: Mapping[str, Any], where: str, tree: Tree | None = None) -> Part:
+    """Look up ``node['name']`` in ``group`` and validate the rest against its ``Config``."""
+    name = node.get("name")
+    place = tree.where(where) if tree else ""
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{place}'{where}.name' must name a part (known: {', '.join(registry.names(group))})"
+        )
+    try:
+        cls = registry.load(group, name)
+    except ConfigError as error:
+        place = tree.where(f"{where}.name") if tree else ""
+        raise ConfigError(f"{place}{where}.name: {error}") from error
+    config = build_config(cls.Config, {k: v for k, v in node.items() if k != "name"}, where, tree)
+    return Part(cls, config, {"name": name, **to_plain(config)})
+
+
+def _views_and_size(pipelines: Mapping[str, Pipeline]) -> tuple[int, tuple[int, int]]:
+    cameras = [c for p in pipelines.values() for c in p.output_spec.observation.cameras]
+    sizes = sorted({(c.height, c.width) for c in cameras})
+    if not cameras:
+        raise ConfigError("the robot spec has no camera; a policy needs at least one")
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"cameras have different sizes {sizes}; add {{name: resize, height: ..., width: ...}} "
+            "to framework.transforms"
+        )
+    return max(len(p.output_spec.observation.cameras) for p in pipelines.values()), sizes[0]
+
+
+def build_policy(
+    config: FrameworkConfig,
+    specs: Mapping[str, RobotSpec],
+    *,
+    statistics: Mapping[str, NormStats] | None = None,
+    rows: Mapping[str, Rows] | None = None,
+    assets: Path | None = None,
+    tree: Tree | None = None,
+) -> VLAPolicy:
+    """Build the policy that ``config`` names.
+
+    Args:
+        config: the resolved framework section.
+        specs: embodiment -> raw robot spec (its horizon must be ``config.horizon``).
+        statistics: embodiment -> statistics at the normalisation step (from a checkpoint).
+        rows: embodiment -> low-dimensional rows to compute those statistics from.
+        assets: directory written by a checkpoint; then no pretrained weights are looked for.
+        tree: where the config comes from, for errors with file and line.
+
+    Raises:
+        ConfigError: naming the key and the fix.
+    """
+    vlm = resolve_part("vla.vlms", config.vlm, "framework.vlm", tree)
+    head = resolve_part("vla.heads", config.head, "framework.head", tree)
+    geometry = fusion = None
+    if config.has_geometry:
+        geometry = resolve_part("vla.geometry", config.geometry or {}, "framework.geometry", tree)
+        fusion = resolve_part("vla.fusions", config.fusion or {}, "framework.fusion", tree)
+    pipelines = {}
+    for name, spec in specs.items():
+        if spec.action.horizon != config.horizon:
+            raise ConfigError(
+                f"embodiment '{name}' has horizon {spec.action.horizon}, framework.horizon is {config.horizon}"
+            )
+        pipelines[name] = Pipeline(
+            config.transforms,
+            spec,
+            statistics=(statistics or {}).get(name),
+            rows=(rows or {}).get(name),
+            tree=tree,
+        )
+    n_views, size = _views_and_size(pipelines)
+    outputs = [p.output_spec for p in pipelines.values()]
+    backbone = vlm.cls.build(vlm.config, n_views, size, assets=assets)
+    dims = backbone.dims
+    encoder: GeometryEncoder | None = None
+    fuse: Fusion | None = None
+    if geometry is not None and fusion is not None:
+        encoder = geometry.cls.build(geometry.config, n_views, size, weights=assets is None)
+        fuse = fusion.cls.build(fusion.config, FusionDims(dims.hidden_size, encoder.dim, dims.n_layers))
+    action_head = head.cls.build(
+        head.config,
+        HeadDims(
+            hidden_size=dims.hidden_size,
+            n_layers=dims.n_layers,
+            action_dim=max(s.action.dim for s in outputs),
+            horizon=config.horizon,
+            state_dim=max(s.observation.state_dim for s in outputs),
+            n_embodiments=len(specs),
+            context_dim=fuse.context_dim if fuse is not None else None,
+        ),
+    )
+    resolved = replace(
+        config,
+        vlm=vlm.node,
+        head=head.node,
+        geometry=geometry.node if geometry else None,
+        fusion=fusion.node if fusion else None,
+        use_geometric_branch=geometry is not None,
+    )
+    return VLAPolicy(backbone, action_head, encoder, fuse, pipelines=pipelines, config=to_plain(resolved))

@@ -1,0 +1,215 @@
+"""The checkpoint: all that is needed to run a policy offline, in one directory.
+
+``config.yaml`` (resolved), ``norm_stats.json``, ``meta.json`` (versions, specs), ``assets/``
+(tokenizer, architecture) and the weights. Written to a temporary name, fsynced, then renamed, so
+that a directory with the final name is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor
+
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.config import build_config
+from vla_core.errors import UserError
+from vla_core.policy import VLAPolicy
+from vla_core.specs import RobotSpec
+from vla_core.stats import NormStats
+
+FORMAT = 1
+PACKAGES = (
+    "vla-core",
+    "vla-vlm",
+    "vla-geometry",
+    "vla-heads",
+    "vla-data",
+    "vla-train",
+    "torch",
+    "transformers",
+)
+
+
+def _versions() -> dict[str, str]:
+    out = {}
+    for name in PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def fsync_tree(directory: Path) -> None:
+    """Flush every file below ``directory`` and the directories themselves to disk."""
+    for path in [*directory.rglob("*"), directory]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU copies; of tensors that share memory only the first name is kept."""
+    return {name: state[name].detach().cpu().contiguous() for name in sorted(_first_names(state))}
+
+
+def save_checkpoint(
+    policy: VLAPolicy,
+    directory: Path,
+    *,
+    step: int,
+    config: Mapping[str, Any] | None = None,
+    weights: Literal["safetensors", "pt"] = "safetensors",
+) -> Path:
+    """Write ``directory`` atomically.
+
+    Args:
+        policy: one built by ``build_policy`` (it knows its config and pipelines).
+        directory: final name, e.g. ``<run>/checkpoints/steps_1000``; replaced if it exists.
+        step: optimisation step, recorded in ``meta.json``.
+        config: the other sections of the run's config, kept for reference and for resuming.
+        weights: file format.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = directory.parent / f".{directory.name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    state = _unshared(policy.state_dict())
+    if weights == "safetensors":
+        safetensors.torch.save_file(state, temporary / "model.safetensors")
+    else:
+        torch.save(state, temporary / f"steps_{step}_pytorch_model.pt")
+    (temporary / "config.yaml").write_text(
+        yaml.safe_dump({**(config or {}), "framework": policy.config}, sort_keys=False)
+    )
+    stats = {
+        name: {"raw": p.input_spec.statistics.to_dict(), "model": p.statistics.to_dict()}
+        for name, p in policy.pipelines.items()
+    }
+    (temporary / "norm_stats.json").write_text(json.dumps(stats, indent=1))
+    meta = {
+        "format": FORMAT,
+        "step": step,
+        "packages": _versions(),
+        "embodiments": [spec.to_dict() for spec in policy.specs.values()],
+    }
+    (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+    (temporary / "assets").mkdir()
+    policy.vlm.save_assets(temporary / "assets")
+    fsync_tree(temporary)
+    old = directory.parent / f".{directory.name}.old-{os.getpid()}"
+    if directory.exists():
+        directory.rename(old)
+    temporary.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+    return directory
+
+
+def _find(path: Path) -> tuple[Path, Path]:
+    """(directory, weights file) of a checkpoint path, or a UserError that says what is wrong."""
+    if path.is_file():
+        directory, files = path.parent, [path]
+    elif path.is_dir():
+        directory = path
+        files = sorted([*path.glob("model.safetensors"), *path.glob("steps_*_pytorch_model.pt")])
+    else:
+        raise UserError(f"{path}: no such checkpoint")
+    newest = sorted(
+        path.glob("checkpoints/steps_*"), key=lambda p: int(p.name.rpartition("_")[2])
+    ) if path.is_dir() else []  # fmt: skip
+    if not files and newest:
+        raise UserError(f"{path} is a run, not a checkpoint; its newest checkpoint is {newest[-1]}")
+    for name in ("config.yaml", "norm_stats.json", "meta.json", "assets"):
+        if not (directory / name).exists():
+            raise UserError(f"{directory}: not a checkpoint of this project, it has no {name}")
+    if not files:
+        raise UserError(f"{directory}: has no weights (model.safetensors or steps_N_pytorch_model.pt)")
+    return directory, files[0]
+
+
+def load_weights(file: Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` or ``.pt`` file, on the CPU; nothing in it is executed."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{file}: cannot be read as weights, it may be truncated ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{file}: not a state dict of tensors")
+    return state
+
+
+def assign_weights(policy: VLAPolicy, state: Mapping[str, Tensor], file: Path) -> None:
+    """Load ``state`` strictly (names of shared tensors are counted once)."""
+    own = policy.state_dict()
+    missing = sorted(_first_names(own) - set(state))
+    unexpected = sorted(set(state) - set(own))
+    shapes = [k for k in state if k in own and own[k].shape != state[k].shape]
+    if missing or unexpected:
+        raise UserError(
+            f"{file}: weights do not fit the model: missing {_some(missing)}, unexpected {_some(unexpected)}"
+        )
+    if shapes:
+        key = shapes[0]
+        raise UserError(
+            f"{file}: '{key}' has shape {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}"
+        )
+    policy.load_state_dict(dict(state), strict=False)
+
+
+def _first_names(state: Mapping[str, Tensor]) -> set[str]:
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape)) if tensor.numel() else (id(tensor), ())
+        seen.setdefault(key, name)
+    return set(seen.values())
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"[{', '.join(names[:limit])}]{more}"
+
+
+def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
+    """See :meth:`VLAPolicy.from_pretrained`.
+
+    Raises:
+        UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit.
+    """
+    directory, file = _find(path)
+    meta = json.loads((directory / "meta.json").read_text())
+    if meta["format"] != FORMAT:
+        raise UserError(
+            f"{directory}: checkpoint format {meta['format']}, this vla-core reads {FORMAT}; "
+            f"it was written with vla-core {meta['packages'].get('vla-core')}"
+        )
+    stats = json.loads((directory / "norm_stats.json").read_text())
+    specs = {}
+    for data in meta["embodiments"]:
+        name = data["embodiment"]
+        specs[name] = RobotSpec.from_dict(data, NormStats.from_dict(stats[name]["raw"]))
+    raw = yaml.safe_load((directory / "config.yaml").read_text())["framework"]
+    policy = build_policy(
+        build_config(FrameworkConfig, raw, "framework"),
+        specs,
+        statistics={name: NormStats.from_dict(s["model"]) for name, s in stats.items()},
+        assets=directory / "assets",
+    )
+    assign_weights(policy, load_weights(file), file)
+    return policy.to(device=device, dtype=dtype).eval()

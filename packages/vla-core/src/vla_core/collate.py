@@ -1,0 +1,109 @@
+"""Samples to a :class:`~vla_core.batch.Batch`, the same way in training workers and in the server.
+
+Shape legend: B rows, V views, H, W pixels, D state dims, T action steps, A action dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vla_core.batch import Batch, Cameras
+from vla_core.interfaces import TextCollator
+from vla_core.specs import RobotSpec
+from vla_core.types import Observation, Sample
+
+
+class PolicyCollator:
+    """Stacks views in the order of the spec, pads state and actions, and asks the backbone for tokens.
+
+    Args:
+        text: the backbone's collator.
+        specs: embodiment -> spec *after* the pipeline; sizes are padded to the largest.
+    """
+
+    def __init__(self, text: TextCollator, specs: Mapping[str, RobotSpec]) -> None:
+        self.text = text
+        self.cameras = {n: [c.name for c in s.observation.cameras] for n, s in specs.items()}
+        self.order = {name: i for i, name in enumerate(specs)}
+        self.n_views = max(len(names) for names in self.cameras.values())
+        self.state_dim = max(s.observation.state_dim for s in specs.values())
+        self.action_dim = max(s.action.dim for s in specs.values())
+        self.horizon = max(s.action.horizon for s in specs.values())
+        first = next(iter(specs.values())).observation.cameras[0]
+        self.size = (first.height, first.width)
+
+    def __call__(self, samples: Sequence[Sample], actions: bool = True) -> Batch:
+        """A batch of transformed samples; ``actions=False`` leaves the targets out (inference).
+
+        Raises:
+            ValueError: an image, state or action whose shape is not that of the spec, by name.
+        """
+        b, (h, w) = len(samples), self.size
+        images_BVHWC = np.zeros((b, self.n_views, h, w, 3), np.uint8)
+        view_mask = np.zeros((b, self.n_views), np.bool_)
+        state_BD = np.zeros((b, self.state_dim), np.float32)
+        state_mask = np.zeros((b, self.state_dim), np.bool_)
+        for i, sample in enumerate(samples):
+            observation = sample.observation
+            for v, name in enumerate(self.cameras[observation.embodiment]):
+                if name not in observation.images:
+                    continue
+                image = observation.images[name]
+                if image.shape != (h, w, 3) or image.dtype != np.uint8:
+                    raise ValueError(
+                        f"camera '{name}': image is {image.dtype} {image.shape}, expected uint8 {(h, w, 3)}"
+                    )
+                images_BVHWC[i, v] = image
+                view_mask[i, v] = True
+            if observation.state is not None:
+                d = observation.state.shape[0]
+                state_BD[i, :d] = observation.state
+                state_mask[i, :d] = True
+        has_state = self.state_dim > 0
+        batch = Batch(
+            images=torch.from_numpy(images_BVHWC).permute(0, 1, 4, 2, 3).contiguous(),
+            view_mask=torch.from_numpy(view_mask),
+            tokens=self.text(samples),
+            embodiment=torch.tensor([self.order[s.observation.embodiment] for s in samples]),
+            state=torch.from_numpy(state_BD) if has_state else None,
+            state_mask=torch.from_numpy(state_mask) if has_state else None,
+            cameras=self._cameras([s.observation for s in samples]),
+        )
+        if actions:
+            batch.actions, batch.action_mask = self._actions(samples)
+        return batch
+
+    def _actions(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+        actions_BTA = np.zeros((len(samples), self.horizon, self.action_dim), np.float32)
+        mask_BTA = np.zeros(actions_BTA.shape, np.bool_)
+        for i, sample in enumerate(samples):
+            t, a = sample.actions.shape
+            actions_BTA[i, :t, :a] = np.where(sample.action_mask, sample.actions, 0)
+            mask_BTA[i, :t, :a] = sample.action_mask
+        return torch.from_numpy(actions_BTA), torch.from_numpy(mask_BTA)
+
+    def _stack(
+        self, observations: Sequence[Observation], field: str, shape: tuple[int, ...]
+    ) -> torch.Tensor | None:
+        """``[B, V, *shape]`` if every present view of every row has the field, else None."""
+        out = np.zeros((len(observations), self.n_views, *shape), np.float32)
+        for i, observation in enumerate(observations):
+            values: Mapping[str, NDArray[np.float32]] | None = getattr(observation, field)
+            for v, name in enumerate(self.cameras[observation.embodiment]):
+                if name not in observation.images:
+                    continue
+                if values is None or name not in values:
+                    return None
+                out[i, v] = values[name]
+        return torch.from_numpy(out)
+
+    def _cameras(self, observations: Sequence[Observation]) -> Cameras:
+        return Cameras(
+            intrinsics=self._stack(observations, "intrinsics", (3, 3)),
+            extrinsics=self._stack(observations, "extrinsics", (4, 4)),
+            depth=self._stack(observations, "depth", self.size),
+        )

@@ -1,0 +1,45 @@
+"""The one resize of the project, used by training and serving alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]`` (bilinear with antialiasing)."""
+    if image.shape[:2] == (height, width):
+        return image
+    resized = PILImage.fromarray(image).resize((width, height), PILImage.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def resize_depth(depth: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resize float32 ``[H, W]`` metres by nearest neighbour: depths across an edge never mix."""
+    if depth.shape == (height, width):
+        return depth
+    rows = ((np.arange(height) + 0.5) * depth.shape[0] / height).astype(np.intp)
+    cols = ((np.arange(width) + 0.5) * depth.shape[1] / width).astype(np.intp)
+    return depth[rows[:, None], cols[None, :]]
+
+
+def resize_intrinsics(
+    intrinsics: NDArray[np.float32], old: tuple[int, int], new: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Intrinsics ``[3, 3]`` in pixels after a resize from ``old`` to ``new`` (height, width).
+
+    Pixel centres are at half-integers, so the principal point scales about the image corner.
+    """
+    scale_y, scale_x = new[0] / old[0], new[1] / old[1]
+    out = intrinsics.astype(np.float32).copy()
+    out[0] *= scale_x
+    out[1] *= scale_y
+    return out
+
+
+def shift(image: NDArray[np.generic], dy: int, dx: int) -> NDArray[np.generic]:
+    """Move the content by (dy, dx) pixels, repeating the border. Shape ``[H, W, ...]``."""
+    rows = np.clip(np.arange(image.shape[0]) - dy, 0, image.shape[0] - 1)
+    cols = np.clip(np.arange(image.shape[1]) - dx, 0, image.shape[1] - 1)
+    return image[rows[:, None], cols[None, :]]

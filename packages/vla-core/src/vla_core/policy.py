@@ -1,0 +1,208 @@
+"""The whole model: backbone, optional geometry and fusion, and head; plus what goes around it.
+
+Shape legend: B rows, T action steps, A action dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vla_core.batch import Batch
+from vla_core.collate import PolicyCollator
+from vla_core.errors import UserError, suggest
+from vla_core.interfaces import (
+    ActionHead,
+    Fused,
+    Fusion,
+    GeometryEncoder,
+    GeometryFeatures,
+    HeadInputs,
+    PromptSpec,
+    Terms,
+    VisionLanguageModel,
+    VLMOutput,
+    VLMRequest,
+)
+from vla_core.specs import RobotSpec
+from vla_core.transforms import Pipeline
+from vla_core.types import ActionChunk, Observation, Sample
+
+
+class VLAPolicy(nn.Module):
+    """A Vision-Language-Action policy.
+
+    Args:
+        vlm: the backbone.
+        head: the action head.
+        geometry, fusion: both or neither.
+        pipelines: embodiment -> transforms between the robot's units and the model's; needed by
+            :meth:`act` and by checkpoints, not by :meth:`forward`.
+        config: the resolved ``framework`` section, written into checkpoints.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        head: ActionHead,
+        geometry: GeometryEncoder | None = None,
+        fusion: Fusion | None = None,
+        *,
+        pipelines: Mapping[str, Pipeline] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if (geometry is None) != (fusion is None):
+            raise ValueError("a policy has both a geometry encoder and a fusion, or neither")
+        self.vlm, self.head, self.geometry, self.fusion = vlm, head, geometry, fusion
+        self.pipelines = dict(pipelines or {})
+        self.config = dict(config or {})
+        self.collator: PolicyCollator | None = None
+        if self.pipelines:
+            outputs = {name: p.output_spec for name, p in self.pipelines.items()}
+            self.collator = PolicyCollator(vlm.collator(self.prompt), outputs)
+
+    @property
+    def prompt(self) -> PromptSpec:
+        """What head and fusion together want in the prompt."""
+        return self.head.prompt if self.fusion is None else self.fusion.prompt | self.head.prompt
+
+    @property
+    def specs(self) -> dict[str, RobotSpec]:
+        """Embodiment -> raw spec: what :meth:`act` takes and answers."""
+        return {name: pipeline.input_spec for name, pipeline in self.pipelines.items()}
+
+    @property
+    def framework(self) -> str:
+        """Name of the framework, e.g. ``QwenPI``."""
+        return str(self.config.get("name", "custom"))
+
+    def _encode(
+        self, batch: Batch, request: VLMRequest, train: bool
+    ) -> tuple[VLMOutput, Fused, GeometryFeatures | None]:
+        text = self.vlm.embed_text(batch)
+        visual = self.vlm.embed_images(batch.images, batch.view_mask)
+        fused, features = Fused(visual), None
+        if self.geometry is not None and self.fusion is not None and (train or not self.fusion.train_only):
+            features = self.geometry(batch.images, batch.cameras, self.fusion.needs)
+            fused = self.fusion(visual, features, text, batch.cameras)
+            request = request | self.fusion.request
+        return self.vlm(text, fused.visual, fused.prefix, request), fused, features
+
+    def _inputs(self, batch: Batch, out: VLMOutput, fused: Fused) -> HeadInputs:
+        return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment)
+
+    def forward(self, batch: Batch, noise: Tensor | None = None, time: Tensor | None = None) -> Terms:
+        """Named loss terms of a batch with targets; ``noise`` and ``time`` are the head's own."""
+        if batch.actions is None or batch.action_mask is None:
+            raise ValueError("a training batch needs actions and action_mask")
+        out, fused, features = self._encode(batch, self.head.request("train"), train=True)
+        inputs = self._inputs(batch, out, fused)
+        terms = dict(self.head(inputs, batch.actions, batch.action_mask, noise, time))
+        if self.fusion is not None and features is not None:
+            terms.update(self.fusion.loss(out, features))
+        return terms
+
+    def predict(self, batch: Batch, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]`` float32."""
+        out, fused, _ = self._encode(batch, self.head.request("sample"), train=False)
+        return self.head.sample(self._inputs(batch, out, fused), noise, steps)
+
+    def collate(self, observations: Sequence[Observation]) -> Batch:
+        """The inference batch of raw observations: pipeline, then collator.
+
+        Raises:
+            UserError: an observation that does not fit its embodiment's spec, naming the field.
+        """
+        if self.collator is None:
+            raise ValueError("this policy has no pipelines; build it with build_policy or from_pretrained")
+        samples = []
+        for observation in observations:
+            pipeline = self._pipeline(observation.embodiment)
+            check_fits(observation, pipeline.input_spec)
+            action = pipeline.output_spec.action
+            empty = np.zeros((action.horizon, action.dim), np.float32)
+            samples.append(Sample(pipeline.observe(observation), empty, np.zeros(empty.shape, np.bool_)))
+        return self.collator(samples, actions=False)
+
+    def _pipeline(self, embodiment: str) -> Pipeline:
+        if embodiment not in self.pipelines:
+            raise UserError(f"no embodiment '{embodiment}' here{suggest(embodiment, self.pipelines)}")
+        return self.pipelines[embodiment]
+
+    @torch.inference_mode()
+    def act(
+        self, observations: Sequence[Observation], seeds: Sequence[int], steps: int | None = None
+    ) -> list[ActionChunk]:
+        """Un-normalised action chunks for raw observations.
+
+        Args:
+            observations: one per row, in real units.
+            seeds: one per row; a row's answer depends on its own observation and seed alone.
+            steps: denoise steps; None takes the head's own.
+        """
+        if len(seeds) != len(observations):
+            raise ValueError(f"{len(observations)} observations need as many seeds, got {len(seeds)}")
+        if self.training:
+            raise ValueError("call policy.eval() before act(): dropout would make answers random")
+        batch = self.collate(observations)
+        assert self.collator is not None
+        shape = (self.collator.horizon, self.collator.action_dim)
+        # On the CPU whatever the device: the same seed gives the same noise everywhere.
+        noise = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
+        device = next(self.parameters()).device
+        actions_BTA = self.predict(batch.to(device), noise.to(device), steps).float().cpu().numpy()
+        chunks = []
+        for actions_TA, observation in zip(actions_BTA, observations, strict=True):
+            pipeline = self._pipeline(observation.embodiment)
+            inner = pipeline.output_spec.action
+            actions = pipeline.inverse(actions_TA[: inner.horizon, : inner.dim], observation.state)
+            chunks.append(ActionChunk(actions, pipeline.input_spec.action))
+        return chunks
+
+    @staticmethod
+    def from_pretrained(
+        path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> VLAPolicy:
+        """Load a checkpoint directory (``.../checkpoints/steps_N``) or the weights file inside it."""
+        from vla_core.checkpoint import load_policy
+
+        return load_policy(Path(path), device, dtype)
+
+
+def check_fits(observation: Observation, spec: RobotSpec) -> None:
+    """Raise :class:`UserError` naming the field of ``observation`` that does not fit ``spec``."""
+    for camera in spec.observation.cameras:
+        if camera.name not in observation.images:
+            raise UserError(f"camera '{camera.name}' is missing; got {sorted(observation.images)}")
+        image = observation.images[camera.name]
+        if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
+            raise UserError(
+                f"camera '{camera.name}': expected uint8 ({camera.height}, {camera.width}, 3), "
+                f"got {image.dtype} {image.shape}"
+            )
+    extra = sorted(set(observation.images) - {c.name for c in spec.observation.cameras})
+    if extra:
+        raise UserError(f"camera '{extra[0]}' is not in the spec{_known(spec)}")
+    dim = spec.observation.state_dim
+    if dim == 0:
+        if observation.state is not None:
+            raise UserError("state was given, and this policy takes none")
+        return
+    if observation.state is None:
+        raise UserError(f"state is missing; this policy needs {dim} dims")
+    if observation.state.shape != (dim,):
+        raise UserError(f"state: expected shape ({dim},), got {observation.state.shape}")
+    if not np.isfinite(observation.state).all():
+        raise UserError("state holds NaN or infinity")
+
+
+def _known(spec: RobotSpec) -> str:
+    return f" (known: {', '.join(c.name for c in spec.observation.cameras)})"

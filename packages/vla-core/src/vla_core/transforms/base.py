@@ -1,0 +1,60 @@
+"""What a transform is.
+
+A transform may change images, state and actions; whatever it does to actions it can undo. Steps see
+the state of their own level (what earlier steps made of the raw state). Shapes: S state dims,
+T steps, A action dims.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_core.specs import RobotSpec
+from vla_core.types import Observation
+
+Floats = NDArray[np.float32]
+
+
+class Transform:
+    """The identity; subclasses override what they change.
+
+    ``Config`` is the YAML node; ``__init__(config, spec)`` gets the spec of this step's input.
+    ``needs_statistics`` steps read ``spec.statistics``, which the pipeline computes at this level.
+    """
+
+    Config: ClassVar[type[Any]]
+    needs_statistics: ClassVar[bool] = False
+
+    def __init__(self, config: Any, spec: RobotSpec) -> None:
+        self.config = config
+
+    def output_spec(self, spec: RobotSpec) -> RobotSpec:
+        """The spec after this step."""
+        return spec
+
+    def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
+        """Change images, depth and intrinsics together; random steps act only when ``rng`` is given."""
+        return observation
+
+    def state(self, state: Floats) -> Floats:
+        """Change the state ``[S]``."""
+        return state
+
+    def actions(self, actions: Floats, state: Floats | None) -> Floats:
+        """Change actions ``[T, A]``; ``state`` is this step's input state."""
+        return actions
+
+    def inverse(self, actions: Floats, state: Floats | None) -> Floats:
+        """Undo :meth:`actions` given the same ``state``."""
+        return actions
+
+    def observation(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
+        """:meth:`images` and :meth:`state` together."""
+        observation = self.images(observation, rng)
+        if observation.state is None:
+            return observation
+        return replace(observation, state=self.state(observation.state))

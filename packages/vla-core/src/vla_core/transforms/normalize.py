@@ -1,0 +1,118 @@
+"""Normalisation of state and actions, per group, with exact inverses inside the clip range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_core.errors import ConfigError, suggest
+from vla_core.specs import GroupSpec, RobotSpec
+from vla_core.stats import VectorStats
+from vla_core.transforms.base import Floats, Transform
+
+Mode = Literal["q99", "min_max", "mean_std", "binary", "none"]
+
+
+@dataclass(frozen=True)
+class NormalizeConfig:
+    """How to normalise.
+
+    Args:
+        state: mode of all state groups.
+        action: mode of all action groups.
+        groups: exceptions by group name, e.g. ``{gripper: binary}``.
+        clip: normalised state and actions are clipped to +-clip (0: never). Modes: ``q99`` maps
+            [q01, q99] and ``min_max`` maps [min, max] to [-1, 1]; ``mean_std`` is (x - mean) / std;
+            ``binary`` maps x above the middle of [min, max] to 1 and the rest to 0, and its inverse
+            answers max or min.
+    """
+
+    state: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
+    action: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
+    groups: dict[str, str] = field(default_factory=dict)
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        modes = ("q99", "min_max", "mean_std", "binary", "none")
+        for name, mode in self.groups.items():
+            if mode not in modes:
+                raise ConfigError(f"normalize: group '{name}' has mode '{mode}'{suggest(mode, modes)}")
+        if self.clip < 0:
+            raise ConfigError(f"normalize: clip must be >= 0, got {self.clip}")
+
+
+class _Affine:
+    """(x - offset) / scale per dim, with binary dims and constant dims treated apart."""
+
+    def __init__(
+        self, groups: tuple[GroupSpec, ...], default: str, exceptions: dict[str, str],
+        stats: VectorStats, clip: float, what: str,
+    ) -> None:  # fmt: skip
+        dim = sum(g.dim for g in groups)
+        if stats.dim != dim:
+            raise ConfigError(f"statistics of '{what}' have {stats.dim} dims, the spec has {dim}")
+        modes = np.concatenate([[exceptions.get(g.name, default)] * g.dim for g in groups])
+        low = np.where(modes == "q99", stats.q01, stats.min)
+        high = np.where(modes == "q99", stats.q99, stats.max)
+        # A percentile range can be empty where the full one is not (a gripper that rarely moves).
+        empty = (modes == "q99") & (high - low < 1e-6)
+        low, high = np.where(empty, stats.min, low), np.where(empty, stats.max, high)
+        offset, scale = (low + high) / 2, (high - low) / 2
+        is_std = modes == "mean_std"
+        offset, scale = np.where(is_std, stats.mean, offset), np.where(is_std, stats.std, scale)
+        keep = modes == "none"
+        self.offset = np.where(keep, 0.0, offset)
+        # A constant dim carries nothing: it becomes 0 and comes back as the constant.
+        self.constant = ~keep & (scale < 1e-6)
+        self.scale = np.where(keep, 1.0, np.where(self.constant, 1.0, scale))
+        self.binary = modes == "binary"
+        self.low, self.high = stats.min, stats.max
+        self.clip = clip
+
+    def forward(self, x: Floats) -> Floats:
+        y = (x.astype(np.float64) - self.offset) / self.scale
+        if self.clip:
+            y = np.clip(y, -self.clip, self.clip)
+        y = np.where(self.constant, 0.0, y)
+        y = np.where(self.binary, (x > (self.low + self.high) / 2).astype(np.float64), y)
+        return y.astype(np.float32)
+
+    def inverse(self, y: Floats) -> Floats:
+        x: NDArray[np.float64] = y.astype(np.float64) * self.scale + self.offset
+        x = np.where(self.constant, self.offset, x)
+        x = np.where(self.binary, np.where(y > 0.5, self.high, self.low), x)
+        return x.astype(np.float32)
+
+
+class Normalize(Transform):
+    """Normalise state and actions with the statistics at this level of the pipeline."""
+
+    Config = NormalizeConfig
+    config: NormalizeConfig
+    needs_statistics = True
+
+    def __init__(self, config: NormalizeConfig, spec: RobotSpec) -> None:
+        super().__init__(config, spec)
+        known = [g.name for g in (*spec.action.groups, *spec.observation.state)]
+        for name in config.groups:
+            if name not in known:
+                raise ConfigError(f"normalize: no group '{name}'{suggest(name, known)}")
+        exceptions, stats, clip = dict(config.groups), spec.statistics, config.clip
+        self._action = _Affine(spec.action.groups, config.action, exceptions, stats["action"], clip, "action")
+        self._state: _Affine | None = None
+        groups = spec.observation.state
+        if groups:
+            self._state = _Affine(groups, config.state, exceptions, stats["state"], clip, "state")
+
+    def state(self, state: Floats) -> Floats:
+        assert self._state is not None
+        return self._state.forward(state)
+
+    def actions(self, actions: Floats, state: Floats | None) -> Floats:
+        return self._action.forward(actions)
+
+    def inverse(self, actions: Floats, state: Floats | None) -> Floats:
+        return self._action.inverse(actions)

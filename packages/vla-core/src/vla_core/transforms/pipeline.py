@@ -1,0 +1,136 @@
+"""The one list of transforms between a robot's units and the model's; saved with the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vla_core.config import Tree, build_config
+from vla_core.errors import ConfigError, suggest
+from vla_core.specs import RobotSpec
+from vla_core.stats import NormStats, VectorStats
+from vla_core.transforms.action_steps import ConvertRotation, RelativeActions
+from vla_core.transforms.base import Floats, Transform
+from vla_core.transforms.image_steps import ColorJitter, RandomShift, Resize
+from vla_core.transforms.normalize import Normalize
+from vla_core.types import Bool, Observation, Sample
+
+STEPS: dict[str, type[Transform]] = {
+    "resize": Resize,
+    "random_shift": RandomShift,
+    "color_jitter": ColorJitter,
+    "relative_actions": RelativeActions,
+    "convert_rotation": ConvertRotation,
+    "normalize": Normalize,
+}
+
+Rows = Callable[[], Iterable[tuple["Floats | None", Floats, Bool]]]
+"""Yields (state ``[S]`` or None, actions ``[T, A]``, mask ``[T, A]``) of every frame, without images."""
+
+
+class Pipeline:
+    """Applies transforms to samples and observations, and inverts them for predicted actions.
+
+    Args:
+        nodes: one ``{name: ..., **Config}`` a step.
+        spec: the raw robot: what goes in, and the units of what comes out of :meth:`inverse`.
+        statistics: statistics at the level of the step that needs them (saved by an earlier run).
+        rows: where to compute them when an earlier step changes state or actions; without both,
+            the raw statistics of ``spec`` are used.
+        where, tree: where the nodes come from, for errors.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Mapping[str, Any]],
+        spec: RobotSpec,
+        *,
+        statistics: NormStats | None = None,
+        rows: Rows | None = None,
+        where: str = "framework.transforms",
+        tree: Tree | None = None,
+    ) -> None:
+        self.nodes = [dict(node) for node in nodes]
+        self.input_spec = spec
+        self.steps: list[Transform] = []
+        changed = False
+        level = replace(spec, statistics=statistics) if statistics is not None else spec
+        for i, node in enumerate(self.nodes):
+            name = node.get("name")
+            if name not in STEPS:
+                place = tree.where(f"{where}.{i}") if tree else ""
+                raise ConfigError(f"{place}{where}.{i}: no transform '{name}'{suggest(str(name), STEPS)}")
+            cls = STEPS[name]
+            config = build_config(
+                cls.Config, {k: v for k, v in node.items() if k != "name"}, f"{where}.{i}", tree
+            )
+            if cls.needs_statistics and changed and statistics is None:
+                if rows is None:
+                    raise ConfigError(
+                        f"{where}.{i}: '{name}' follows a step that changes actions or state, so its "
+                        "statistics must be computed from the data"
+                    )
+                level = replace(level, statistics=self._fit(rows))
+            step = cls(config, level)
+            changed = changed or isinstance(step, RelativeActions | ConvertRotation)
+            if cls.needs_statistics:
+                self.statistics = level.statistics
+            level = step.output_spec(level)
+            self.steps.append(step)
+        self.output_spec = level
+        if not hasattr(self, "statistics"):
+            self.statistics = spec.statistics
+
+    def _fit(self, rows: Rows) -> NormStats:
+        states, actions = [], []
+        for state, chunk, mask in rows():
+            chunk, state = self._forward(chunk, state)
+            actions.append(chunk[mask.any(axis=1)])
+            if state is not None:
+                states.append(state)
+        vectors = {"action": VectorStats.from_rows(np.concatenate(actions))}
+        if states:
+            vectors["state"] = VectorStats.from_rows(np.stack(states))
+        return NormStats(vectors)
+
+    def _forward(self, actions: Floats, state: Floats | None) -> tuple[Floats, Floats | None]:
+        for step in self.steps:
+            actions = step.actions(actions, state)
+            state = None if state is None else step.state(state)
+        return actions, state
+
+    def observe(self, observation: Observation, rng: np.random.Generator | None = None) -> Observation:
+        """The observation as the model sees it; augmentations act only when ``rng`` is given."""
+        for step in self.steps:
+            observation = step.observation(observation, rng)
+        return observation
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
+        """The sample as the model sees it; masked action entries become 0."""
+        raw = sample.observation.state
+        actions, _ = self._forward(sample.actions, raw)
+        mask = sample.action_mask
+        if mask.shape != actions.shape:
+            # A rotation changed its number of dims: a step is valid as a whole or not at all.
+            mask = np.broadcast_to(mask.all(axis=1, keepdims=True), actions.shape)
+        actions = np.where(mask, actions, np.float32(0))
+        future = None if sample.future is None else self.observe(sample.future)
+        return replace(
+            sample,
+            observation=self.observe(sample.observation, rng),
+            actions=actions,
+            action_mask=mask,
+            future=future,
+        )
+
+    def inverse(self, actions: Floats, raw_state: Floats | None) -> Floats:
+        """Model actions ``[T, A]`` in the robot's units; ``raw_state`` is the observation's own."""
+        states = [raw_state]
+        for step in self.steps:
+            states.append(None if states[-1] is None else step.state(states[-1]))
+        for step, state in zip(reversed(self.steps), reversed(states[:-1]), strict=True):
+            actions = step.inverse(actions, state)
+        return actions
