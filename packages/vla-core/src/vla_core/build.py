@@ -139,7 +139,8 @@ def build_policy(
     for name, spec in specs.items():
         if spec.action.horizon != config.horizon:
             raise ConfigError(
-                f"embodiment '{name}' has horizon {spec.action.horizon}, framework.horizon is {config.horizon}"
+                f"embodiment '{name}' has horizon {spec.action.horizon}, "
+                f"framework.horizon is {config.horizon}"
             )
         pipelines[name] = Pipeline(
             config.transforms,

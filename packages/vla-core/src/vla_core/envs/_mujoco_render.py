@@ -8,6 +8,7 @@ Shapes: H, W pixels. Pixel (0, 0) is the centre of the upper left pixel.
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ class CameraRenderer:
             raise _gl_error(error) from error
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = 0
+        # Freed before the interpreter takes EGL apart, even if nobody calls close().
+        self._free = weakref.finalize(self, self._renderer.close)
 
     def _render(self, data: Any, camera: str) -> NDArray[Any]:
         self._renderer.update_scene(data, camera=camera, scene_option=self._options)
@@ -103,4 +106,4 @@ class CameraRenderer:
 
     def close(self) -> None:
         """Free the GL context."""
-        self._renderer.close()
+        self._free()

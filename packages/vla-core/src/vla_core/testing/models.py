@@ -206,7 +206,10 @@ class register_fakes(AbstractContextManager[None]):
 
 
 def tiny_policy(spec: RobotSpec | None = None, seed: int = 0) -> VLAPolicy:
-    """A policy of fake parts for ``spec``, in eval mode; its checkpoint loads inside :class:`register_fakes`."""
+    """A policy of fake parts for ``spec``, in eval mode.
+
+    Its checkpoint loads inside :class:`register_fakes`.
+    """
     spec = spec or make_spec()
     config = FrameworkConfig(
         name="Fake",
