@@ -24,10 +24,12 @@ class Transform:
 
     ``Config`` is the YAML node; ``__init__(config, spec)`` gets the spec of this step's input.
     ``needs_statistics`` steps read ``spec.statistics``, which the pipeline computes at this level.
+    ``is_random`` steps change images differently each time they are given an ``rng``.
     """
 
     Config: ClassVar[type[Any]]
     needs_statistics: ClassVar[bool] = False
+    is_random: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: RobotSpec) -> None:
         self.config = config

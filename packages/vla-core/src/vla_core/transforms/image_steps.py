@@ -68,6 +68,7 @@ class RandomShift(Transform):
 
     Config = RandomShiftConfig
     config: RandomShiftConfig
+    is_random = True
 
     def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
         if rng is None:
@@ -104,6 +105,7 @@ class ColorJitter(Transform):
 
     Config = ColorJitterConfig
     config: ColorJitterConfig
+    is_random = True
 
     def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
         if rng is None:

@@ -81,6 +81,7 @@ class Pipeline:
             level = step.output_spec(level)
             self.steps.append(step)
         self.output_spec = level
+        self._first_random = next((i for i, s in enumerate(self.steps) if s.is_random), len(self.steps))
         if not hasattr(self, "statistics"):
             self.statistics = spec.statistics
 
@@ -108,23 +109,37 @@ class Pipeline:
             observation = step.observation(observation, rng)
         return observation
 
-    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
-        """The sample as the model sees it; masked action entries become 0."""
-        raw = sample.observation.state
-        actions, _ = self._forward(sample.actions, raw)
+    def deterministic(self, sample: Sample) -> Sample:
+        """First half of :meth:`__call__`: all but the image steps from the first random one on.
+
+        The result can be cached; :meth:`random` completes it.
+        """
+        actions, _ = self._forward(sample.actions, sample.observation.state)
         mask = sample.action_mask
         if mask.shape != actions.shape:
             # A rotation changed its number of dims: a step is valid as a whole or not at all.
             mask = np.broadcast_to(mask.all(axis=1, keepdims=True), actions.shape)
         actions = np.where(mask, actions, np.float32(0))
+        observation = sample.observation
+        for i, step in enumerate(self.steps):
+            observation = (
+                step.observation(observation, None)
+                if i < self._first_random
+                else replace(observation, state=_state_of(step, observation.state))
+            )
         future = None if sample.future is None else self.observe(sample.future)
-        return replace(
-            sample,
-            observation=self.observe(sample.observation, rng),
-            actions=actions,
-            action_mask=mask,
-            future=future,
-        )
+        return replace(sample, observation=observation, actions=actions, action_mask=mask, future=future)
+
+    def random(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
+        """Second half of :meth:`__call__`: the image steps from the first random one on."""
+        observation = sample.observation
+        for step in self.steps[self._first_random :]:
+            observation = step.images(observation, rng)
+        return replace(sample, observation=observation)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
+        """The sample as the model sees it; masked action entries become 0."""
+        return self.random(self.deterministic(sample), rng)
 
     def inverse(self, actions: Floats, raw_state: Floats | None) -> Floats:
         """Model actions ``[T, A]`` in the robot's units; ``raw_state`` is the observation's own."""
@@ -134,3 +149,7 @@ class Pipeline:
         for step, state in zip(reversed(self.steps), reversed(states[:-1]), strict=True):
             actions = step.inverse(actions, state)
         return actions
+
+
+def _state_of(step: Transform, state: Floats | None) -> Floats | None:
+    return None if state is None else step.state(state)
