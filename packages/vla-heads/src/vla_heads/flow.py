@@ -3,8 +3,8 @@
 Shape legend: B rows, R repeats (noise draws that share an observation), T action steps, A action dims.
 
 Time runs from 0 (noise) to 1 (actions): ``x_t = (1 - t) noise + t actions``, velocity
-``actions - noise``. The network sees time as one of ``n_buckets`` integers. In bf16 only a quarter of
-1000 buckets survive, hence fp32 here whatever the dtype of the head.
+``actions - noise``. The network sees time as one of ``n_buckets`` integers. In bf16 half or more
+of 1000 buckets merge with a neighbour, hence fp32 here whatever the dtype of the head.
 """
 
 from __future__ import annotations

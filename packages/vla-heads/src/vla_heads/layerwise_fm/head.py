@@ -59,7 +59,7 @@ class TimeCondition:
 class LayerwiseFM(nn.Module):
     """Flow matching with one DiT block per backbone layer (as in pi0's family, arXiv 2410.24164).
 
-    Cost per observation, in FLOP, with K blocks, W = H: ``8 K S W^2`` for the context once, then for
+    Cost per observation, in FLOP, with K blocks, W = H: ``4 K S W^2`` for the context once, then for
     each repeat (training) or denoise step (sampling) ``K L (28 W^2 + 4 W (S + L))``.
     """
 
