@@ -6,6 +6,7 @@ S tokens, D state dims, T action steps, A action dims, P position axes (1, or 3 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
@@ -72,12 +73,15 @@ class TokenFields(_Movable):
         attention_mask: bool ``[B, S]``; False is padding.
         roles: uint8 ``[B, S]`` of :class:`Role`.
         position_ids: long ``[P, B, S]``, or None when the backbone counts them itself.
+        counts: how many ``image``, ``prefix`` and ``query`` tokens every row has, as plain numbers,
+            so that a mismatch is found without reading the device; None for fields made by hand.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     roles: Tensor
     position_ids: Tensor | None = None
+    counts: Mapping[str, int] | None = None
 
 
 @dataclass

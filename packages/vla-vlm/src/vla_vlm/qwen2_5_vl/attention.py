@@ -1,0 +1,65 @@
+"""Vision attention over a batch of equal images: transformers' weights, one call a block.
+
+M images, N patch tokens, C width, D head dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLVisionAttention,
+    apply_rotary_pos_emb_vision,
+    eager_attention_forward,
+)
+
+from vla_vlm.qwen2_5_vl.windows import WindowLayout
+
+
+class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
+    """Takes ``[M, N, C]`` and a :class:`WindowLayout` instead of packed tokens and sequence ends."""
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        cu_seqlens: None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        windows: WindowLayout | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """``windows`` None is attention over the whole image; ``cu_seqlens`` is what the block passes."""
+        assert position_embeddings is not None
+        m, n, _ = hidden_states.shape
+        q, k, v = self.qkv(hidden_states).view(m, n, 3, self.num_heads, self.head_dim).unbind(2)
+        q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+        mask = None
+        if windows is None:
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            q, k, v = windows.split(q), windows.split(k), windows.split(v)
+            mask = for_kernel(windows.mask(m), self.config._attn_implementation, q.dtype)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        out, _ = attend(self, q, k, v, attention_mask=mask, scaling=self.scaling, is_causal=False)
+        out = out.reshape(m, n, -1) if windows is None else windows.join(out, m)
+        return self.proj(out)
+
+
+def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
+    """A bool mask (True attends) as the attention implementation wants it: eager adds it to the scores."""
+    if mask is None or implementation != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def replace_vision_attention(visual: Any) -> None:
+    """Swap the attention of every vision block; parameters and their names stay."""
+    for block in visual.blocks:
+        with torch.device("meta"):
+            batched = BatchedVisionAttention(visual.config)
+        batched.qkv, batched.proj = block.attn.qkv, block.attn.proj
+        block.attn = batched

@@ -1,0 +1,200 @@
+"""Instructions to :class:`TokenFields`: picklable, without weights, the same in workers and server.
+
+Everything in a row but the instruction is fixed by the build, so a row is made once per distinct
+instruction and then copied. Shapes are static: S = max_text_tokens + image + prefix + query tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from vla_core.batch import Role, TokenFields
+from vla_core.errors import UserError
+from vla_core.interfaces import PromptSpec
+from vla_core.types import Sample
+
+from vla_vlm.qwen2_5_vl.positions import mrope_positions
+from vla_vlm.qwen2_5_vl.prompt import Template
+from vla_vlm.qwen2_5_vl.tokenizer import SpecialIds
+
+_CACHED_ROWS = 4096
+_INSTRUCTION = None  # stands for the instruction inside a run of text
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: NDArray[np.int64]
+    roles: NDArray[np.uint8]
+    positions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Qwen25VLCollator:
+    """Writes prompts of one :class:`PromptSpec`.
+
+    Args:
+        tokenizer: without weights; its special tokens are looked for in the template only.
+        special: ids of the tokens written here.
+        template: the chat text.
+        prompt: suffix, number of query and prefix tokens.
+        n_views: images per row.
+        grid: (h, w) tokens of an image.
+        max_text_tokens: room for everything but image, prefix and query tokens.
+        padding: ``right`` or ``left``.
+    """
+
+    tokenizer: Tokenizer
+    special: SpecialIds
+    template: Template
+    prompt: PromptSpec
+    n_views: int
+    grid: tuple[int, int]
+    max_text_tokens: int
+    padding: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_layout", self._make_layout())
+        object.__setattr__(self, "_rows", {})
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # The cache stays behind; the layout is made again.
+        return type(self), tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Reserved tokens in every row, by role name."""
+        return {
+            "image": self.n_views * self.grid[0] * self.grid[1],
+            "prefix": self.prompt.n_prefix,
+            "query": self.prompt.n_query,
+        }
+
+    @property
+    def length(self) -> int:
+        """S, the same for every batch."""
+        return self.max_text_tokens + sum(self.counts.values())
+
+    def __call__(self, samples: Sequence[Sample]) -> TokenFields:
+        """Token fields of a batch; raises :class:`UserError` when an instruction doesn't fit."""
+        b, s = len(samples), self.length
+        ids = np.full((b, s), self.special.pad, np.int64)
+        roles = np.full((b, s), int(Role.PAD), np.uint8)
+        positions = np.zeros((3, b, s), np.int64)
+        mask = np.zeros((b, s), np.bool_)
+        for i, sample in enumerate(samples):
+            row = self._row(sample.observation.instruction)
+            n = len(row.ids)
+            at = slice(0, n) if self.padding == "right" else slice(s - n, s)
+            ids[i, at], roles[i, at], positions[:, i, at], mask[i, at] = (
+                row.ids,
+                row.roles,
+                row.positions,
+                True,
+            )
+        return TokenFields(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask),
+            roles=torch.from_numpy(roles),
+            position_ids=torch.from_numpy(positions),
+            counts=self.counts,
+        )
+
+    def _row(self, instruction: str) -> _Row:
+        rows: dict[str, _Row] = self._rows  # type: ignore[attr-defined]
+        if instruction not in rows:
+            if len(rows) >= _CACHED_ROWS:
+                rows.clear()
+            rows[instruction] = self._make_row(instruction)
+        return rows[instruction]
+
+    def _make_row(self, instruction: str) -> _Row:
+        ids: list[int] = []
+        roles: list[int] = []
+        for item in self._layout:  # type: ignore[attr-defined]
+            if isinstance(item, tuple):
+                new_ids, new_roles = item
+            else:
+                new_ids, new_roles = self._encode(item, instruction)
+            ids += new_ids
+            roles += new_roles
+        n_text = len(ids) - sum(self.counts.values())
+        if n_text > self.max_text_tokens:
+            shown = instruction if len(instruction) <= 60 else instruction[:57] + "..."
+            raise UserError(
+                f"instruction {shown!r} makes a prompt of {n_text} text tokens, more than "
+                f"vlm.max_text_tokens = {self.max_text_tokens}; raise it or shorten the instruction"
+            )
+        array = np.array(roles, np.uint8)
+        positions = mrope_positions(array == int(Role.IMAGE), self.grid)
+        return _Row(np.array(ids, np.int64), array, positions)
+
+    def _encode(self, run: list[str | None], instruction: str) -> tuple[list[int], list[int]]:
+        # The run is tokenised as one text, as the published model saw it: merges may cross the
+        # instruction's ends, so a token counts as instruction when it overlaps the instruction.
+        text, start, end = "", 0, 0
+        for part in run:
+            if part is _INSTRUCTION:
+                start, end = len(text), len(text) + len(instruction)
+            text += instruction if part is None else part
+        self.tokenizer.encode_special_tokens = True  # specials in an instruction are plain text
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        roles = [
+            int(Role.INSTRUCTION) if a < end and b > start else int(Role.TEXT) for a, b in encoding.offsets
+        ]
+        return list(encoding.ids), roles
+
+    def _make_layout(self) -> list[list[str | None] | tuple[list[int], list[int]]]:
+        """Fixed ids with roles, and the runs of text that have yet to be tokenised."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        specials = {token.content: number for number, token in added.items() if token.special}
+        pattern = re.compile("(" + "|".join(re.escape(s) for s in specials) + ")")
+        layout: list[list[str | None] | tuple[list[int], list[int]]] = []
+
+        def reserve(ids: list[int], roles: list[Role]) -> None:
+            layout.append((ids, [int(role) for role in roles]))
+
+        def add(part: str | None) -> None:
+            if not layout or isinstance(layout[-1], tuple):
+                layout.append([])
+            run = layout[-1]
+            assert isinstance(run, list)
+            run.append(part)
+
+        def literal(text: str) -> None:
+            for part in pattern.split(text):
+                if part in specials:
+                    reserve([specials[part]], [Role.TEXT])
+                elif part:
+                    add(part)
+
+        n_tokens = self.grid[0] * self.grid[1]
+        for piece, is_slot in zip(self.template.pieces, self.template.is_slot, strict=True):
+            if not is_slot:
+                literal(piece)
+            elif piece == "prefix" and self.prompt.n_prefix:
+                reserve([self.special.prefix] * self.prompt.n_prefix, [Role.PREFIX] * self.prompt.n_prefix)
+            elif piece == "images":
+                for _ in range(self.n_views):
+                    reserve(
+                        [
+                            self.special.vision_start,
+                            *[self.special.image] * n_tokens,
+                            self.special.vision_end,
+                        ],
+                        [Role.TEXT, *[Role.IMAGE] * n_tokens, Role.TEXT],
+                    )
+            elif piece == "instruction":
+                add(_INSTRUCTION)
+            elif piece == "suffix":
+                suffix = self.prompt.suffix
+                # "... drawer" + "Please predict" must not become one word.
+                literal(f" {suffix}" if suffix[:1].isalnum() else suffix)
+            elif piece == "queries" and self.prompt.n_query:
+                reserve([self.special.query] * self.prompt.n_query, [Role.QUERY] * self.prompt.n_query)
+        return layout

@@ -1,0 +1,50 @@
+"""A convolutional patch embedding for training from scratch on few demonstrations.
+
+Strided convolutions instead of one linear map a patch: early convolutions make small vision
+transformers train faster and more stably (Xiao et al., arXiv 2106.14881), and their overlapping
+receptive fields keep positions finer than a patch.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from vla_core.errors import ConfigError
+
+
+class ConvStem(nn.Module):
+    """``[M, 3, H, W]`` -> ``[M, N, width]``, one token per ``patch_size`` square, in merged order.
+
+    Args:
+        width: hidden size of the vision transformer.
+        patch_size: total stride, a power of two.
+        merge: patches a side of a merged token, which are neighbours in the output.
+    """
+
+    def __init__(self, width: int, patch_size: int, merge: int) -> None:
+        super().__init__()
+        steps = int(math.log2(patch_size))
+        if 2**steps != patch_size or steps < 1:
+            raise ConfigError(
+                f"vision: conv_vit needs tiny.patch_size to be a power of two, got {patch_size}"
+            )
+        self.merge = merge
+        channels = [3, *(min(32 * 2**i, 128) for i in range(steps))]
+        layers: list[nn.Module] = []
+        for before, after in zip(channels[:-1], channels[1:], strict=True):
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(8, after),
+                nn.SiLU(),
+            ]
+        last = channels[-1]
+        layers += [nn.Conv2d(last, last, 3, padding=1, bias=False), nn.GroupNorm(8, last), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(last, width, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float images; the result is in the order :func:`~.pixels.patchify` gives."""
+        x = self.layers(images)
+        m, c, h, w = x.shape
+        k = self.merge
+        return x.view(m, c, h // k, k, w // k, k).permute(0, 2, 4, 3, 5, 1).reshape(m, h * w, c)

@@ -1,0 +1,64 @@
+"""The language loop: stops at the highest requested layer, no logits.
+
+B rows, S tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vla_vlm.qwen2_5_vl.attention import for_kernel
+from vla_vlm.qwen2_5_vl.rope import TextRope
+
+
+def causal_mask(valid_BS: Tensor) -> Tensor:
+    """Bool ``[B, 1, S, S]``, True attends: earlier valid keys, and always the token itself.
+
+    A padded row of queries would otherwise attend to nothing, which is 0 / 0 in a softmax; what it
+    computes is never read.
+    """
+    s = valid_BS.shape[1]
+    ones = torch.ones(s, s, dtype=torch.bool, device=valid_BS.device)
+    eye = torch.eye(s, dtype=torch.bool, device=valid_BS.device)
+    return ((ones.tril() & valid_BS[:, None, :]) | eye)[:, None]
+
+
+def run_layers(
+    language_model: Any,
+    rope: TextRope,
+    embeds_BSH: Tensor,
+    valid_BS: Tensor,
+    position_ids: Tensor,
+    layers: Sequence[int],
+) -> dict[int, Tensor]:
+    """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
+
+    Args:
+        position_ids: long ``[3, B, S]``.
+
+    Raises:
+        ValueError: a layer that the model doesn't have.
+    """
+    n_layers = len(language_model.layers)
+    unknown = [i for i in layers if not 0 <= i <= n_layers]
+    if unknown:
+        raise ValueError(
+            f"requested layers {unknown} don't exist: the model has 0 (embeddings) to {n_layers}"
+        )
+    wanted = set(layers)
+    hidden = {0: embeds_BSH} if 0 in wanted else {}
+    last = max(wanted, default=0)
+    if last == 0:
+        return hidden
+    mask = for_kernel(causal_mask(valid_BS), language_model.config._attn_implementation, embeds_BSH.dtype)
+    cos_sin = rope(position_ids, embeds_BSH.dtype)
+    x = embeds_BSH
+    for i in range(1, last + 1):
+        x = language_model.layers[i - 1](x, attention_mask=mask, position_embeddings=cos_sin)
+        if i in wanted:
+            hidden[i] = language_model.norm(x) if i == n_layers else x
+    return hidden
