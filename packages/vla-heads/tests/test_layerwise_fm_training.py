@@ -29,6 +29,7 @@ def woken(concat):
 
 
 HEADS = {concat: woken(concat) for concat in (False, True)}
+FILLS = st.sampled_from([7.0, float("nan"), 1e30])
 
 
 @MODES
