@@ -1,1 +1,37 @@
-"""Placeholder docstring."""
+"""LeRobot datasets as sources of samples, statistics, and recording of simulator demonstrations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vla_data.lerobot import LeRobotConfig, LeRobotSource
+    from vla_data.record import RecordConfig, RecordReport, record
+    from vla_data.stats import compute_norm_stats
+
+__all__ = [
+    "LeRobotConfig",
+    "LeRobotSource",
+    "RecordConfig",
+    "RecordReport",
+    "compute_norm_stats",
+    "record",
+]
+
+_HOME = {
+    "LeRobotConfig": "vla_data.lerobot",
+    "LeRobotSource": "vla_data.lerobot",
+    "RecordConfig": "vla_data.record",
+    "RecordReport": "vla_data.record",
+    "compute_norm_stats": "vla_data.stats",
+    "record": "vla_data.record",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: the workers that record never import the reader, nor the reader the recorder.
+    if name not in _HOME:
+        raise AttributeError(f"module 'vla_data' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

@@ -2,7 +2,7 @@
 
 Recording and rollout must render alike, so the flags are fixed here and are not options:
 no shadows, no reflections, no multisampling (about six times faster in software GL).
-Shapes: H, W pixels. Pixel (0, 0) is the centre of the upper left pixel.
+Shapes: H, W pixels. Pixel centres are at half-integers: the upper left one is at (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CameraRenderer:
         """Pinhole matrix ``[3, 3]`` in pixels of the (rotated) image."""
         fovy = np.deg2rad(float(self._model.camera(camera).fovy[0]))
         focal = 0.5 * self._size / np.tan(0.5 * fovy)
-        centre = 0.5 * (self._size - 1)
+        centre = 0.5 * self._size
         return np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1]], np.float32)
 
     def extrinsics(self, data: Any, camera: str) -> NDArray[np.float32]:

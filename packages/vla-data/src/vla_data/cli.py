@@ -1,0 +1,115 @@
+"""``vla-data``: record demonstrations, look at datasets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from vla_core.errors import ConfigError, UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line, exit code 2."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _env_options(words: Sequence[str]) -> dict[str, Any]:
+    """``--env.key value`` and ``--env.key=value`` pairs, values in YAML."""
+    options: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--env."):
+            raise ConfigError(f"unknown argument '{word}'; options of the simulator are --env.key value")
+        key, equals, value = word[len("--env.") :].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{word}: a value is missing")
+            value = rest.pop(0)
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word}: '{value}' is not valid YAML") from error
+    return options
+
+
+def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from vla_data.record import RecordConfig, record
+
+    config = RecordConfig(
+        env=args.env,
+        tasks=tuple(args.task),
+        episodes=args.episodes,
+        out=args.out,
+        seed=args.seed,
+        noise=args.noise,
+        workers=args.workers,
+        env_options=_env_options(rest),
+    )
+    started = time.monotonic()
+
+    def progress(done: int, total: int, failed: int) -> None:
+        seconds = time.monotonic() - started
+        left = seconds / done * (total - done)
+        line = f"{done}/{total} episodes, {failed} failed, {seconds:.0f} s, {left:.0f} s left"
+        # On a terminal one line that rewrites itself; in a log a line per tenth.
+        if sys.stderr.isatty():
+            print(f"\r{line:<70}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif done == total or done * 10 // total > (done - 1) * 10 // total:
+            print(line, file=sys.stderr, flush=True)
+
+    report = record(config, progress)
+    size = sum(f.stat().st_size for f in config.out.rglob("*") if f.is_file())
+    for task in config.tasks:
+        seeds = report.failed[task]
+        failures = f"failed seeds {list(seeds)}" if seeds else "no failures"
+        print(f"{task}: {report.kept[task]} episodes kept, {failures}")
+    print(f"{config.out}: {report.frames} frames, {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vla-data", description="Record and inspect robot datasets (LeRobot v3.0).")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    rec = commands.add_parser(
+        "record",
+        help="record scripted experts of a simulator",
+        description="Record successful demonstrations of a simulator's scripted experts. "
+        "Options of the simulator itself are given as --env.KEY VALUE, e.g. --env.image_size 224.",
+    )
+    rec.add_argument("--env", required=True, help="simulator, an entry point of vla.envs (metaworld)")
+    rec.add_argument("--task", action="append", required=True, help="task; repeat for several")
+    rec.add_argument("--episodes", type=int, required=True, help="successful episodes per task")
+    rec.add_argument("--out", type=Path, required=True, help="new directory of the dataset")
+    rec.add_argument("--seed", type=int, default=0, help="first episode seed (default 0)")
+    rec.add_argument("--workers", type=int, default=1, help="simulator processes (default 1)")
+    rec.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="std of Gaussian noise on the executed (never on the recorded) actions, in action units: "
+        "demonstrations then show how to recover (default 0)",
+    )
+    rec.set_defaults(run=_record)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args, rest = _parser().parse_known_args(argv)
+    try:
+        args.run(args, rest)
+    except UserError as error:
+        print(f"vla-data {args.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Records scripted experts of a simulator into a LeRobot dataset, in parallel processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vla_core.config import build_config
+from vla_core.errors import ConfigError, UserError
+from vla_core.registry import load
+
+from vla_data._demonstrate import Demonstration, Job, close_envs, demonstrate, open_env, robot_spec
+
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What to record.
+
+    Args:
+        env: entry point name of the simulator.
+        tasks: names of its tasks; episodes of different tasks alternate.
+        episodes: successful episodes per task.
+        out: the dataset's directory; must not exist.
+        seed: the first episode seed. All tasks use the same seeds, so that tasks which share a
+            scene are shown from identical starts.
+        noise: standard deviation of the noise on executed (not recorded) actions, in action units.
+        workers: simulator processes; 1 runs in this process.
+        env_options: further keys of the environment's config.
+        embodiment: name of the robot in the dataset.
+    """
+
+    env: str
+    tasks: tuple[str, ...]
+    episodes: int
+    out: Path
+    seed: int = 0
+    noise: float = 0.0
+    workers: int = 1
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError("--task: name at least one task")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"--task: a task is named twice in {list(self.tasks)}")
+        for name, value, least in (("episodes", self.episodes, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise ConfigError(f"--{name}: must be at least {least}, got {value}")
+        if self.workers < 1:
+            raise ConfigError(f"--workers: must be at least 1, got {self.workers}")
+        if not 0 <= self.noise < float("inf"):
+            raise ConfigError(f"--noise: must be a finite number >= 0, got {self.noise}")
+        if "task" in self.env_options:
+            raise ConfigError("--env.task: say --task instead")
+
+    def options(self, task: str) -> tuple[tuple[str, Any], ...]:
+        """The environment's config node for ``task``, hashable."""
+        node = {**self.env_options, "task": task}
+        return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(node.items()))
+
+
+@dataclass(frozen=True)
+class RecordReport:
+    """What happened: kept episodes and failed seeds per task, frames written."""
+
+    kept: Mapping[str, int]
+    failed: Mapping[str, tuple[int, ...]]
+    frames: int
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Demonstration]]]:
+    """An ordered map over jobs; more workers change nothing but the speed."""
+    if workers == 1:
+        try:
+            yield lambda jobs: map(demonstrate, jobs)
+        finally:
+            close_envs()
+        return
+    # One simulator process each and no threads of linear algebra beside it. Spawned, because a
+    # forked GL context is shared with the parent.
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pool = multiprocessing.get_context("spawn").Pool(workers)
+    try:
+        yield lambda jobs: pool.imap(demonstrate, jobs)
+    finally:
+        pool.terminate()
+        pool.join()
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _successes(config: RecordConfig, failed: dict[str, list[int]]) -> Iterator[Demonstration]:
+    """Demonstrations that succeeded, tasks in turn, seeds ascending."""
+    need = dict.fromkeys(config.tasks, config.episodes)
+    seeds = dict.fromkeys(config.tasks, config.seed)
+    with _mapper(config.workers) as run:
+        while any(need.values()):
+            jobs = []
+            # In rounds, so that a worker's results never pile up in memory.
+            for i in range(4 * config.workers):
+                for task in config.tasks:
+                    if i < need[task]:
+                        jobs.append(Job(config.env, config.options(task), seeds[task], config.noise))
+                        seeds[task] += 1
+            for demonstration in run(jobs):
+                task = dict(demonstration.job.options)["task"]
+                if demonstration.success:
+                    need[task] -= 1
+                    yield demonstration
+                    continue
+                failed[task].append(demonstration.job.seed)
+                if len(failed[task]) > 10 + 2 * config.episodes:
+                    raise UserError(
+                        f"the expert of '{task}' failed on {len(failed[task])} of the seeds from "
+                        f"{config.seed}; raise --env.max_steps or lower --noise"
+                    )
+
+
+def record(config: RecordConfig, progress: Progress | None = None) -> RecordReport:
+    """Record ``config.episodes`` successful demonstrations per task.
+
+    The directory appears complete or not at all. ``progress(done, total, failed)`` is called after
+    every episode.
+
+    Raises:
+        UserError: the directory exists, an option is wrong, or the expert fails too often.
+    """
+    out = config.out
+    if out.exists():
+        raise UserError(f"--out: {out} exists already; remove it or choose another directory")
+    cls = load("vla.envs", config.env)
+    for task in config.tasks:
+        node = {**config.env_options, "task": task}
+        cls(build_config(cls.Config, node, "env")).close()
+    from vla_data._lerobot_writer import LeRobotWriter  # imports torch; no worker needs it
+
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, list[int]] = {task: [] for task in config.tasks}
+    kept = dict.fromkeys(config.tasks, 0)
+    frames, writer = 0, None
+    total = config.episodes * len(config.tasks)
+    env = open_env(config.env, config.options(config.tasks[0]))
+    spec = robot_spec(env, env.reset(config.seed).embodiment)
+    close_envs()
+    try:
+        for demonstration in _successes(config, failed):
+            writer = writer or LeRobotWriter(partial, spec, demonstration, out.name)
+            writer.add(demonstration)
+            kept[dict(demonstration.job.options)["task"]] += 1
+            frames += len(demonstration.columns["action"])
+            if progress:
+                progress(sum(kept.values()), total, sum(map(len, failed.values())))
+        assert writer is not None
+        writer.close(_provenance(config))
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return RecordReport(kept, {task: tuple(seeds) for task, seeds in failed.items()}, frames)
+
+
+def _provenance(config: RecordConfig) -> dict[str, Any]:
+    return {
+        "env": config.env,
+        "tasks": list(config.tasks),
+        "episodes": config.episodes,
+        "seed": config.seed,
+        "noise": config.noise,
+        "env_options": dict(config.env_options),
+    }
