@@ -1,6 +1,6 @@
-# Shortcuts; `make` lists them. Each is one command that can be typed by hand as well.
+# Shortcuts for the commands of everyday work; `make` lists them. Each can be typed by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help check autoformat test demo bench proto lock clean
+.PHONY: help check autoformat test demo bench proto lock tree clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ proto: ## regenerate the gRPC stubs from proto/
 lock: ## resolve the dependencies afresh and write requirements.lock
 	uv lock --upgrade
 	uv run --locked tools/check_lock.py --write
+
+tree: ## write the file tree in CONTRIBUTING.md
+	uv run tools/file_tree.py --write
 
 clean: ## remove caches, builds and generated files, never data, runs or the environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

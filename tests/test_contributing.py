@@ -1,0 +1,46 @@
+"""CONTRIBUTING.md is true: its tree, links, commands and steps exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def test_file_tree_is_the_tracked_one() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "file_tree.py")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", sorted(p.name for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document if (ROOT / document).exists() else ROOT / "docs" / document
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", path.read_text())
+    local = [a or b for a, b in targets if "://" not in (a or b)]
+    assert not [target for target in local if not (path.parent / target).exists()]
+
+
+def test_make_commands_are_those_listed() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)`", TEXT)) == targets - {"help"}
+
+
+def test_ci_steps_exist() -> None:
+    script = ["bash", ".ci/run", "--list"]
+    listed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = re.findall(r"bash \.ci/run ([a-z ]+)(?:`|$)", TEXT + MAKEFILE, re.MULTILINE)
+    assert {step for command in commands for step in command.split()} <= set(listed.stdout.split())
+
+
+def test_examples_are_the_ones_tested() -> None:
+    shown = set(re.findall(r"\(examples/extending/(\w+\.py)\)", TEXT))
+    assert shown == {p.name for p in (ROOT / "examples" / "extending").glob("*.py")}

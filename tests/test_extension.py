@@ -1,0 +1,174 @@
+"""The examples of CONTRIBUTING.md, found through entry points of a distribution outside the repository.
+
+Each of the five files in examples/extending adds one part. They are copied beside the metadata that
+an installer would write, and then really run: trained together, saved, loaded, rolled out.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomllib
+import torch
+from vla_core import registry
+from vla_core.batch import Batch
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import save_checkpoint
+from vla_core.config import build_config
+from vla_core.errors import ConfigError
+from vla_core.policy import VLAPolicy
+from vla_core.specs import check_action, check_observation
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "extending"
+PARTS = {
+    "vla.vlms": "my_vlm",
+    "vla.heads": "my_head",
+    "vla.fusions": "my_fusion",
+    "vla.sources": "my_source",
+    "vla.envs": "my_env",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory like ``site-packages`` after somebody's package was installed into it."""
+    site = tmp_path_factory.mktemp("site")
+    for name in PARTS.values():
+        shutil.copy(EXAMPLES / f"{name}.py", site)
+    metadata = site / "somebodys_parts-0.1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-parts\nVersion: 0.1\n")
+    groups = tomllib.loads((EXAMPLES / "entry_points.toml").read_text())["project"]["entry-points"]
+    lines = []
+    for group, points in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        patch.setenv("PYTHONPATH", str(site))  # for programs that the tests start
+        yield site
+
+
+def make_source() -> object:
+    cls = registry.load("vla.sources", "my_source")
+    return cls(build_config(cls.Config, {"episodes": 6}, "datasets.dot"), horizon=4)
+
+
+def make_policy(with_geometry: bool) -> VLAPolicy:
+    config = FrameworkConfig(
+        name="Outside",
+        horizon=4,
+        vlm={"name": "my_vlm", "patch": 8},
+        head={"name": "my_head"},
+        geometry={"name": "tiny"} if with_geometry else None,
+        fusion={"name": "my_fusion"} if with_geometry else None,
+        transforms=[{"name": "normalize"}],
+    )
+    torch.manual_seed(0)
+    return build_policy(config, {"default": make_source().spec})  # type: ignore[attr-defined]
+
+
+def make_batch(policy: VLAPolicy) -> Batch:
+    source, pipeline = make_source(), policy.pipelines["default"]
+    assert policy.collator is not None
+    return policy.collator([pipeline(source[i]) for i in range(0, len(source), 3)])  # type: ignore[arg-type, index]
+
+
+def train(policy: VLAPolicy, steps: int) -> list[float]:
+    batch = make_batch(policy)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = sum(policy.train()(batch).values(), torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    policy.eval()
+    return losses
+
+
+@pytest.mark.parametrize(("group", "name"), PARTS.items())
+def test_found_by_name(group: str, name: str, outside: Path) -> None:
+    assert name in registry.names(group)
+    cls = registry.load(group, name)
+    assert cls.__module__ == name
+    build_config(cls.Config, {}, name)  # every option has a default
+
+
+def test_config_of_an_outside_part_is_checked() -> None:
+    cls = registry.load("vla.vlms", "my_vlm")
+    with pytest.raises(ConfigError, match="hidden_size"):
+        build_config(cls.Config, {"hidden_siz": 8}, "framework.vlm")
+
+
+def test_dataset_keeps_the_contract() -> None:
+    source = make_source()
+    assert len(source) == 6 * 20  # type: ignore[arg-type]
+    last = source[19]  # type: ignore[index]
+    assert last.action_mask.tolist() == [[True, True]] + [[False, False]] * 3
+    assert (last.actions[~last.action_mask] == 0).all()
+    assert last.observation.images["top"].shape == (32, 32, 3)
+
+
+def test_head_ignores_masked_targets() -> None:
+    policy = make_policy(with_geometry=False).eval()
+    batch = make_batch(policy)
+    assert batch.actions is not None
+    assert batch.action_mask is not None
+    before = policy(batch)["action"]
+    batch.actions[~batch.action_mask] = 1e6
+    assert torch.equal(policy(batch)["action"], before)
+
+
+def test_collator_travels_to_workers() -> None:
+    policy = make_policy(with_geometry=False)
+    again = pickle.loads(pickle.dumps(policy.collator))
+    batch = make_batch(policy)
+    source, pipeline = make_source(), policy.pipelines["default"]
+    tokens = again([pipeline(source[0])]).tokens  # type: ignore[index]
+    assert torch.equal(tokens.input_ids[0], batch.tokens.input_ids[0])
+
+
+def test_fusion_changes_what_the_head_sees() -> None:
+    policy = make_policy(with_geometry=True).eval()
+    batch = make_batch(policy)
+    noise = torch.zeros(len(batch), 4, 2)
+    with torch.no_grad():
+        untouched = policy.predict(batch, noise)
+        torch.nn.init.normal_(policy.fusion.gate.weight)  # type: ignore[union-attr, arg-type]
+        assert not torch.equal(policy.predict(batch, noise), untouched)
+    losses = train(policy, steps=2)
+    assert np.isfinite(losses).all()
+    assert policy.fusion.gate.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+
+
+def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
+    policy = make_policy(with_geometry=False)
+    losses = train(policy, steps=80)
+    assert losses[-1] < losses[0] / 10
+
+    directory = save_checkpoint(policy, tmp_path / "steps_80", step=80)
+    loaded = VLAPolicy.from_pretrained(directory)
+    observation = make_source()[0].observation  # type: ignore[index]
+    (chunk,), (again,) = policy.act([observation], [0]), loaded.act([observation], [0])
+    assert np.array_equal(chunk.actions, again.actions)
+
+    cls = registry.load("vla.envs", "my_env")
+    env = cls(build_config(cls.Config, {"task": "middle"}, "env"))
+    spec = loaded.specs["default"]
+    check_observation(spec.observation, env.observation_spec, ("the checkpoint", "the simulator"))
+    check_action(spec.action, env.action_spec, ("the checkpoint", "the simulator"), horizon=False)
+    for seed in (100, 101, 102):
+        observation, success = env.reset(seed), False
+        for _ in range(env.max_steps // 4):
+            for action in loaded.act([observation], [seed])[0].actions:
+                result = env.step(action)
+                observation, success = result.observation, success or result.success
+        assert success
+    env.close()
