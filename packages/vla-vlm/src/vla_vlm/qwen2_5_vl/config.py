@@ -112,7 +112,8 @@ class Qwen25VLConfig:
             )
         if self.init == "pretrained" and self.named_size:
             raise ConfigError(
-                f"base_vlm '{self.base_vlm}' has no weights; name a hub id or a directory, or set init: random"
+                f"base_vlm '{self.base_vlm}' has no weights to load; "
+                "name a hub id or a directory, or set init: random"
             )
 
     @property

@@ -17,7 +17,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLModel,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 from vla_core.errors import ConfigError
 
 from vla_vlm.qwen2_5_vl.config import Qwen25VLConfig, TinyConfig
@@ -133,7 +133,7 @@ def pretrained_model(options: Qwen25VLConfig) -> Any:
             the only part of a checkpoint that is dropped.
     """
     try:
-        full, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             options.base_vlm,
             dtype=getattr(torch, options.dtype),
             attn_implementation=options.attn_implementation,
@@ -141,6 +141,7 @@ def pretrained_model(options: Qwen25VLConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         raise _not_found(options.base_vlm, error) from error
+    full, info = loaded
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         names = sorted(str(key) for key in info[kind] if "lm_head" not in str(key))
         if names:

@@ -97,6 +97,10 @@ class Qwen25VL(nn.Module):
                 shapes = loading.tiny_config(config.tiny, tokens.get_vocab_size())
             else:
                 shapes = loading.named_config(config.base_vlm)
+            special = tokenizer.special_ids(tokens, config.base_vlm)
+            shapes.image_token_id, shapes.video_token_id = special.image, special.query
+            shapes.vision_start_token_id = special.vision_start
+            shapes.vision_end_token_id = special.vision_end
             model = loading.random_model(shapes, config)
         else:
             shapes = loading.hub_config(config.base_vlm)
@@ -157,7 +161,8 @@ class Qwen25VL(nn.Module):
         expected = (self.n_views, 3, *self.image_size)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
-                f"images are {list(images.shape)}, the model was built for [B, {', '.join(map(str, expected))}]"
+                f"images are {list(images.shape)}, "
+                f"the model was built for [B, {', '.join(map(str, expected))}]"
             )
         b, (h, w) = images.shape[0], self.dims.grid
         tokens = self.vision_runner(self.model.visual, images.flatten(0, 1))

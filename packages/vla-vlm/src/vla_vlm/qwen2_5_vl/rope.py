@@ -5,7 +5,7 @@ B rows, S text tokens, N patch tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class TextRope(Float32Tables):
 
     def __init__(self, config: Qwen2_5_VLTextConfig) -> None:
         super().__init__()
-        rope = config.rope_parameters
+        rope: Mapping[str, Any] = dict(config.rope_parameters or {})
         if rope["rope_type"] != "default":
             raise ConfigError(
                 f"rope_type '{rope['rope_type']}' of the model's config isn't supported; only 'default' is"

@@ -8,6 +8,7 @@ receptive fields keep positions finer than a patch.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 from vla_core.errors import ConfigError
@@ -32,7 +33,7 @@ class ConvStem(nn.Module):
         self.merge = merge
         channels = [3, *(min(32 * 2**i, 128) for i in range(steps))]
         layers: list[nn.Module] = []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in pairwise(channels):
             layers += [
                 nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
                 nn.GroupNorm(8, after),

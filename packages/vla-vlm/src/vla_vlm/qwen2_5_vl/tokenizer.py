@@ -35,8 +35,14 @@ class SpecialIds:
 
 def special_ids(tokenizer: Tokenizer, where: str) -> SpecialIds:
     """Look the special tokens up; ``where`` names the tokenizer in the error."""
-    ids = {name: tokenizer.token_to_id(token) for name, token in _SPECIAL.items()}
-    missing = [_SPECIAL[name] for name, number in ids.items() if number is None]
+    ids: dict[str, int] = {}
+    missing: list[str] = []
+    for name, token in _SPECIAL.items():
+        number = tokenizer.token_to_id(token)
+        if number is None:
+            missing.append(token)
+        else:
+            ids[name] = number
     if missing:
         raise ConfigError(
             f"tokenizer of '{where}' lacks {', '.join(missing)}; use the tokenizer of a Qwen2.5-VL model"

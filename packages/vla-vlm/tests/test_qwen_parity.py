@@ -1,0 +1,123 @@
+"""The tiny model against transformers' own forward with the same weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from vla_core.batch import Role
+from vla_core.interfaces import PromptSpec, VLMRequest
+from vla_vlm import Qwen25VL, Qwen25VLConfig
+from vla_vlm.qwen2_5_vl.pixels import Normalize, patchify
+
+
+def reference(vlm):
+    """transformers' model with the weights of ``vlm``."""
+    config = type(vlm.model.config).from_dict(vlm.model.config.to_dict())
+    config._attn_implementation = "eager"
+    full = Qwen2_5_VLForConditionalGeneration(config).eval()
+    missing, unexpected = full.load_state_dict(vlm.state_dict(), strict=False)
+    assert not unexpected
+    assert missing in ([], ["lm_head.weight"])
+    return full
+
+
+def processed(vlm, images):
+    vision = vlm.model.config.vision_config
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, do_resize=False
+    )
+    return processor([image.permute(1, 2, 0).numpy() for image in images.flatten(0, 1)], return_tensors="pt")
+
+
+SIZES = [(1, (32, 32)), (2, (48, 48)), (2, (64, 64)), (2, (48, 80)), (1, (80, 32)), (2, (96, 64))]
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize(("n_views", "size"), SIZES)
+def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_views, size, padding):
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), n_views, size).eval()
+    batch = make_batch(vlm)
+    layers = tuple(range(vlm.dims.n_layers + 1))
+    with torch.no_grad():
+        out = vlm(
+            vlm.embed_text(batch), vlm.embed_images(batch.images, batch.view_mask), None, VLMRequest(layers)
+        )
+        theirs = reference(vlm)
+        pixels = processed(vlm, batch.images)
+        fields = batch.tokens
+        common = {
+            "input_ids": fields.input_ids,
+            "attention_mask": fields.attention_mask.long(),
+            "mm_token_type_ids": (fields.roles == Role.IMAGE).int(),
+            "image_grid_thw": pixels["image_grid_thw"],
+        }
+        positions, _ = theirs.model.get_rope_index(**common)
+        hidden = theirs.model(**common, pixel_values=pixels["pixel_values"], output_hidden_states=True).hidden_states
+    assert torch.equal(fields.position_ids, positions)
+    assert len(hidden) == len(layers)
+    valid = fields.attention_mask
+    assert not valid.all(), "the batch must have padding to test it"
+    for layer in layers:
+        torch.testing.assert_close(out.hidden[layer][valid], hidden[layer][valid], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (32, 80)])
+def test_patches_equal_the_processor(small, size):
+    images = torch.randint(0, 256, (2, 2, 3, *size), dtype=torch.uint8)
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, size)
+    theirs = processed(vlm, images)["pixel_values"]
+    ours = patchify(Normalize()(images.flatten(0, 1)), small.patch_size, small.merge_size).flatten(0, 1)
+    theirs = theirs.view(len(ours), 3, 2, -1)  # channels, frames, pixels
+    for frame in range(2):
+        torch.testing.assert_close(ours, theirs[:, :, frame].flatten(1), atol=1e-6, rtol=1e-6)
+    as_float = Normalize()(images.float() / 255)
+    torch.testing.assert_close(as_float, Normalize()(images), atol=1e-5, rtol=1e-5)
+
+
+def test_vision_tokens_equal_transformers_for_unequal_windows(small):
+    """5 x 3 tokens in windows of 2 x 2: four sizes of window, and no window block skipped."""
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, (80, 48)).eval()
+    assert vlm.vision_runner.windows is not None
+    assert not vlm.vision_runner.windows.regular
+    images = torch.randint(0, 256, (3, 2, 3, 80, 48), dtype=torch.uint8)
+    pixels = processed(vlm, images)
+    with torch.no_grad():
+        ours = vlm.embed_images(images, torch.ones(3, 2, dtype=torch.bool)).tokens
+        theirs = reference(vlm).model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
+    torch.testing.assert_close(ours.flatten(0, 1), theirs.pooler_output, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(48, 80), (64, 64)])
+def test_eager_equals_sdpa(small, make_batch, size):
+    outs = []
+    for attn in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, attn_implementation=attn), 2, size).eval()
+        assert vlm.model.language_model.config._attn_implementation == attn
+        assert vlm.model.visual.config._attn_implementation == attn
+        batch = make_batch(vlm)
+        out = vlm(
+            vlm.embed_text(batch), vlm.embed_images(batch.images, batch.view_mask), None, VLMRequest((3,))
+        )
+        outs.append(out.hidden[3][out.mask])
+    torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-5)
+
+
+def test_chat_text_equals_the_processors_tokens(vlm, sample):
+    """One instruction's ids against the tokenizer run over the whole chat text at once."""
+    text = "turn the faucet handle to the left"
+    h, w = vlm.dims.grid
+    image = "<|vision_start|>" + "<|image_pad|>" * (h * w) + "<|vision_end|>"
+    chat = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        f"{image}{image}{text} Do 8 steps:<|im_end|>\n<|im_start|>assistant\n"
+    )
+    fields = vlm.collator(PromptSpec(suffix="Do 8 steps:"))([sample(text)])
+    vlm.tokenizer.encode_special_tokens = False
+    expected = vlm.tokenizer.encode(chat).ids
+    ids = fields.input_ids[0][fields.attention_mask[0]].numpy()
+    np.testing.assert_array_equal(ids, expected)
