@@ -1,1 +1,8 @@
-"""Placeholder docstring."""
+"""Geometry from images, and its fusion with what a vision-language backbone sees."""
+
+from vla_core.interfaces import GeometryFeatures
+
+from vla_geometry.fusions import AlignedConcat, MeanPool
+from vla_geometry.tiny import TinyGeometryConfig, TinyGeometryEncoder
+
+__all__ = ["AlignedConcat", "GeometryFeatures", "MeanPool", "TinyGeometryConfig", "TinyGeometryEncoder"]

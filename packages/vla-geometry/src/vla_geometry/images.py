@@ -1,0 +1,53 @@
+"""Images as the encoders want them: ImageNet-normalised, whole patches.
+
+Shape legend: B rows, V views, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from vla_core.errors import ConfigError, UserError
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8, or float in [0, 1], ``[B, V, 3, H, W]`` -> ImageNet-normalised of ``dtype``.
+
+    The range follows from the dtype alone; it is never guessed from the values.
+    """
+    if images.dtype == torch.uint8:
+        pixels = images.float() / 255
+    elif images.is_floating_point():
+        pixels = images.float()
+    else:
+        raise UserError(f"images: dtype {images.dtype} must be torch.uint8, or floating point in [0, 1]")
+    mean, std = (pixels.new_tensor(c).view(3, 1, 1) for c in (MEAN, STD))
+    return ((pixels - mean) / std).to(dtype)
+
+
+def check_image_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """The patch grid ``(h, w)`` of an image ``(H, W)``.
+
+    Raises:
+        ConfigError: a side is not a multiple of the patch; names the nearest size that is.
+    """
+    nearest = tuple(max(1, round(side / patch_size)) * patch_size for side in image_size)
+    if nearest != tuple(image_size):
+        raise ConfigError(
+            f"image_size: {image_size[0]} x {image_size[1]} is not a multiple of patch_size {patch_size}; "
+            f"resize the images to {nearest[0]} x {nearest[1]} or set geometry.patch_size"
+        )
+    return image_size[0] // patch_size, image_size[1] // patch_size
+
+
+def check_images(images: Tensor, n_views: int, image_size: tuple[int, int]) -> None:
+    """Raise :class:`UserError` unless ``images`` is ``[B, n_views, 3, *image_size]``."""
+    height, width = image_size
+    if images.ndim != 5 or tuple(images.shape[1:]) != (n_views, 3, height, width):
+        raise UserError(
+            f"images: shape {list(images.shape)} must be [B, {n_views}, 3, {height}, {width}]; "
+            "build the encoder with this number of views and image size, or resize the images"
+        )
