@@ -177,7 +177,7 @@ def test_weights_round_trip_and_strictness(tmp_path):
     ("call", "message"),
     [
         (lambda e: e(pictures(views=1)), r"images: shape \[2, 1, 3, 28, 42\] must be \[B, 2, 3, 28, 42\]"),
-        (lambda e: e(pictures(), pinhole(9.0, views=1)), r"cameras\.intrinsics: \[2, 1\]"),
+        (lambda e: e(pictures(), pinhole(9.0, views=1)), r"cameras\.intrinsics: shape \[2, 1, 3, 3\]"),
         (lambda e: e(pictures(), Cameras(intrinsics=torch.eye(3))), r"cameras\.intrinsics: shape \[3, 3\]"),
         (lambda e: e(pictures(), None, frozenset({"normals"})), "needs: unknown"),
     ],
@@ -192,5 +192,5 @@ def test_bad_config_names_the_key():
         dataclasses.replace(SMALL, dim=20)
     with pytest.raises(ConfigError, match="patch_size: 0"):
         dataclasses.replace(SMALL, patch_size=0)
-    with pytest.raises(UserError, match=r"set geometry\.dense_heads to true"):
+    with pytest.raises(UserError, match=r"geometry\.dense_heads is false"):
         build(dense_heads=False)(pictures(), None, frozenset({"depth"}))
