@@ -141,6 +141,11 @@ def _find(path: Path) -> tuple[Path, Path]:
     return directory, files[0]
 
 
+def weights_file(path: Path) -> Path:
+    """The weights file of a checkpoint directory, or ``path`` itself if it is that file."""
+    return _find(path)[1]
+
+
 def load_weights(file: Path) -> dict[str, Tensor]:
     """The state dict in a ``.safetensors`` or ``.pt`` file, on the CPU; nothing in it is executed."""
     try:

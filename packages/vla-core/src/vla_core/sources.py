@@ -37,3 +37,7 @@ class Source(Protocol):
     def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
         """State ``[S]`` or None, actions and mask ``[T, A]`` of a sample, without its images."""
         ...
+
+    def episode(self, index: int) -> int:
+        """Episode index of a sample."""
+        ...

@@ -1,0 +1,70 @@
+"""From a config tree to everything a run needs: validated config, data and policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import load_weights, weights_file
+from vla_core.config import Tree, build_config
+from vla_core.errors import ConfigError
+from vla_core.policy import VLAPolicy
+
+from vla_train.config import RunConfig, TrainerConfig
+from vla_train.data import Data, open_data
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A validated run: its config, the opened data and the policy, not yet on a device."""
+
+    config: RunConfig
+    data: Data
+    policy: VLAPolicy
+
+
+def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
+    """Copy weights of ``trainer.pretrained_checkpoint``; a module named must match as a whole."""
+    file = weights_file(Path(trainer.pretrained_checkpoint or ""))
+    state = load_weights(file)
+    wanted = trainer.reload_modules
+    own = policy.state_dict()
+    for prefix in wanted:
+        if not any(_under(key, prefix) for key in own):
+            raise ConfigError(f"trainer.reload_modules: the policy has no module '{prefix}'")
+    own = {k: v for k, v in own.items() if not wanted or any(_under(k, p) for p in wanted)}
+    for key, value in own.items():
+        if key not in state:
+            raise ConfigError(
+                f"trainer.pretrained_checkpoint: {file} has no '{key}'; "
+                "name the modules to take in trainer.reload_modules"
+            )
+        if state[key].shape != value.shape:
+            raise ConfigError(
+                f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
+                f"the policy has {tuple(value.shape)}"
+            )
+    policy.load_state_dict({k: state[k] for k in own}, strict=False)
+
+
+def _under(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(prefix + ".")
+
+
+def compose(tree: Tree) -> Composed:
+    """Validate everything, open the data, build the policy.
+
+    Raises:
+        ConfigError: one line that names file, key and fix.
+    """
+    config = build_config(RunConfig, tree.data, "", tree)
+    framework = build_config(FrameworkConfig, config.framework, "framework", tree)
+    data = open_data(config.datasets, framework.horizon, tree)
+    torch.manual_seed(config.seed)
+    name = data.spec.embodiment
+    policy = build_policy(framework, {name: data.spec}, rows={name: data.rows}, tree=tree)
+    if config.trainer.pretrained_checkpoint is not None:
+        _start_from(policy, config.trainer)
+    return Composed(config, data, policy)

@@ -1,0 +1,194 @@
+"""The config of a run: what can be set in YAML and on the command line outside ``framework``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import MISSING
+from vla_core.errors import ConfigError, suggest
+
+
+@dataclass(frozen=True)
+class DatasetsConfig:
+    """What to train on.
+
+    Args:
+        train: one ``{name: <source>, **its Config}`` a data set; they must describe the same robot.
+        val_fraction: share of the episodes held out for validation (0: none), the last of each
+            evenly spaced group, so that every task is represented.
+        num_workers: processes that decode and collate (0: in the training process).
+        ram_cache: keep images in memory as they are before the first random transform.
+    """
+
+    train: list[dict[str, Any]] = field(default_factory=list)
+    val_fraction: float = 0.1
+    num_workers: int = 0
+    ram_cache: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError(
+                "'datasets.train' must list at least one data set, e.g. [{name: lerobot, path: DIR}]"
+            )
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(f"datasets.val_fraction must be in [0, 1), got {self.val_fraction}")
+        if self.num_workers < 0:
+            raise ConfigError(f"datasets.num_workers must be >= 0, got {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Closed-loop evaluation after training, by ``vla-serve`` and ``vla-rollout`` as processes.
+
+    Args:
+        env: name of the simulator (entry point ``vla.envs``).
+        env_options: its Config, without the task.
+        tasks: tasks to run; empty: no evaluation.
+        episodes: episodes a task, with seeds ``seed``, ``seed + 1``, ...
+        seed: first seed; keep it away from the seeds of the demonstrations.
+        execute_steps: actions of a chunk executed before the next request; null: vla-rollout's own.
+        workers: simulator processes.
+        timeout_minutes: give up after so long.
+    """
+
+    env: str = "metaworld"
+    env_options: dict[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    episodes: int = 20
+    seed: int = 10_000
+    execute_steps: int | None = None
+    workers: int = 2
+    timeout_minutes: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ConfigError("trainer.evaluation.episodes and .workers must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How to train.
+
+    Args:
+        max_steps: optimisation steps.
+        batch_size: samples a step and process, before gradient accumulation.
+        gradient_accumulation_steps: micro-batches a step.
+        learning_rate: ``base``, and any module prefix (``vlm``, ``vlm.model.visual``, ``head``) -> its own.
+        schedule: ``cosine`` falls to ``min_lr_ratio`` of the learning rate, ``constant`` stays.
+        warmup_steps: linear warm-up.
+        betas, eps, weight_decay: AdamW; weight decay is for matrices only.
+        clip_norm: largest gradient norm (0: no clipping).
+        ema_decay: exponential moving average of the weights, which validation, checkpoints and so
+            the served policy use (0: off).
+        freeze_modules: module prefixes that do not train.
+        loss_weights: loss term -> weight; terms not named weigh 1.
+        precision: ``fp32``, or ``bf16`` (autocast).
+        device: ``auto`` takes CUDA where there is one.
+        threads: CPU threads of the training process (0: torch's own choice).
+        log_every, val_every, save_every: in steps; 0 switches validation or intermediate saving off
+            (the last step is always saved).
+        val_samples: number of held-out samples a validation reads.
+        keep_checkpoints: older ones are removed (0: keep all).
+        save_format: ``safetensors`` or ``pt``.
+        resume: go on from the newest checkpoint of the run ``run_id``.
+        pretrained_checkpoint: checkpoint whose weights to start from.
+        reload_modules: only these module prefixes of it (empty: all).
+        evaluation: closed-loop evaluation at the end.
+    """
+
+    max_steps: int = 10_000
+    batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    learning_rate: dict[str, Any] = field(default_factory=lambda: {"base": 1e-4})
+    schedule: Literal["cosine", "constant"] = "cosine"
+    min_lr_ratio: float = 0.01
+    warmup_steps: int = 500
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    freeze_modules: tuple[str, ...] = ()
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    log_every: int = 10
+    val_every: int = 500
+    val_samples: int = 256
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    save_format: Literal["safetensors", "pt"] = "safetensors"
+    resume: bool = False
+    pretrained_checkpoint: str | None = None
+    reload_modules: tuple[str, ...] = ()
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "log_every", "val_samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "val_every", "save_every", "keep_checkpoints", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.reload_modules and self.pretrained_checkpoint is None:
+            raise ConfigError("trainer.reload_modules is set, but trainer.pretrained_checkpoint is not")
+        self.learning_rates()
+
+    def learning_rates(self) -> dict[str, float]:
+        """Flat prefix -> learning rate, with ``base``."""
+        flat: dict[str, float] = {}
+
+        def walk(node: dict[str, Any], prefix: str) -> None:
+            for key, value in node.items():
+                name = f"{prefix}.{key}" if prefix else str(key)
+                if isinstance(value, dict):
+                    walk(value, name)
+                elif isinstance(value, int | float | str):
+                    try:
+                        flat[name] = float(value)
+                    except ValueError:
+                        raise ConfigError(
+                            f"trainer.learning_rate.{name} must be a number, got '{value}'"
+                        ) from None
+                else:
+                    raise ConfigError(f"trainer.learning_rate.{name} must be a number, got {value!r}")
+
+        walk(self.learning_rate, "")
+        if "base" not in flat:
+            raise ConfigError("trainer.learning_rate needs 'base', e.g. {base: 1e-4, vlm: 1e-5}")
+        return flat
+
+
+TRACKERS = ("jsonl", "tensorboard")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole config; ``framework`` is validated by :class:`vla_core.FrameworkConfig`.
+
+    Args:
+        framework: preset name and changes to it.
+        datasets: see :class:`DatasetsConfig`.
+        trainer: see :class:`TrainerConfig`.
+        run_root_dir: where runs live.
+        run_id: name of the run's folder; null: framework name, date and time.
+        seed: of weights, order, augmentation, noise and time.
+        trackers: of ``jsonl`` and ``tensorboard``.
+    """
+
+    framework: dict[str, Any] = field(default_factory=lambda: MISSING)
+    datasets: DatasetsConfig = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    run_root_dir: str = "runs"
+    run_id: str | None = None
+    seed: int = 0
+    trackers: tuple[str, ...] = TRACKERS
+
+    def __post_init__(self) -> None:
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise ConfigError(f"trackers: no tracker '{name}'{suggest(name, TRACKERS)}")

@@ -1,0 +1,57 @@
+"""Exponential moving average of the trainable weights (Polyak averaging)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Average of the parameters that train.
+
+    Args:
+        model: whose parameters to follow.
+        decay: weight of the old average; early on it is lower, ``(1 + n) / (10 + n)``, so that the
+            average is not dominated by the random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.live = [p for p in model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.live]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the live weights."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.live], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights."""
+        backup = [p.detach().clone() for p in self.live]
+        try:
+            self._copy(self.average)
+            yield
+        finally:
+            self._copy(backup)
+
+    @torch.no_grad()
+    def _copy(self, source: list[Tensor]) -> None:
+        for p, s in zip(self.live, source, strict=True):
+            p.copy_(s)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For ``accelerate``'s checkpoints."""
+        return {"count": self.count, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.count = state["count"]
+        for own, saved in zip(self.average, state["average"], strict=True):
+            own.copy_(saved)

@@ -1,0 +1,71 @@
+"""Losses and times of the loop, gathered without making the host wait for the device."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Losses and times since the last :meth:`read`.
+
+    Args:
+        samples: samples of one :meth:`add`, over all processes.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.grad_norm: Any = None
+        self._began = time.monotonic()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since = time.monotonic()
+        self._waited = self._paused = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        values = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}}
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return _Timed(self, "_waited")
+
+    def paused(self) -> AbstractContextManager[None]:
+        return _Timed(self, "_paused")
+
+    def read(self) -> dict[str, float]:
+        names = list(self._sums)
+        values = (torch.stack([self._sums[n] for n in names]) / self._count).tolist()
+        now = time.monotonic()
+        busy = max(1e-9, now - self._since - self._paused)
+        out = {
+            **dict(zip(names, values, strict=True)),
+            "samples_per_s": self._count * self.samples / busy,
+            "data_wait": self._waited / busy,
+            "elapsed_s": now - self._began,
+        }
+        if self.grad_norm is not None:
+            out["grad_norm"] = float(self.grad_norm)
+        self._reset()
+        return out
+
+
+class _Timed(AbstractContextManager[None]):
+    def __init__(self, meter: Meter, field: str) -> None:
+        self.meter, self.field = meter, field
+
+    def __enter__(self) -> None:
+        self.start = time.monotonic()
+
+    def __exit__(self, *args: object) -> None:
+        spent = time.monotonic() - self.start
+        setattr(self.meter, self.field, getattr(self.meter, self.field) + spent)

@@ -1,0 +1,71 @@
+"""Progress of a run: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 15.0
+
+
+class ProgressBar:
+    """Shows loss, samples/s, data-wait share and ETA.
+
+    Args:
+        total: last step.
+        start: first step (a resumed run).
+        console: where to write; hidden on all ranks but the first.
+        visible: whether this rank shows anything.
+    """
+
+    def __init__(self, total: int, start: int, console: Console, visible: bool = True) -> None:
+        self.total, self.start, self.console, self.visible = total, start, console, visible
+        self._began = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if visible and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task("train", total=total, completed=start, text="")
+
+    def __enter__(self) -> ProgressBar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the state after ``step``."""
+        if not self.visible:
+            return
+        text = (
+            f"loss {metrics['loss']:.4f}  {metrics['samples_per_s']:.0f} samples/s  "
+            f"data wait {100 * metrics['data_wait']:.0f} %"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if step == self.total or now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            left = (now - self._began) / max(1, step - self.start) * (self.total - step)
+            self.console.print(f"step {step}/{self.total}  {text}  {left:.0f} s left", highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self.visible:
+            self.console.print(text, highlight=False)

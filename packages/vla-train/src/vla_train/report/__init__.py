@@ -1,0 +1,34 @@
+"""One self-contained HTML page on a training run: what was trained, how it went, what it can do.
+
+The page loads nothing from outside: plots are inline SVG that follow the reader's light or dark
+theme. The same run folder always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vla_train.report._page import page
+from vla_train.report._run import read_run
+from vla_train.report._sections import sections
+
+__all__ = ["write_report"]
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    Reads ``metrics.jsonl`` and, where they exist, ``run.json``, ``config.yaml``, ``predictions.npz``
+    and ``rollout/results.json``; a section whose input is missing says so and how to get it.
+
+    Raises:
+        UserError: no such folder, no metrics in it, or a file that cannot be read.
+    """
+    run = read_run(Path(run_dir))
+    out = run.path / "report.html"
+    # A reader who reloads the page while it is written sees the old one, never half a page.
+    partial = out.with_suffix(".html.partial")
+    partial.write_text(page(f"{run.name} – training report", sections(run)), encoding="utf-8")
+    os.replace(partial, out)
+    return out

@@ -1,0 +1,192 @@
+"""What a training run leaves in its folder, read into memory.
+
+Shapes: N frames, T action steps, A action dims.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_core.errors import UserError
+from vla_train.report._rollout import Rollout, read_rollout
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Curves by name: step -> value, steps ascending.
+
+    A resumed run logs some steps twice; the later line counts, as the weights come from it.
+    ``unreadable`` counts lines that are no JSON objects (a run killed while writing leaves one).
+    """
+
+    curves: Mapping[str, Mapping[int, float]]
+    unreadable: int = 0
+
+    def names(self, prefix: str) -> list[str]:
+        """Names that start with ``prefix``, sorted."""
+        return sorted(name for name in self.curves if name.startswith(prefix))
+
+    def curve(self, name: str) -> tuple[Array, Array]:
+        """(steps, values); empty if the run did not log it."""
+        points = self.curves.get(name, {})
+        return np.array(list(points), float), np.array(list(points.values()), float)
+
+    def last(self, name: str) -> float | None:
+        """The newest value, or None."""
+        return next(reversed(self.curves.get(name, {}).values()), None)
+
+    @property
+    def last_step(self) -> int:
+        return max(step for points in self.curves.values() for step in points)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Held-out episodes in real units.
+
+    ``episode [N]``, ``frame [N]``; ``recorded [N, A]``; ``predicted [N, T, A]``, the chunk predicted
+    at each frame; a name and a unit for each of the A dims.
+    """
+
+    episode: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    recorded: Array
+    predicted: Array
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. ``info`` is ``run.json`` (empty if there is none), ``config`` the YAML text."""
+
+    path: Path
+    info: Mapping[str, Any]
+    config: str | None
+    metrics: Metrics
+    predictions: Predictions | None
+    rollout: Rollout | None
+
+    @property
+    def name(self) -> str:
+        return str(self.info.get("run_id") or self.path.resolve().name)
+
+    def part(self, key: str) -> Mapping[str, Any]:
+        """A mapping of ``run.json``; empty if absent."""
+        value = self.info.get(key)
+        return value if isinstance(value, Mapping) else {}
+
+    def dims(self) -> dict[str, str]:
+        """Action dim -> unit, in order."""
+        if self.predictions is not None:
+            return dict(zip(self.predictions.names, self.predictions.units, strict=True))
+        units = {}
+        for group in self.info.get("action_groups") or ():
+            name, dim = str(group.get("name")), int(group.get("dim", 1))
+            for i in range(dim):
+                units[name if dim == 1 else f"{name}_{i}"] = str(group.get("unit", ""))
+        return units
+
+
+def _read_metrics(path: Path) -> Metrics:
+    fix = "give the folder of a run in which at least one step was logged (trackers: [jsonl])"
+    if not path.is_file():
+        raise UserError(f"{path.parent}: there is no metrics.jsonl; {fix}")
+    curves: dict[str, dict[int, float]] = {}
+    unreadable = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            step = int(entry["step"])
+        except (ValueError, TypeError, KeyError):
+            unreadable += 1
+            continue
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                curves.setdefault(name, {})[step] = float(value)
+    if not curves:
+        raise UserError(f"{path}: holds no metrics; {fix}")
+    return Metrics({name: dict(sorted(points.items())) for name, points in curves.items()}, unreadable)
+
+
+def _read_predictions(path: Path) -> Predictions | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            recorded, predicted = np.asarray(data["recorded"], float), np.asarray(data["predicted"], float)
+            names = tuple(str(name) for name in data["names"])
+            out = Predictions(
+                episode=np.asarray(data["episode"], np.int64),
+                frame=np.asarray(data["frame"], np.int64),
+                recorded=recorded,
+                predicted=predicted,
+                names=names,
+                units=tuple(str(unit) for unit in data["units"]) if "units" in data else ("",) * len(names),
+            )
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it or write it again") from error
+    n, dims = len(out.episode), len(names)
+    shapes = (out.frame.shape == (n,), recorded.shape == (n, dims), len(out.units) == dims)
+    if n == 0 or not all(shapes) or predicted.ndim != 3 or predicted.shape[::2] != (n, dims):
+        raise UserError(
+            f"{path}: shapes disagree (recorded {recorded.shape}, predicted {predicted.shape}, "
+            f"{n} frames, {dims} names); delete it or write it again"
+        )
+    return out
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None if there is no such file.
+
+    Raises:
+        UserError: not JSON, or not an object.
+    """
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it or write it again") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UserError: no such folder, no metrics, or a file that cannot be read.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run folder; give the folder that vla-train wrote")
+    config = path / "config.yaml"
+    results = read_json(path / "rollout" / "results.json")
+    videos = sorted((path / "rollout" / "videos").glob("*.mp4"))
+    return Run(
+        path=path,
+        info=read_json(path / "run.json") or {},
+        config=config.read_text(encoding="utf-8") if config.is_file() else None,
+        metrics=_read_metrics(path / "metrics.jsonl"),
+        predictions=_read_predictions(path / "predictions.npz"),
+        rollout=None if results is None else read_rollout(results, [v.name for v in videos]),
+    )
+
+
+def finite(value: float | None) -> bool:
+    """Whether there is a number to show."""
+    return value is not None and math.isfinite(value)

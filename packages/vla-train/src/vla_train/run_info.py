@@ -1,0 +1,58 @@
+"""What a run is, for ``run.json`` and the report."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from torch import nn
+
+from vla_train.compose import Composed
+
+PACKAGES = (
+    "vla-core", "vla-vlm", "vla-geometry", "vla-heads", "vla-data", "vla-train", "vla-serve", "torch",
+    "transformers", "accelerate",
+)  # fmt: skip
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
+    """Plain data: framework, parameters, data, versions."""
+    policy, data = composed.policy, composed.data
+    parts = {n: _count(getattr(policy, n)) for n in ("vlm", "geometry", "fusion", "head")}  # type: ignore[arg-type]
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    episodes = [sorted({s.episode(i) for i in range(len(s))}) for s in (*data.train, *data.val)]
+    n_train = sum(len(e) for e in episodes[: len(data.train)])
+    return {
+        "framework": policy.framework,
+        "run_id": run_id,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": None,
+        "device": device,
+        "parameters": {
+            "total": _count(policy),
+            "trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
+            "parts": {name: n for name, n in parts.items() if n},
+        },
+        "packages": packages,
+        "from_scratch": bool(getattr(policy.vlm, "from_scratch", False)),
+        "data": {
+            "episodes_train": n_train,
+            "episodes_val": sum(len(e) for e in episodes) - n_train,
+            "samples_train": sum(len(s) for s in data.train),
+            "samples_val": sum(len(s) for s in data.val),
+            "cameras": [c.name for c in data.spec.observation.cameras],
+        },
+        "control_hz": data.spec.action.control_hz,
+        "action_groups": [{"name": g.name, "dim": g.dim, "unit": g.unit} for g in data.spec.action.groups],
+        "command": command,
+    }

@@ -1,0 +1,100 @@
+"""A toy robot whose task is solvable from the image, and runs of fake parts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from vla_core.registry import override
+from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
+from vla_core.stats import NormStats, VectorStats
+from vla_core.testing import register_fakes
+from vla_core.types import Observation, Sample
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    n_episodes: int = 6
+    length: int = 10
+    seed: int = 0
+
+
+class ToySource:
+    """One camera whose brightness is the action, the same throughout an episode."""
+
+    Config = ToyConfig
+
+    def __init__(self, config: ToyConfig, horizon: int, episodes: Sequence[int] | None = None) -> None:
+        self.config, self.horizon = config, horizon
+        self.episodes = list(self.list_episodes(config) if episodes is None else episodes)
+        rng = np.random.default_rng(config.seed)
+        levels = rng.uniform(0, 1, (config.n_episodes, 1)).repeat(config.length, 1)
+        self.levels = levels[self.episodes].astype(np.float32)
+        action = self.levels.reshape(-1, 1).repeat(2, 1)
+        state = np.zeros_like(action[:, :1]) + rng.uniform(-1, 1)
+        self.spec = RobotSpec(
+            ObservationSpec((CameraSpec("front", 16, 16),), (GroupSpec("height", 1, "m"),)),
+            ActionSpec((GroupSpec("level", 2, "m"),), horizon, 10.0),
+            NormStats({"action": VectorStats.from_rows(action), "state": VectorStats.from_rows(state)}),
+        )
+
+    @classmethod
+    def list_episodes(cls, config: ToyConfig) -> Sequence[int]:
+        return range(config.n_episodes)
+
+    def __len__(self) -> int:
+        return self.levels.size
+
+    def episode(self, index: int) -> int:
+        return self.episodes[index // self.config.length]
+
+    def numeric(self, index: int) -> tuple[Any, Any, Any]:
+        e, t = divmod(index, self.config.length)
+        steps = np.arange(t, t + self.horizon)
+        chunk = self.levels[e][steps.clip(max=self.config.length - 1)]
+        mask = np.repeat((steps < self.config.length)[:, None], 2, 1)
+        return np.zeros(1, np.float32), np.repeat(chunk[:, None], 2, 1), mask
+
+    def __getitem__(self, index: int) -> Sample:
+        e, t = divmod(index, self.config.length)
+        state, actions, mask = self.numeric(index)
+        image = np.full((16, 16, 3), round(255 * float(self.levels[e, t])), np.uint8)
+        return Sample(Observation({"front": image}, "go to the level", state), actions, mask)
+
+
+@pytest.fixture
+def toy() -> Iterator[None]:
+    """``toy`` is a source, ``fake`` a backbone and a head."""
+    undo = override("vla.sources", "toy", ToySource)
+    with register_fakes():
+        yield
+    undo()
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path, toy: None) -> Path:
+    """A config file of a run that takes a second or two."""
+    config = {
+        "framework": {
+            "name": "QwenPI",
+            "horizon": 4,
+            "vlm": {"name": "fake"},
+            "head": {"name": "fake"},
+            "transforms": [{"name": "random_shift", "pixels": 1}, {"name": "normalize"}],
+        },
+        "datasets": {"train": [{"name": "toy"}], "val_fraction": 0.2},
+        "trainer": {
+            "max_steps": 8, "batch_size": 4, "warmup_steps": 2, "val_every": 4, "log_every": 2,
+            "val_samples": 8, "device": "cpu", "learning_rate": {"base": 0.01},
+        },
+        "run_root_dir": str(tmp_path / "runs"),
+        "run_id": "toy",
+    }  # fmt: skip
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -1,0 +1,140 @@
+"""The loop: learns, validates, checkpoints, resumes exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from vla_core.errors import ConfigError, UserError
+from vla_core.policy import VLAPolicy
+from vla_train.compose import compose
+from vla_train.presets import load_run_tree
+from vla_train.resume import run_directory
+from vla_train.trainer import Outcome, Trainer
+
+
+def train(config: Path, *overrides: str) -> tuple[Outcome, Path]:
+    composed = compose(load_run_tree([config], list(overrides)))
+    run = composed.config
+    run_dir = run_directory(run.run_root_dir, run.run_id or "run", run.trainer.resume)
+    trainer = Trainer(composed, run_dir, Console(quiet=True), "test")
+    trainer.describe()
+    return trainer.train(), run_dir
+
+
+def lines(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def curves(run_dir: Path) -> list[dict[str, float]]:
+    """The logged lines without times."""
+    return [
+        {key: value for key, value in line.items() if key.startswith(("step", "loss", "val", "lr"))}
+        for line in lines(run_dir)
+    ]
+
+
+def test_learns_and_leaves_a_whole_run(toy_config: Path) -> None:
+    outcome, run_dir = train(toy_config, "trainer.max_steps=150", "trainer.val_every=50")
+    assert outcome.metrics["val/action_mae"] < 0.7 * outcome.metrics["val/mean_action_mae"]
+    assert set(outcome.metrics) >= {"val/loss", "val/mae/level_0", "val/mae/level_1"}
+    policy = VLAPolicy.from_pretrained(outcome.checkpoint)
+    assert policy.framework == "QwenPI"
+    logged = lines(run_dir)
+    assert logged[0]["step"] == 2
+    assert {"loss", "loss/action_l1", "lr", "samples_per_s", "data_wait", "grad_norm"} <= set(logged[0])
+    assert logged[-1]["step"] == 150
+    assert (run_dir / "predictions.npz").exists()
+    assert list((run_dir / "tensorboard").iterdir())
+    info = json.loads((run_dir / "run.json").read_text())
+    assert info["data"]["episodes_train"] + info["data"]["episodes_val"] == 6
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resume_equals_the_uninterrupted_run(toy_config: Path, ema: float, accumulate: int) -> None:
+    common = (f"trainer.ema_decay={ema}", f"trainer.gradient_accumulation_steps={accumulate}")
+    whole, whole_dir = train(toy_config, *common, "run_id=whole")
+    # Stops at step 4 but with the schedule of the whole run: a crash, not a shorter run.
+    with pytest.MonkeyPatch.context() as patch:
+        saves = []
+        original = Trainer._save
+
+        def save_and_crash(self: Trainer, step: int) -> Path:
+            saves.append(original(self, step))
+            raise KeyboardInterrupt
+
+        patch.setattr(Trainer, "_save", save_and_crash)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy_config, *common, "run_id=parts", "trainer.save_every=4")
+    assert saves[0].name == "steps_4"
+    torch.manual_seed(123)  # whatever else the process did must not matter
+    parts, parts_dir = train(toy_config, *common, "run_id=parts", "trainer.resume=true")
+    a, b = (load_file(o.checkpoint / "model.safetensors") for o in (whole, parts))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert curves(whole_dir) == curves(parts_dir)
+
+
+def test_workers_change_nothing(toy_config: Path) -> None:
+    a, _ = train(toy_config, "run_id=a")
+    b, _ = train(toy_config, "run_id=b", "datasets.num_workers=2", "datasets.ram_cache=true")
+    x, y = (load_file(o.checkpoint / "model.safetensors") for o in (a, b))
+    assert all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_frozen_modules_stay_and_checkpoints_are_limited(toy_config: Path) -> None:
+    outcome, run_dir = train(
+        toy_config, "trainer.freeze_modules=[vlm]", "trainer.save_every=2", "trainer.keep_checkpoints=2"
+    )
+    kept = sorted(p.name for p in (run_dir / "checkpoints").iterdir())
+    assert kept == ["steps_6", "steps_8"]
+    assert [p.name for p in (run_dir / "resume").iterdir()] == ["steps_8"]
+    start = compose(load_run_tree([toy_config])).policy.state_dict()
+    end = load_file(outcome.checkpoint / "model.safetensors")
+    for name, value in end.items():
+        assert torch.equal(value, start[name]) == name.startswith("vlm.")
+
+
+def test_starts_from_a_checkpoint(toy_config: Path) -> None:
+    outcome, _ = train(toy_config)
+    path = f"trainer.pretrained_checkpoint={outcome.checkpoint}"
+    trained = load_file(outcome.checkpoint / "model.safetensors")
+    policy = compose(load_run_tree([toy_config], [path, "trainer.reload_modules=[head]", "seed=5"])).policy
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, trained[name]) == name.startswith("head.")
+    with pytest.raises(ConfigError, match="no module 'hat'"):
+        compose(load_run_tree([toy_config], [path, "trainer.reload_modules=[hat]"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.freeze_modules=[vlmm]", "did you mean 'vlm'"),
+        ("trainer.learning_rate.hed=1e-3", "did you mean 'head'"),
+        ("trainer.loss_weights.action_l2=2", "did you mean 'action_l1'"),
+        ("trainer.freeze_modules=[vlm,head]", "nothing to train"),
+    ],
+)
+def test_names_of_modules_and_terms_are_checked(toy_config: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(toy_config, override)
+
+
+def test_a_run_is_never_overwritten(toy_config: Path) -> None:
+    with pytest.raises(UserError, match="no resume state"):
+        train(toy_config, "trainer.resume=true")
+    train(toy_config)
+    with pytest.raises(UserError, match="holds a run already"):
+        train(toy_config)
+
+
+def test_padding_and_weights_enter_the_loss(toy_config: Path) -> None:
+    one, one_dir = train(toy_config, "run_id=one", "trainer.clip_norm=0")
+    two, two_dir = train(toy_config, "run_id=two", "trainer.clip_norm=0", "trainer.loss_weights.action_l1=2")
+    assert lines(two_dir)[0]["loss"] > 1.5 * lines(one_dir)[0]["loss"]
+    assert one.metrics.keys() == two.metrics.keys()
