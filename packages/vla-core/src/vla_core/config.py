@@ -1,23 +1,23 @@
 """Config: YAML files and ``key=value`` overrides, validated against the dataclass beside each class.
 
-OmegaConf does the merging, interpolation and type conversion; this file adds where a value comes
-from (file and line) and the nearest valid name, so that an error is one line that can be acted on.
+OmegaConf reads, merges and interpolates; this file adds where a value comes from (file and line),
+so that an error is one line that can be acted on.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vla_core.errors import ConfigError, suggest
+from vla_core import _typed
+from vla_core.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -46,15 +46,18 @@ class Tree:
         """The subtree at a dotted key; its origins keep their full names."""
         node: Any = self.data
         for part in key.split("."):
-            node = node[part]
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping):
+            raise ConfigError(f"{self.where(key)}'{key}' must be set to a mapping")
         return Tree(dict(node), self.origins)
 
 
 def _lines(node: yaml.Node, prefix: str, file: str, out: dict[str, str]) -> None:
+    """Record where each key of ``node`` stands; what it replaces is forgotten."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            name = f"{prefix}.{key.value}" if prefix else str(key.value)
-            out[name] = f"{file}:{key.start_mark.line + 1}"
+            name = _typed.join(prefix, key.value)
+            _record(name, f"{file}:{key.start_mark.line + 1}", out, isinstance(value, yaml.MappingNode))
             _lines(value, name, file, out)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
@@ -62,31 +65,73 @@ def _lines(node: yaml.Node, prefix: str, file: str, out: dict[str, str]) -> None
             _lines(value, f"{prefix}.{i}", file, out)
 
 
-def _read(path: Path) -> tuple[DictConfig, dict[str, str]]:
+def _record(name: str, place: str, out: dict[str, str], merges: bool) -> None:
+    if not merges:
+        for below in [key for key in out if key.startswith(f"{name}.")]:
+            del out[below]
+    out[name] = place
+
+
+def _reason(error: Exception) -> str:
+    """The part of a library's message that concerns the user, in one line."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _read(path: Path) -> tuple[DictConfig, yaml.Node | None]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
-    text = path.read_text()
     try:
+        text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise ConfigError(f"{path}: a config file must be a mapping of keys to values")
         config = OmegaConf.create(text)
+        assert isinstance(config, DictConfig)
+        return config, root
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: a config file must be a mapping of keys to values")
-    origins: dict[str, str] = {}
-    if root is not None:
-        _lines(root, "", str(path), origins)
-    return config, origins
+    except OmegaConfBaseException as error:
+        origins: dict[str, str] = {}
+        if root is not None:
+            _lines(root, "", str(path), origins)
+        raise _interpolation(error, origins) from error
 
 
-def _flatten(node: Any, prefix: str) -> list[str]:
-    keys = [prefix] if prefix else []
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            keys += _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return keys
+def _interpolation(error: OmegaConfBaseException, origins: Mapping[str, str]) -> ConfigError:
+    # OmegaConf writes a.b[0].c where the origins have a.b.0.c.
+    key = re.sub(r"\[(\w+)\]", r".\1", str(error.full_key or ""))
+    return ConfigError(f"{Tree({}, origins).where(key)}'{key}': {_reason(error)}")
+
+
+def _override(merged: DictConfig, text: str, origins: dict[str, str]) -> None:
+    key, _, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][\w\-]*(\.[\w\-]+)*", key) or "=" not in text:
+        raise ConfigError(f"command line: '{text}' is not of the form key=value (or a.b=value)")
+    try:
+        parsed = OmegaConf.from_dotlist([f"value={value}"])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"command line: '{text}': the value is not valid YAML (quote it?)") from error
+    new = parsed._get_node("value")
+    plain = OmegaConf.to_container(parsed)["value"]  # type: ignore[call-overload,index]
+    try:
+        OmegaConf.update(merged, key, new if isinstance(plain, (dict, list)) else plain, merge=True)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        # Indices of a list, or names below one.
+        raise ConfigError(f"command line: '{text}': {_reason(error)}") from error
+    _record(key, "command line", origins, isinstance(plain, dict))
+    if isinstance(plain, (dict, list)):
+        for name in _names(plain, key):
+            origins[name] = "command line"
+
+
+def _names(node: Any, prefix: str) -> list[str]:
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    return [name for k, v in items for name in [f"{prefix}.{k}", *_names(v, f"{prefix}.{k}")]]
 
 
 def load_tree(
@@ -94,52 +139,25 @@ def load_tree(
 ) -> Tree:
     """Merge ``defaults``, then the files in order, then ``key=value`` overrides.
 
+    Mappings merge, everything else is replaced. A number in an override's key is a list index.
+
     Raises:
         ConfigError: a missing file, bad YAML, a malformed override or a broken interpolation.
     """
     merged = OmegaConf.create(dict(defaults or {}))
     origins: dict[str, str] = {}
     for path in paths:
-        config, lines = _read(path)
+        config, root = _read(path)
         merged = OmegaConf.merge(merged, config)  # type: ignore[assignment]
-        origins.update(lines)
+        if root is not None:
+            _lines(root, "", str(path), origins)
     for override in overrides:
-        if not re.match(r"^[A-Za-z_][\w.\-]*=", override):
-            raise ConfigError(f"command line: '{override}' is not of the form key=value")
-        try:
-            parsed = OmegaConf.from_dotlist([override])
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"command line: '{override}': value is not valid YAML") from error
-        merged = OmegaConf.merge(merged, parsed)  # type: ignore[assignment]
-        for key in _flatten(OmegaConf.to_container(parsed), ""):
-            if "=" in override and override.split("=", 1)[0].startswith(key):
-                origins.setdefault(key, "command line")
-        origins[override.split("=", 1)[0]] = "command line"
+        _override(merged, override, origins)
     try:
         data = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{_first_line(error)}") from error
+        raise _interpolation(error, origins) from error
     return Tree(data, origins)  # type: ignore[arg-type]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key
-
-
-def _check_keys(cls: type, node: Mapping[str, Any], prefix: str, tree: Tree) -> None:
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    hints = OmegaConf.structured(cls)
-    for key, value in node.items():
-        name = _join(prefix, str(key))
-        if key not in known:
-            raise ConfigError(f"{tree.where(name)}unknown key '{name}'{suggest(str(key), known)}")
-        inner = OmegaConf.get_type(hints, str(key)) if isinstance(value, Mapping) else None
-        if inner is not None and dataclasses.is_dataclass(inner):
-            _check_keys(inner, value, name, tree)
 
 
 def build_config(cls: type[T], node: Mapping[str, Any], where: str = "", tree: Tree | None = None) -> T:
@@ -152,36 +170,25 @@ def build_config(cls: type[T], node: Mapping[str, Any], where: str = "", tree: T
         tree: the config the node is part of, for file and line.
 
     Raises:
-        ConfigError: unknown key (with the nearest name), wrong type, missing mandatory key, or
-            whatever ``ValueError`` the dataclass' own ``__post_init__`` raises.
+        ConfigError: unknown key (with the nearest name), wrong type, missing mandatory key (one
+            without a default or with OmegaConf's ``MISSING``), or whatever ``ValueError`` the
+            dataclass' own ``__post_init__`` raises.
     """
-    tree = tree or Tree({})
+    origins = tree or Tree({})
+
+    def fail(key: str, problem: str) -> NoReturn:
+        line = " ".join(problem.split())
+        if line.startswith("unknown key"):
+            raise ConfigError(f"{origins.where(key)}unknown key '{key}'{line[len('unknown key') :]}")
+        if not key:
+            raise ConfigError(f"{origins.where(where)}{line}")
+        raise ConfigError(f"{origins.where(key)}'{key}'{' ' if line == 'must be set' else ': '}{line}")
+
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{tree.where(where)}'{where}' must be a mapping, got {node!r}")
-    _check_keys(cls, node, where, tree)
-    base = OmegaConf.structured(cls)
-    for key, value in node.items():
-        name = _join(where, str(key))
-        try:
-            base = OmegaConf.merge(base, {key: value})
-        except OmegaConfBaseException as error:
-            inner = getattr(error, "full_key", None)
-            name = _join(where, str(inner)) if inner else name
-            reason = _first_line(error)
-            if "$VALUE" in reason:
-                reason = f"value {value!r} has the wrong type"
-            raise ConfigError(f"{tree.where(name)}'{name}': {reason}") from error
-    missing = sorted(OmegaConf.missing_keys(base))
-    if missing:
-        raise ConfigError(f"{tree.where(where)}'{_join(where, missing[0])}' must be set")
-    try:
-        return OmegaConf.to_object(base)  # type: ignore[return-value]
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{tree.where(where)}'{where or cls.__name__}': {_first_line(error)}") from error
+        fail(where or cls.__name__, f"expected a mapping, got {node!r}")
+    return _typed.construct(cls, node, where, fail)  # type: ignore[no-any-return]
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """The plain nested data of a config dataclass (tuples become lists), for YAML and JSON."""
-    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True)  # type: ignore[return-value]
+    """The plain nested data of a config dataclass (tuples become lists, paths text), for YAML and JSON."""
+    return _typed.plain(config)  # type: ignore[no-any-return]
