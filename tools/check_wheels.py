@@ -91,10 +91,11 @@ def closure(package: Package, packages: dict[str, Package], with_extras: bool) -
     return [packages[name] for name in sorted(seen - {package.name})]
 
 
-def call(*command: str | Path, cwd: Path = ROOT) -> None:
+def call(*command: str | Path, cwd: Path = ROOT, quiet: bool = False) -> None:
     """Run and stop the program on failure; nothing of this environment or tree leaks in."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env)
+    output = subprocess.DEVNULL if quiet else None
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, stdout=output)
     if done.returncode != 0:
         shown = " ".join(str(part) for part in command if "\n" not in str(part))
         sys.exit(f"check_wheels: '{shown}' failed with exit code {done.returncode}")
@@ -132,7 +133,7 @@ def together(packages: dict[str, Package]) -> None:
         for package in packages.values():
             call(python, "-I", "-c", f"import {package.module}", cwd=Path(elsewhere))
             for script in package.project.get("scripts", {}):
-                call(python.parent / script, "--help", cwd=Path(elsewhere))
+                call(python.parent / script, "--help", cwd=Path(elsewhere), quiet=True)
     print(f"  {len(packages)} wheels installed together; uv pip check passes")
 
 
