@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-
 from vla_core.batch import Batch
 from vla_core.interfaces import PromptSpec
 from vla_core.types import Observation, Sample
@@ -54,7 +53,9 @@ def make_batch(sample: Callable[[str], Sample]) -> Callable[..., Batch]:
     """A batch of random images for ``vlm`` and one row per instruction."""
 
     def make(
-        vlm: Qwen25VL, prompt: PromptSpec = PromptSpec(), instructions: Sequence[str] = INSTRUCTIONS  # noqa: B008
+        vlm: Qwen25VL,
+        prompt: PromptSpec | None = None,
+        instructions: Sequence[str] = INSTRUCTIONS,
     ) -> Batch:
         generator = torch.Generator().manual_seed(1)
         b, size = len(instructions), vlm.image_size
@@ -62,7 +63,7 @@ def make_batch(sample: Callable[[str], Sample]) -> Callable[..., Batch]:
         return Batch(
             images=images,
             view_mask=torch.ones(b, vlm.n_views, dtype=torch.bool),
-            tokens=vlm.collator(prompt)([sample(text) for text in instructions]),
+            tokens=vlm.collator(prompt or PromptSpec())([sample(text) for text in instructions]),
             embodiment=torch.zeros(b, dtype=torch.long),
         )
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
 from vla_core.batch import Role
 from vla_core.interfaces import PromptSpec, VLMRequest
 from vla_vlm import Qwen25VL, Qwen25VLConfig
@@ -56,7 +55,9 @@ def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_vie
             "image_grid_thw": pixels["image_grid_thw"],
         }
         positions, _ = theirs.model.get_rope_index(**common)
-        hidden = theirs.model(**common, pixel_values=pixels["pixel_values"], output_hidden_states=True).hidden_states
+        hidden = theirs.model(
+            **common, pixel_values=pixels["pixel_values"], output_hidden_states=True
+        ).hidden_states
     assert torch.equal(fields.position_ids, positions)
     assert len(hidden) == len(layers)
     valid = fields.attention_mask

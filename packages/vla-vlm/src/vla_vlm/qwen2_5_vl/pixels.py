@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vla_vlm.qwen2_5_vl.rope import Float32Tables
+from vla_vlm.qwen2_5_vl.tables import Tables
 
 # The statistics of CLIP's training images, which Qwen's processor uses.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Normalize(Float32Tables):
+class Normalize(Tables):
     """Mean and standard deviation of the processor, in pixel values 0..255."""
 
     mean: Tensor
@@ -26,8 +26,8 @@ class Normalize(Float32Tables):
 
     def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
         super().__init__()
-        self._table("mean", torch.tensor(mean).view(3, 1, 1) * 255.0)
-        self._table("std", torch.tensor(std).view(3, 1, 1) * 255.0)
+        for name, value in (("mean", mean), ("std", std)):
+            self._table(name, torch.tensor(value, device="cpu").view(3, 1, 1) * 255.0)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 ``[..., 3, H, W]``, or floating point in [0, 1], to float32 of about unit scale."""

@@ -5,11 +5,11 @@ B rows, S text tokens, N patch tokens, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLVisionConfig,
@@ -20,23 +20,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from vla_core.errors import ConfigError
 
-
-class Float32Tables(nn.Module):
-    """Buffers that follow the module's device and never its dtype."""
-
-    def _table(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value, persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        tables = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, table in tables.items():
-            if not table.is_meta:
-                setattr(self, name, table.to(getattr(self, name).device))
-        return self
+from vla_vlm.qwen2_5_vl.tables import Tables
 
 
-class TextRope(Float32Tables):
+class TextRope(Tables):
     """mrope of the language model: each frequency reads one of the three position axes."""
 
     inv_freq: Tensor
@@ -49,10 +36,12 @@ class TextRope(Float32Tables):
             raise ConfigError(
                 f"rope_type '{rope['rope_type']}' of the model's config isn't supported; only 'default' is"
             )
-        inv_freq, _ = Qwen2_5_VLRotaryEmbedding.compute_default_rope_parameters(config)
-        sections = torch.tensor(rope.get("mrope_section", [16, 24, 24]))
+        with torch.device("cpu"):
+            inv_freq, _ = Qwen2_5_VLRotaryEmbedding.compute_default_rope_parameters(config)
+            sections = rope.get("mrope_section", [16, 24, 24])
+            axis = torch.tensor([i % 3 for i, size in enumerate(sections) for _ in range(size)])
         self._table("inv_freq", inv_freq.float())
-        self._table("axis", torch.arange(len(sections)).remainder(3).repeat_interleave(sections))
+        self._table("axis", axis)
 
     def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines ``[B, S, D]`` in ``dtype`` of positions ``[3, B, S]``."""
@@ -61,7 +50,7 @@ class TextRope(Float32Tables):
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-class VisionRope(Float32Tables):
+class VisionRope(Tables):
     """Axial rope of the vision transformer for one patch grid: tables made once."""
 
     cos: Tensor
@@ -70,6 +59,13 @@ class VisionRope(Float32Tables):
     def __init__(self, config: Qwen2_5_VLVisionConfig, grid: tuple[int, int], order: Tensor | None) -> None:
         """``grid``: (rows, columns) of patches; ``order``: merged tokens in window order, or None."""
         super().__init__()
+        with torch.device("cpu"):
+            angle = self._angles(config, grid, order)
+        self._table("cos", angle.cos())
+        self._table("sin", angle.sin())
+
+    @staticmethod
+    def _angles(config: Qwen2_5_VLVisionConfig, grid: tuple[int, int], order: Tensor | None) -> Tensor:
         merge = config.spatial_merge_size
         inv_freq, _ = Qwen2_5_VLVisionRotaryEmbedding.compute_axial_rope_parameters(config)
         position = torch.stack(
@@ -79,11 +75,9 @@ class VisionRope(Float32Tables):
         position = position.view(grid[0] // merge, merge, grid[1] // merge, merge, 2).transpose(1, 2)
         position = position.reshape(-1, merge * merge, 2)
         if order is not None:
-            position = position[order]
+            position = position[order.cpu()]
         angle = (position.reshape(-1, 2, 1).float() * inv_freq.float()).flatten(1)
-        angle = torch.cat([angle, angle], dim=-1)
-        self._table("cos", angle.cos())
-        self._table("sin", angle.sin())
+        return torch.cat([angle, angle], dim=-1)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Cosines and sines ``[N, D]``, float32."""

@@ -9,10 +9,12 @@ N patch tokens, U = merge_size**2 patches a merged token, W windows, L patches i
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from vla_vlm.qwen2_5_vl.tables import Tables
 
 
-class WindowLayout(nn.Module):
+class WindowLayout(Tables):
     """Index tables of one image size.
 
     Args:
@@ -33,26 +35,30 @@ class WindowLayout(nn.Module):
 
     def __init__(self, grid: tuple[int, int], unit: int, window: int) -> None:
         super().__init__()
-        rows, columns = grid
-        index = torch.arange(rows * columns).view(rows, columns)
+        with torch.device("cpu"):
+            tables = self._make(grid, unit, window)
+        for name, table in tables.items():
+            self._table(name, table)
+
+    def _make(self, grid: tuple[int, int], unit: int, window: int) -> dict[str, Tensor]:
+        index = torch.arange(grid[0] * grid[1]).view(grid)
         windows = [
             block.flatten() for band in index.split(window, dim=0) for block in band.split(window, dim=1)
         ]
         sizes = [len(block) * unit for block in windows]
-        order = torch.cat(windows)
         self.n_windows, self.size, self.regular = len(windows), max(sizes), len(set(sizes)) == 1
         self.identity = self.n_windows == 1
-        slots = torch.arange(self.size)
-        lengths = torch.tensor(sizes)
+        order, slots, lengths = torch.cat(windows), torch.arange(self.size), torch.tensor(sizes)
+        starts = (lengths.cumsum(0) - lengths)[:, None]
         key_mask = slots[None, :] < lengths[:, None]  # [W, L]
-        starts = lengths.cumsum(0) - lengths
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("restore", order.argsort(), persistent=False)
-        self.register_buffer("key_mask", key_mask[:, None, None, :], persistent=False)
-        # Padding slots read the window's first token and are masked out as keys.
-        pad = torch.where(key_mask, starts[:, None] + slots, starts[:, None])
-        self.register_buffer("pad", pad.flatten(), persistent=False)
-        self.register_buffer("unpad", key_mask.flatten().nonzero().flatten(), persistent=False)
+        return {
+            "order": order,
+            "restore": order.argsort(),
+            "key_mask": key_mask[:, None, None, :],
+            # Padding slots read the window's first token and are masked out as keys.
+            "pad": torch.where(key_mask, starts + slots, starts).flatten(),
+            "unpad": key_mask.flatten().nonzero().flatten(),
+        }
 
     def split(self, x_BNhd: Tensor) -> Tensor:
         """Tokens in window order ``[B, N, heads, d]`` -> ``[B * W, heads, L, d]``."""

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from vla_core.batch import Role
+from vla_core.errors import ConfigError, UserError
+from vla_core.interfaces import PromptSpec
+from vla_vlm import Qwen25VL, Qwen25VLConfig
+
+
+def words(vlm, fields, role, row=0):
+    ids = fields.input_ids[row][fields.roles[row] == role].tolist()
+    return vlm.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_order_roles_and_static_shape(vlm, sample):
+    prompt = PromptSpec(suffix="Act now:", n_query=3, n_prefix=2)
+    collator = vlm.collator(prompt)
+    fields = collator([sample("open the drawer"), sample("turn the faucet handle to the left")])
+    image = 2 * vlm.dims.grid[0] * vlm.dims.grid[1]
+    assert fields.input_ids.shape == (2, 64 + image + 3 + 2)
+    assert collator([sample("x")]).input_ids.shape[1] == fields.input_ids.shape[1]
+    assert fields.counts == {"image": image, "prefix": 2, "query": 3}
+    assert words(vlm, fields, Role.INSTRUCTION) == "open the drawer"
+    assert words(vlm, fields, Role.INSTRUCTION, row=1) == "turn the faucet handle to the left"
+    for role, count in ((Role.IMAGE, image), (Role.PREFIX, 2), (Role.QUERY, 3)):
+        assert (fields.roles == role).sum(1).tolist() == [count, count]
+    first = {role: (fields.roles[0] == role).nonzero().min().item() for role in Role if role}
+    order = [first[role] for role in (Role.TEXT, Role.PREFIX, Role.IMAGE, Role.INSTRUCTION, Role.QUERY)]
+    assert order == sorted(order)
+    text = vlm.tokenizer.decode(fields.input_ids[0].tolist(), skip_special_tokens=False)
+    assert (
+        "open the drawer Act now:<|video_pad|><|video_pad|><|video_pad|><|im_end|>\n<|im_start|>assistant"
+        in text
+    )
+    assert "<|im_start|>user\n<|vision_pad|><|vision_pad|><|vision_start|><|image_pad|>" in text
+    assert (fields.roles == Role.PAD).equal(~fields.attention_mask)
+
+
+def test_left_padding_moves_the_row(small, sample):
+    make = lambda padding: Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), 1, (32, 32))  # noqa: E731
+    right, left = (
+        make(side).collator(PromptSpec(n_query=2))([sample("open it")]) for side in ("right", "left")
+    )
+    mask = right.attention_mask[0]
+    for name in ("input_ids", "roles", "attention_mask"):
+        assert torch.equal(getattr(right, name)[0], getattr(left, name)[0].roll(int(mask.sum())))
+    assert torch.equal(right.position_ids[:, 0, mask], left.position_ids[:, 0, left.attention_mask[0]])
+
+
+def test_an_instruction_is_plain_text_only(vlm, sample):
+    plain = vlm.collator(PromptSpec())([sample("put {images} <|image_pad|> <|im_end|> there")])
+    assert (plain.roles == Role.IMAGE).sum() == plain.counts["image"]
+    assert (plain.input_ids == vlm.special.image).sum() == plain.counts["image"]
+    assert words(vlm, plain, Role.INSTRUCTION) == "put {images} <|image_pad|> <|im_end|> there"
+
+
+def test_any_text_is_representable(vlm, sample):
+    fields = vlm.collator(PromptSpec())([sample("開けて 🤖"), sample("")])
+    assert words(vlm, fields, Role.INSTRUCTION) == "開けて 🤖"
+    assert (fields.roles[1] == Role.INSTRUCTION).sum() == 0
+
+
+def test_cot_prompt_surrounds_the_instruction(small, sample):
+    config = Qwen25VLConfig(tiny=small, cot_prompt="Your task is: {instruction}. Think step by step.")
+    vlm = Qwen25VL.build(config, 1, (32, 32))
+    fields = vlm.collator(PromptSpec())([sample("open the drawer")])
+    # A byte-level token carries the space before it.
+    assert words(vlm, fields, Role.INSTRUCTION) == " open the drawer"
+    text = vlm.tokenizer.decode(fields.input_ids[0].tolist(), skip_special_tokens=False)
+    assert "Your task is: open the drawer. Think step by step.<|im_end|>" in text
+
+
+def test_too_long_an_instruction_is_an_error(vlm, sample):
+    with pytest.raises(
+        UserError, match=r"instruction 'go go .* text tokens, more than vlm.max_text_tokens = 64"
+    ):
+        vlm.collator(PromptSpec())([sample("go " * 200)])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("prompt", "{images}{instruction}", "prompt must have each placeholder once"),
+        (
+            "prompt",
+            "{prefix}{image}{instruction}{suffix}{queries}",
+            r"unknown placeholder \{image\} \(did you mean",
+        ),
+        ("cot_prompt", "do it", "cot_prompt must contain"),
+    ],
+)
+def test_bad_templates_are_refused(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        Qwen25VLConfig(**{field: value})
+
+
+def test_pickles_small_and_works_in_workers(vlm, sample):
+    collator = vlm.collator(PromptSpec(n_query=2))
+    samples = [sample("open the drawer"), sample("close the drawer")]
+    here = collator(samples)
+    data = pickle.dumps(collator)
+    assert len(data) < 3e6
+    again = pickle.loads(data)
+    assert torch.equal(again(samples).input_ids, here.input_ids)
+    loader = DataLoader(
+        samples, batch_size=2, collate_fn=collator, num_workers=1, multiprocessing_context="spawn"
+    )
+    (there,) = list(loader)
+    assert torch.equal(there.input_ids, here.input_ids)
+    assert there.counts == here.counts

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from vla_core.interfaces import PromptSpec, VisionLanguageModel, VLMRequest
+from vla_core.registry import load
+from vla_vlm import Qwen25VL, Qwen25VLConfig
+from vla_vlm.qwen2_5_vl.vision import VisionRunner
+
+
+def run(vlm, batch, request, prefix=None):
+    return vlm(vlm.embed_text(batch), vlm.embed_images(batch.images, batch.view_mask), prefix, request)
+
+
+def queries(vlm, n):
+    torch.manual_seed(3)
+    return nn.Embedding(n, vlm.dims.hidden_size)
+
+
+def test_is_found_by_entry_point_and_keeps_the_protocol(vlm):
+    assert load("vla.vlms", "qwen2_5_vl") is Qwen25VL
+    assert isinstance(vlm, VisionLanguageModel)
+    assert vlm.dims.grid == (3, 3)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+def test_runs_exactly_the_requested_layers(vlm, make_batch, layer):
+    calls = {"decoder": 0, "vision": 0, "block": 0}
+    hooks = []
+
+    def count(name):
+        def hook(*_):
+            calls[name] += 1
+
+        return hook
+
+    for decoder in vlm.model.language_model.layers:
+        hooks.append(decoder.register_forward_hook(count("decoder")))
+    hooks.append(vlm.vision_runner.register_forward_hook(count("vision")))
+    for block in vlm.model.visual.blocks:
+        hooks.append(block.register_forward_hook(count("block")))
+    out = run(vlm, make_batch(vlm), VLMRequest((layer,)))
+    for hook in hooks:
+        hook.remove()
+    assert calls == {"decoder": layer, "vision": 1, "block": len(vlm.model.visual.blocks)}
+    assert set(out.hidden) == {layer}
+    # There is nothing that could compute logits.
+    vocab = vlm.model.config.text_config.vocab_size
+    assert not [m for m in vlm.modules() if isinstance(m, nn.Linear) and m.out_features == vocab]
+
+
+def test_no_request_runs_nothing_and_a_missing_layer_is_an_error(vlm, make_batch):
+    batch = make_batch(vlm)
+    assert run(vlm, batch, VLMRequest()).hidden == {}
+    with pytest.raises(
+        ValueError, match=r"requested layers \[4\] don't exist: the model has 0 \(embeddings\) to 3"
+    ):
+        run(vlm, batch, VLMRequest((1, 4)))
+
+
+def test_reserved_tokens_are_overwritten(vlm, make_batch):
+    batch = make_batch(vlm, PromptSpec(n_query=3, n_prefix=2))
+    embedding = queries(vlm, 3)
+    prefix = torch.randn(len(batch), 2, vlm.dims.hidden_size)
+    visual = vlm.embed_images(batch.images, batch.view_mask)
+    assert visual.grid == (2, 3, 3)
+    out = vlm(vlm.embed_text(batch), visual, prefix, VLMRequest((0, 3), embedding))
+    assert torch.equal(out.gather("image", 0, 18), visual.tokens)
+    assert torch.equal(out.gather("prefix", 0, 2), prefix)
+    assert torch.equal(out.gather("query", 0, 3), embedding.weight.expand(len(batch), -1, -1))
+    text = vlm.embed_text(batch).embeds
+    rest = ~(out.spans["image"] | out.spans["prefix"] | out.spans["query"])
+    assert torch.equal(out.hidden[0][rest], text[rest])
+    out.hidden[3].sum().backward()
+    assert embedding.weight.grad.abs().sum() > 0
+    vlm.zero_grad()
+
+
+def test_a_wrong_number_of_tokens_names_both(vlm, make_batch):
+    batch = make_batch(vlm, PromptSpec(n_query=3))
+    with pytest.raises(ValueError, match="prompt has 3 query tokens, but 4 query embeddings were given"):
+        run(vlm, batch, VLMRequest((1,), queries(vlm, 4)))
+    with pytest.raises(ValueError, match="prompt has 3 query tokens, but 0 query embeddings were given"):
+        run(vlm, batch, VLMRequest((1,)))
+    with pytest.raises(ValueError, match="prompt has 0 prefix tokens, but 2 prefix tokens of the fusion"):
+        run(vlm, batch, VLMRequest((1,), queries(vlm, 3)), prefix=torch.zeros(4, 2, 64))
+    visual = vlm.embed_images(batch.images, batch.view_mask)
+    fewer = replace(visual, tokens=visual.tokens[:, :9], mask=visual.mask[:, :9])
+    with pytest.raises(ValueError, match="prompt has 18 image tokens, but 9 visual tokens were given"):
+        vlm(vlm.embed_text(batch), fewer, None, VLMRequest((1,), queries(vlm, 3)))
+    by_hand = replace(batch, tokens=replace(batch.tokens, counts=None))
+    with pytest.raises(ValueError, match="prompt has 3 query tokens, but 4"):
+        run(vlm, by_hand, VLMRequest((1,), queries(vlm, 4)))
+    with pytest.raises(
+        ValueError, match=r"images are \[4, 1, 3, 48, 48\], the model was built for \[B, 2, 3, 48, 48\]"
+    ):
+        vlm.embed_images(batch.images[:, :1], batch.view_mask[:, :1])
+
+
+def test_a_missing_view_is_masked(vlm, make_batch):
+    batch = make_batch(vlm)
+    batch.view_mask[1, 0] = False
+    changed = copy.deepcopy(batch)
+    changed.images[1, 0] = 255 - changed.images[1, 0]
+    with torch.no_grad():
+        a, b = run(vlm, batch, VLMRequest((3,))), run(vlm, changed, VLMRequest((3,)))
+    assert torch.equal(a.hidden[3][a.mask], b.hidden[3][b.mask])
+    full = batch.tokens.attention_mask
+    assert (full & ~a.mask).sum(1).tolist() == [0, 9, 0, 0]
+    assert a.spans["image"].sum(1).tolist() == [18, 9, 18, 18]
+    assert torch.isfinite(a.hidden[3]).all()
+
+
+def test_rows_of_a_batch_do_not_touch_each_other(vlm, make_batch):
+    batch = make_batch(vlm)
+    solo = make_batch(vlm, instructions=("turn the faucet handle to the left",))
+    solo.images = batch.images[:1]
+    with torch.no_grad():
+        together, alone = run(vlm, batch, VLMRequest((3,))), run(vlm, solo, VLMRequest((3,)))
+    torch.testing.assert_close(together.hidden[3][:1], alone.hidden[3], atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_keeps_tables_in_float32(small, make_batch):
+    torch.manual_seed(0)
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, (48, 48)).eval()
+    batch = make_batch(vlm)
+    with torch.no_grad():
+        exact = run(vlm, batch, VLMRequest((3,)))
+        cosines = vlm.vision_runner.rope.cos.clone()
+        vlm.to(torch.bfloat16)
+        half = run(vlm, batch, VLMRequest((3,)))
+    assert torch.equal(vlm.vision_runner.rope.cos, cosines)
+    assert vlm.rope.inv_freq.dtype == torch.float32
+    assert vlm.vision_runner.normalize.mean.dtype == torch.float32
+    assert half.hidden[3].dtype == torch.bfloat16
+    a, b = exact.hidden[3][exact.mask].flatten(), half.hidden[3][half.mask].float().flatten()
+    assert torch.cosine_similarity(a, b, dim=0) > 0.999
+    built = Qwen25VL.build(Qwen25VLConfig(tiny=small, dtype="bfloat16", vision="conv_vit"), 1, (32, 32))
+    assert {p.dtype for p in built.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("vision", ["vit", "conv_vit"])
+def test_gradient_checkpointing_gives_the_same_gradients(small, make_batch, vision):
+    grads = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = Qwen25VLConfig(tiny=small, gradient_checkpointing=checkpointing, vision=vision)
+        vlm = Qwen25VL.build(config, 2, (48, 48)).train()
+        calls = []
+        vlm.model.language_model.layers[0].input_layernorm.register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        out = run(vlm, make_batch(vlm), VLMRequest((3,)))
+        out.hidden[3][out.mask].square().sum().backward()
+        assert len(calls) == 1 + checkpointing
+        grads.append({n: p.grad.clone() for n, p in vlm.named_parameters() if p.grad is not None})
+        assert set(grads[-1]) == {n for n, _ in vlm.named_parameters()}
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name])
+
+
+class NoSync(TorchDispatchMode):
+    """Refuses the operations that make the host wait for the device."""
+
+    bad = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "item", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert not any(name == bad or name.startswith(("unique", "nonzero")) for bad in self.bad), name
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        assert not any(i is not None and i.dtype == torch.bool for i in indices), "boolean index"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [(48, 48), (64, 64)])
+def test_forward_and_backward_never_wait_for_the_device(small, make_batch, size):
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, size)
+    batch = make_batch(vlm, PromptSpec(n_query=2, n_prefix=1))
+    embedding, prefix = queries(vlm, 2), torch.randn(len(batch), 1, 64)
+    with NoSync():
+        out = run(vlm, batch, VLMRequest((1, 3), embedding), prefix)
+        (out.hidden[1].sum() + out.gather("query", 3, 2).sum()).backward()
+
+
+def test_traces_without_graph_breaks(vlm, make_batch):
+    batch = make_batch(vlm)
+    layer = VLMRequest((3,))
+
+    def step(batch):
+        return run(vlm, batch, layer).hidden[3]
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(batch), step(batch))
+
+
+def test_parts_are_reachable_by_prefix(vlm):
+    names = [name for name, _ in vlm.named_parameters()]
+    prefixes = ("model.visual.", "model.language_model.")
+    assert all(name.startswith(prefixes) for name in names)
+    assert all(any(name.startswith(p) for name in names) for p in prefixes)
+    assert set(vlm.state_dict()) == set(names), "tables are no part of a checkpoint"
+    assert not list(VisionRunner.parameters(vlm.vision_runner))
+
+
+def test_conv_stem_takes_the_patch_embeddings_place(small, make_batch):
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, vision="conv_vit"), 2, (48, 80))
+    out = run(vlm, make_batch(vlm), VLMRequest((3,)))
+    assert vlm.dims.grid == (3, 5)
+    assert out.hidden[3].isfinite().all()
+    assert any(name.startswith("model.visual.patch_embed.layers.") for name in vlm.state_dict())
