@@ -1,1 +1,45 @@
-"""Placeholder docstring."""
+"""gRPC server and torch-free client for Vision-Language-Action policies, and the rollout loop.
+
+``PolicyServer`` needs the extra ``server``; ``rollout`` the extra of its simulator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vla_serve.client import PolicyClient, Timings
+from vla_serve.client_errors import (
+    HandshakeError,
+    PolicyBusy,
+    PolicyClientError,
+    PolicyServerError,
+    PolicyTimeout,
+    PolicyUnavailable,
+    SessionLost,
+)
+
+if TYPE_CHECKING:
+    from vla_serve.server import PolicyServer
+
+__all__ = [
+    "HandshakeError",
+    "PolicyBusy",
+    "PolicyClient",
+    "PolicyClientError",
+    "PolicyServer",
+    "PolicyServerError",
+    "PolicyTimeout",
+    "PolicyUnavailable",
+    "SessionLost",
+    "Timings",
+]
+
+_LAZY = {"PolicyServer": "vla_serve.server"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'vla_serve' has no attribute '{name}'")

@@ -1,0 +1,246 @@
+"""The robot's or simulator's side: no torch, Python >= 3.10. Shapes: T action steps, A action dims."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+from vla_core.errors import UserError
+from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec
+from vla_core.types import ActionChunk, Observation
+
+from vla_serve.client_errors import PolicyClientError, PolicyServerError, PolicyTimeout, from_rpc
+from vla_serve.codec import Encoding, FieldError, check_encoding, decode_tensor
+from vla_serve.observation_codec import encode_observation
+from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
+from vla_serve.v1 import policy_pb2 as pb
+from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
+
+R = TypeVar("R")
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", -1),
+    # A robot's link may drop silently: notice within seconds instead of at the deadline.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Each client is one robot: a connection of its own, not one shared through the process.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of the last answer: the round trip as the client saw it, and its share in the server."""
+
+    round_trip_ms: float
+    queue_ms: float
+    decode_ms: float
+    model_ms: float
+    server_ms: float
+
+
+class PolicyClient:
+    """One session with a policy server.
+
+    A context manager: entering opens the session (the handshake), leaving closes it. Not
+    thread-safe; give each robot or simulator its own.
+
+    Args:
+        address: ``host:port``.
+        embodiment: which contract of the policy; empty: its only one.
+        observation_spec: what will be sent; None: not compared. Cameras, their order and sizes and
+            the state groups must equal the contract's.
+        action_spec: what will be executed; None: not compared. Its horizon is never compared.
+        policy: name of the policy; empty: the server's only one.
+        encoding: of images: ``raw`` (lossless, fastest on a LAN), ``png`` (lossless, smaller) or
+            ``jpeg`` (lossy, smallest).
+        timeout_s: deadline of each call unless it says otherwise.
+
+    Raises:
+        UserError: a bad argument, here.
+        HandshakeError: on entering, when client and policy disagree; it names the field.
+        PolicyClientError: any call with an input that would be wrong again; it names the field.
+        PolicyServerError: any call the server could not answer (see its subclasses
+            ``PolicyBusy``, ``PolicyTimeout``, ``PolicyUnavailable``).
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        embodiment: str = "",
+        observation_spec: ObservationSpec | None = None,
+        action_spec: ActionSpec | None = None,
+        policy: str = "",
+        encoding: Encoding = "raw",
+        timeout_s: float = 10.0,
+    ) -> None:
+        if ":" not in address:
+            raise UserError(f"address: '{address}' has no port; write HOST:PORT, for example 127.0.0.1:10093")
+        check_encoding(encoding)
+        self._timeout_s = _positive(timeout_s)
+        self._address, self._encoding = address, encoding
+        self._config = pb.SessionConfig(policy=policy, embodiment=embodiment)
+        if observation_spec is not None:
+            self._config.observation_spec.CopyFrom(encode_observation_spec(observation_spec))
+        if action_spec is not None:
+            self._config.action_spec.CopyFrom(encode_action_spec(action_spec))
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub = PolicyServiceStub(self._channel)
+        self._session: str | None = None
+        self._contract: RobotSpec | None = None
+        self._max_bytes = 0
+        self._instruction = ""
+        self._timings: Timings | None = None
+        self._seed: int | None = None
+
+    def __enter__(self) -> PolicyClient:
+        try:
+            self.open()
+        except (UserError, PolicyServerError):
+            self._channel.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def contract(self) -> RobotSpec:
+        """What the policy takes and gives; without statistics, which stay on the server."""
+        if self._contract is None:
+            raise PolicyClientError("no session; use 'with PolicyClient(...) as client:' or call open()")
+        return self._contract
+
+    @property
+    def timings(self) -> Timings | None:
+        """Of the last answer."""
+        return self._timings
+
+    @property
+    def seed(self) -> int | None:
+        """The noise seed the last answer was made with."""
+        return self._seed
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Return once the server answers.
+
+        Raises:
+            PolicyTimeout: it did not within ``timeout_s`` seconds.
+        """
+        self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), timeout_s, wait=True)
+
+    def server_info(self) -> pb.GetServerInfoResponse:
+        """What the server serves, and its limits."""
+        return self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest())
+
+    def open(self) -> None:
+        """Open the session; entering the context does this."""
+        if self._session is None:
+            reply = self._call(self._stub.OpenSession, pb.OpenSessionRequest(config=self._config))
+            self._contract = decode_spec(reply.contract)
+            self._session, self._max_bytes = reply.session_id, reply.max_message_bytes
+
+    def reset(self, instruction: str | None = None) -> None:
+        """Start a new episode.
+
+        Args:
+            instruction: for the episode's observations that carry none.
+        """
+        request = pb.ResetSessionRequest(session_id=self._open_session(), instruction=instruction or "")
+        self._call(self._stub.ResetSession, request)
+        self._instruction = instruction or ""
+
+    def predict(
+        self,
+        observation: Observation,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+        *,
+        step: int | None = None,
+        denoise_steps: int | None = None,
+    ) -> ActionChunk:
+        """The action chunk ``[T, A]`` for an observation, in real units.
+
+        Args:
+            observation: raw images and numbers that fit ``contract.observation``; state, depth and
+                camera matrices may come in any numeric dtype. Its ``embodiment`` is ignored: the
+                session has one.
+            seed: of the policy's noise, in [0, 2^63); None: the server draws one (see :attr:`seed`).
+            timeout_s: deadline; None: the client's.
+            step: control step of the episode; may not decrease until :meth:`reset`, so that a
+                forgotten reset is an error.
+            denoise_steps: 1 to 1000; None: the server's setting.
+        """
+        session = self._open_session()
+        request = pb.PredictRequest(session_id=session)
+        try:
+            encode_observation(
+                observation, self.contract.observation, self._encoding, self._instruction, request.observation
+            )
+        except FieldError as error:
+            raise PolicyClientError(str(error), {error.field: error.description}) from None
+        for field, value, limit in (
+            ("seed", seed, 2**63),
+            ("step", step, 2**32),
+            ("denoise_steps", denoise_steps, 1001),
+        ):
+            if value is not None:
+                if not 0 <= value < limit:
+                    raise PolicyClientError(f"{field}: {value} is outside 0 to {limit - 1}", {field: "range"})
+                setattr(request, field, int(value))
+        if request.ByteSize() > self._max_bytes:
+            raise PolicyClientError(
+                f"observation: {request.ByteSize()} bytes, the server takes {self._max_bytes}; "
+                "use encoding='png' or 'jpeg', or raise its --max_message_mb"
+            )
+        start = time.perf_counter()
+        reply = self._call(self._stub.Predict, request, timeout_s)
+        took_ms = (time.perf_counter() - start) * 1000
+        t = reply.timings
+        self._timings = Timings(took_ms, t.queue_ms, t.decode_ms, t.model_ms, t.total_ms)
+        self._seed = reply.seed
+        return ActionChunk(decode_tensor(reply.actions, "actions"), self.contract.action)
+
+    def close(self) -> None:
+        """Close session and connection; a server that is gone is no error."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            # It may have expired, or the server went away: closed is what was wanted.
+            with contextlib.suppress(PolicyClientError, PolicyServerError):
+                self._call(self._stub.CloseSession, pb.CloseSessionRequest(session_id=session), 2.0)
+        self._channel.close()
+
+    def _open_session(self) -> str:
+        if self._session is None:
+            raise PolicyClientError("no session; use 'with PolicyClient(...) as client:' or call open()")
+        return self._session
+
+    def _call(
+        self, method: Callable[..., R], request: Any, timeout_s: float | None = None, wait: bool = False
+    ) -> R:
+        deadline = self._timeout_s if timeout_s is None else _positive(timeout_s)
+        try:
+            return method(request, timeout=deadline, wait_for_ready=wait)
+        except grpc.RpcError as error:
+            mapped = from_rpc(error, self._address)
+            if wait and isinstance(mapped, PolicyTimeout):
+                mapped = PolicyTimeout(f"{self._address}: not ready after {deadline:g} s")
+            raise mapped from None
+
+
+def _positive(timeout_s: float) -> float:
+    if not timeout_s > 0:
+        raise UserError(f"timeout_s: must be positive, got {timeout_s}")
+    return float(timeout_s)

@@ -1,0 +1,110 @@
+"""gRPC status with ``google.rpc`` details, as both sides need it.
+
+The details travel as a serialised ``google.rpc.Status`` in the trailing metadatum
+``grpc-status-details-bin`` (the convention of all gRPC languages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2 as details_pb
+from google.rpc import status_pb2
+
+DOMAIN = "vla_serve"
+KEY = "grpc-status-details-bin"
+
+M = TypeVar("M", bound=Message)
+
+
+class RpcFailure(Exception):
+    """An error that a servicer wants its client to see."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, details: tuple[Message, ...] = ()) -> None:
+        super().__init__(message)
+        self.code, self.message, self.details = code, message, details
+
+
+def info(reason: str) -> Message:
+    """An ``ErrorInfo`` whose reason a program can switch on."""
+    return details_pb.ErrorInfo(reason=reason, domain=DOMAIN)
+
+
+def invalid(field: str, description: str, reason: str = "INVALID_FIELD") -> RpcFailure:
+    """INVALID_ARGUMENT that names a field."""
+    violation = details_pb.BadRequest.FieldViolation(field=field, description=description)
+    details = (details_pb.BadRequest(field_violations=[violation]), info(reason))
+    return RpcFailure(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {description}", details)
+
+
+def mismatch(description: str) -> RpcFailure:
+    """FAILED_PRECONDITION of a handshake; the description starts with the differing field."""
+    subject = description.partition(": ")[0]
+    violation = details_pb.PreconditionFailure.Violation(
+        type="SPEC_MISMATCH", subject=subject, description=description
+    )
+    details = (details_pb.PreconditionFailure(violations=[violation]), info("SPEC_MISMATCH"))
+    return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, description, details)
+
+
+def exhausted(message: str, reason: str, retry_after_s: float) -> RpcFailure:
+    """RESOURCE_EXHAUSTED that says when to try again."""
+    delay = Duration()
+    delay.FromMilliseconds(max(1, round(retry_after_s * 1000)))
+    details = (details_pb.RetryInfo(retry_delay=delay), info(reason))
+    return RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, message, details)
+
+
+def internal(request_id: str) -> RpcFailure:
+    """INTERNAL that tells nothing but an id to look up in the server's log."""
+    return RpcFailure(
+        grpc.StatusCode.INTERNAL,
+        f"the server failed; its log has the cause under id {request_id}",
+        (details_pb.RequestInfo(request_id=request_id),),
+    )
+
+
+@dataclass(frozen=True)
+class WireStatus(grpc.Status):  # type: ignore[misc]
+    """What ``ServicerContext.abort_with_status`` takes."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, bytes], ...]
+
+
+def to_wire(failure: RpcFailure) -> WireStatus:
+    """The failure with its details packed."""
+    status = status_pb2.Status(code=failure.code.value[0], message=failure.message)
+    for detail in failure.details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return WireStatus(failure.code, failure.message, ((KEY, status.SerializeToString()),))
+
+
+def details_of(error: Any) -> list[any_pb2.Any]:
+    """Packed details of a received ``grpc.RpcError``; empty where there are none."""
+    metadata: Sequence[tuple[str, Any]] = error.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == KEY:
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []
+
+
+def find(details: Sequence[any_pb2.Any], kind: type[M]) -> M | None:
+    """The first detail of a kind."""
+    for packed in details:
+        message = kind()
+        if packed.Unpack(message):  # False when it is of another kind
+            return message
+    return None

@@ -1,0 +1,144 @@
+from vla_serve.v1 import specs_pb2 as _specs_pb2
+from vla_serve.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PolicyInfo(_message.Message):
+    __slots__ = ("name", "framework", "embodiments")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FRAMEWORK_FIELD_NUMBER: _ClassVar[int]
+    EMBODIMENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    framework: str
+    embodiments: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., framework: _Optional[str] = ..., embodiments: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("server_version", "policies", "max_message_bytes", "max_queue", "max_sessions", "session_idle_timeout_s")
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    server_version: str
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyInfo]
+    max_message_bytes: int
+    max_queue: int
+    max_sessions: int
+    session_idle_timeout_s: float
+    def __init__(self, server_version: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[PolicyInfo, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_sessions: _Optional[int] = ..., session_idle_timeout_s: _Optional[float] = ...) -> None: ...
+
+class GetPolicyContractRequest(_message.Message):
+    __slots__ = ("policy", "embodiment")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    EMBODIMENT_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    embodiment: str
+    def __init__(self, policy: _Optional[str] = ..., embodiment: _Optional[str] = ...) -> None: ...
+
+class GetPolicyContractResponse(_message.Message):
+    __slots__ = ("policy", "contract")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    contract: _specs_pb2.RobotSpec
+    def __init__(self, policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ...) -> None: ...
+
+class SessionConfig(_message.Message):
+    __slots__ = ("policy", "embodiment", "observation_spec", "action_spec")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    EMBODIMENT_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_SPEC_FIELD_NUMBER: _ClassVar[int]
+    ACTION_SPEC_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    embodiment: str
+    observation_spec: _specs_pb2.ObservationSpec
+    action_spec: _specs_pb2.ActionSpec
+    def __init__(self, policy: _Optional[str] = ..., embodiment: _Optional[str] = ..., observation_spec: _Optional[_Union[_specs_pb2.ObservationSpec, _Mapping]] = ..., action_spec: _Optional[_Union[_specs_pb2.ActionSpec, _Mapping]] = ...) -> None: ...
+
+class OpenSessionRequest(_message.Message):
+    __slots__ = ("config",)
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    config: SessionConfig
+    def __init__(self, config: _Optional[_Union[SessionConfig, _Mapping]] = ...) -> None: ...
+
+class OpenSessionResponse(_message.Message):
+    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    policy: str
+    contract: _specs_pb2.RobotSpec
+    max_message_bytes: int
+    idle_timeout_s: float
+    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ...) -> None: ...
+
+class ResetSessionRequest(_message.Message):
+    __slots__ = ("session_id", "instruction")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    instruction: str
+    def __init__(self, session_id: _Optional[str] = ..., instruction: _Optional[str] = ...) -> None: ...
+
+class ResetSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("session_id", "observation", "seed", "step", "denoise_steps")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DENOISE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    observation: _types_pb2.Observation
+    seed: int
+    step: int
+    denoise_steps: int
+    def __init__(self, session_id: _Optional[str] = ..., observation: _Optional[_Union[_types_pb2.Observation, _Mapping]] = ..., seed: _Optional[int] = ..., step: _Optional[int] = ..., denoise_steps: _Optional[int] = ...) -> None: ...
+
+class ServerTimings(_message.Message):
+    __slots__ = ("queue_ms", "decode_ms", "model_ms", "total_ms")
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    queue_ms: float
+    decode_ms: float
+    model_ms: float
+    total_ms: float
+    def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+
+class PredictResponse(_message.Message):
+    __slots__ = ("actions", "timings", "seed")
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    actions: _types_pb2.Tensor
+    timings: ServerTimings
+    seed: int
+    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
