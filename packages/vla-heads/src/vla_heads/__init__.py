@@ -1,6 +1,17 @@
 """Action heads: they turn what a vision-language backbone has seen into a chunk of robot actions."""
 
+from vla_core.interfaces import Context, HeadDims, HeadInputs, VLMOutput
+
 from vla_heads.layerwise_fm import LayerwiseFM, LayerwiseFMConfig
 from vla_heads.mlp_regression import MLPRegression, MLPRegressionConfig
 
-__all__ = ["LayerwiseFM", "LayerwiseFMConfig", "MLPRegression", "MLPRegressionConfig"]
+__all__ = [
+    "Context",
+    "HeadDims",
+    "HeadInputs",
+    "LayerwiseFM",
+    "LayerwiseFMConfig",
+    "MLPRegression",
+    "MLPRegressionConfig",
+    "VLMOutput",
+]
