@@ -24,8 +24,9 @@ def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
         pixels = images.float()
     else:
         raise UserError(f"images: dtype {images.dtype} must be torch.uint8, or floating point in [0, 1]")
-    mean, std = (pixels.new_tensor(c).view(3, 1, 1) for c in (MEAN, STD))
-    return ((pixels - mean) / std).to(dtype)
+    # Plain numbers, a channel at a time: constants made here would be copied from the host on every call.
+    channels = [(pixels[:, :, c] - MEAN[c]) / STD[c] for c in range(3)]
+    return torch.stack(channels, dim=2).to(dtype)
 
 
 def check_image_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
