@@ -199,10 +199,12 @@ def construct(cls: type, node: Mapping[Any, Any], name: str, fail: Fail, base: A
                 fail(place, "must be set")
             values[key] = default
         elif dataclasses.is_dataclass(default) and isinstance(node[key], Mapping):
-            # A nested default keeps what the node does not mention.
+            # Mappings merge: a nested default keeps what the node does not mention.
             values[key] = construct(type(default), node[key], place, fail, base=default)
         else:
             values[key] = convert(hint, node[key], place, fail)
+            if isinstance(default, Mapping) and isinstance(values[key], Mapping):
+                values[key] = {**default, **values[key]}
     try:
         return cls(**values)
     except ConfigError as error:

@@ -79,8 +79,10 @@ class Part:
 
 def resolve_part(group: str, node: Mapping[str, Any], where: str, tree: Tree | None = None) -> Part:
     """Look up ``node['name']`` in ``group`` and validate the rest against its ``Config``."""
-    name = node.get("name")
     place = tree.where(where) if tree else ""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{place}'{where}' must be set, e.g. {where.rpartition('.')[2]}: {{name: ...}}")
+    name = node.get("name")
     if not isinstance(name, str):
         raise ConfigError(
             f"{place}'{where}.name' must name a part (known: {', '.join(registry.names(group))})"
@@ -176,6 +178,7 @@ def build_policy(
         head=head.node,
         geometry=geometry.node if geometry else None,
         fusion=fusion.node if fusion else None,
+        transforms=next(iter(pipelines.values())).nodes,
         use_geometric_branch=geometry is not None,
     )
     return VLAPolicy(backbone, action_head, encoder, fuse, pipelines=pipelines, config=to_plain(resolved))

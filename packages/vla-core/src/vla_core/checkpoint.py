@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -55,11 +56,15 @@ def _versions() -> dict[str, str]:
 def fsync_tree(directory: Path) -> None:
     """Flush every file below ``directory`` and the directories themselves to disk."""
     for path in [*directory.rglob("*"), directory]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,13 +93,39 @@ def save_checkpoint(
     temporary = directory.parent / f".{directory.name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    try:
+        _write(policy, temporary, step, config or {}, weights)
+        fsync_tree(temporary)
+        _replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def _replace(temporary: Path, directory: Path) -> None:
+    """Give ``temporary`` the final name; what had it goes away only once the new one is in place."""
+    old = directory.parent / f".{directory.name}.old-{os.getpid()}"
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    try:
+        temporary.rename(directory)
+    except OSError:
+        if old.exists():
+            old.rename(directory)
+        raise
+    _fsync(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(policy: VLAPolicy, temporary: Path, step: int, config: Mapping[str, Any], weights: str) -> None:
     state = _unshared(policy.state_dict())
     if weights == "safetensors":
         safetensors.torch.save_file(state, temporary / "model.safetensors")
     else:
         torch.save(state, temporary / f"steps_{step}_pytorch_model.pt")
     (temporary / "config.yaml").write_text(
-        yaml.safe_dump({**(config or {}), "framework": policy.config}, sort_keys=False)
+        yaml.safe_dump({**config, "framework": policy.config}, sort_keys=False)
     )
     stats = {
         name: {"raw": p.input_spec.statistics.to_dict(), "model": p.statistics.to_dict()}
@@ -110,13 +141,6 @@ def save_checkpoint(
     (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
     (temporary / "assets").mkdir()
     policy.vlm.save_assets(temporary / "assets")
-    fsync_tree(temporary)
-    old = directory.parent / f".{directory.name}.old-{os.getpid()}"
-    if directory.exists():
-        directory.rename(old)
-    temporary.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
-    return directory
 
 
 def _find(path: Path) -> tuple[Path, Path]:
@@ -128,17 +152,25 @@ def _find(path: Path) -> tuple[Path, Path]:
         files = sorted([*path.glob("model.safetensors"), *path.glob("steps_*_pytorch_model.pt")])
     else:
         raise UserError(f"{path}: no such checkpoint")
-    newest = sorted(
-        path.glob("checkpoints/steps_*"), key=lambda p: int(p.name.rpartition("_")[2])
-    ) if path.is_dir() else []  # fmt: skip
-    if not files and newest:
-        raise UserError(f"{path} is a run, not a checkpoint; its newest checkpoint is {newest[-1]}")
+    newest = _newest(path)
+    if not files and newest is not None:
+        raise UserError(f"{path} is a run, not a checkpoint; its newest checkpoint is {newest}")
     for name in ("config.yaml", "norm_stats.json", "meta.json", "assets"):
         if not (directory / name).exists():
             raise UserError(f"{directory}: not a checkpoint of this project, it has no {name}")
     if not files:
         raise UserError(f"{directory}: has no weights (model.safetensors or steps_N_pytorch_model.pt)")
     return directory, files[0]
+
+
+def _newest(path: Path) -> Path | None:
+    """The checkpoint of most steps below a run, or below its folder of checkpoints."""
+    found = {
+        int(match[1]): child
+        for child in (*path.glob("checkpoints/*"), *path.glob("*"))
+        if (match := re.fullmatch(r"steps_(\d+)", child.name)) and child.is_dir()
+    }
+    return found[max(found)] if found else None
 
 
 def weights_file(path: Path) -> Path:
@@ -152,8 +184,13 @@ def load_weights(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file}: not a state dict of tensors (anything else in a pickle is refused), or truncated"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
+        # What torch's reader raises on bytes cut or damaged at various places.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{file}: cannot be read as weights, it may be truncated ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{file}: not a state dict of tensors")
@@ -191,13 +228,8 @@ def _some(names: list[str], limit: int = 5) -> str:
     return f"[{', '.join(names[:limit])}]{more}"
 
 
-def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
-    """See :meth:`VLAPolicy.from_pretrained`.
-
-    Raises:
-        UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit.
-    """
-    directory, file = _find(path)
+def _read(directory: Path) -> tuple[FrameworkConfig, dict[str, RobotSpec], dict[str, NormStats]]:
+    """Framework section, raw specs, and statistics at the normalisation step."""
     meta = json.loads((directory / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise UserError(
@@ -210,11 +242,24 @@ def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
         name = data["embodiment"]
         specs[name] = RobotSpec.from_dict(data, NormStats.from_dict(stats[name]["raw"]))
     raw = yaml.safe_load((directory / "config.yaml").read_text())["framework"]
-    policy = build_policy(
-        build_config(FrameworkConfig, raw, "framework"),
-        specs,
-        statistics={name: NormStats.from_dict(s["model"]) for name, s in stats.items()},
-        assets=directory / "assets",
-    )
+    statistics = {name: NormStats.from_dict(s["model"]) for name, s in stats.items()}
+    return build_config(FrameworkConfig, raw, "framework"), specs, statistics
+
+
+def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
+    """See :meth:`VLAPolicy.from_pretrained`.
+
+    Raises:
+        UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit.
+    """
+    directory, file = _find(path)
+    try:
+        config, specs, statistics = _read(directory)
+    except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{directory}: damaged checkpoint ({type(error).__name__}: {reason})") from error
+    policy = build_policy(config, specs, statistics=statistics, assets=directory / "assets")
     assign_weights(policy, load_weights(file), file)
     return policy.to(device=device, dtype=dtype).eval()

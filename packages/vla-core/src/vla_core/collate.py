@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vla_core.batch import Batch, Cameras
+from vla_core.errors import suggest
 from vla_core.interfaces import TextCollator
 from vla_core.specs import RobotSpec
 from vla_core.types import Observation, Sample
@@ -28,6 +29,7 @@ class PolicyCollator:
     def __init__(self, text: TextCollator, specs: Mapping[str, RobotSpec]) -> None:
         self.text = text
         self.cameras = {n: [c.name for c in s.observation.cameras] for n, s in specs.items()}
+        self.specs = dict(specs)
         self.order = {name: i for i, name in enumerate(specs)}
         self.n_views = max(len(names) for names in self.cameras.values())
         self.state_dim = max(s.observation.state_dim for s in specs.values())
@@ -49,6 +51,7 @@ class PolicyCollator:
         state_mask = np.zeros((b, self.state_dim), np.bool_)
         for i, sample in enumerate(samples):
             observation = sample.observation
+            spec = self._spec(observation.embodiment)
             for v, name in enumerate(self.cameras[observation.embodiment]):
                 if name not in observation.images:
                     continue
@@ -60,7 +63,9 @@ class PolicyCollator:
                 images_BVHWC[i, v] = image
                 view_mask[i, v] = True
             if observation.state is not None:
-                d = observation.state.shape[0]
+                d = spec.observation.state_dim
+                if observation.state.shape != (d,):
+                    raise ValueError(f"state has shape {observation.state.shape}, the spec says {(d,)}")
                 state_BD[i, :d] = observation.state
                 state_mask[i, :d] = True
         has_state = self.state_dim > 0
@@ -77,11 +82,20 @@ class PolicyCollator:
             batch.actions, batch.action_mask = self._actions(samples)
         return batch
 
+    def _spec(self, embodiment: str) -> RobotSpec:
+        if embodiment not in self.specs:
+            raise ValueError(f"no embodiment '{embodiment}' here{suggest(embodiment, self.specs)}")
+        return self.specs[embodiment]
+
     def _actions(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
         actions_BTA = np.zeros((len(samples), self.horizon, self.action_dim), np.float32)
         mask_BTA = np.zeros(actions_BTA.shape, np.bool_)
         for i, sample in enumerate(samples):
-            t, a = sample.actions.shape
+            action = self._spec(sample.observation.embodiment).action
+            t, a = action.horizon, action.dim
+            for name, array in (("actions", sample.actions), ("action_mask", sample.action_mask)):
+                if array.shape != (t, a):
+                    raise ValueError(f"{name} have shape {array.shape}, the spec says {(t, a)}")
             actions_BTA[i, :t, :a] = np.where(sample.action_mask, sample.actions, 0)
             mask_BTA[i, :t, :a] = sample.action_mask
         return torch.from_numpy(actions_BTA), torch.from_numpy(mask_BTA)
@@ -98,6 +112,10 @@ class PolicyCollator:
                     continue
                 if values is None or name not in values:
                     return None
+                if np.shape(values[name]) != shape:
+                    raise ValueError(
+                        f"{field} of camera '{name}' have shape {np.shape(values[name])}, expected {shape}"
+                    )
                 out[i, v] = values[name]
         return torch.from_numpy(out)
 

@@ -29,7 +29,7 @@ from vla_core.interfaces import (
     VLMOutput,
     VLMRequest,
 )
-from vla_core.specs import RobotSpec
+from vla_core.specs import CameraSpec, RobotSpec
 from vla_core.transforms import Pipeline
 from vla_core.types import ActionChunk, Observation, Sample
 
@@ -148,6 +148,8 @@ class VLAPolicy(nn.Module):
         """
         if len(seeds) != len(observations):
             raise ValueError(f"{len(observations)} observations need as many seeds, got {len(seeds)}")
+        if not observations:
+            return []
         if self.training:
             raise ValueError("call policy.eval() before act(): dropout would make answers random")
         batch = self.collate(observations)
@@ -191,6 +193,8 @@ def check_fits(observation: Observation, spec: RobotSpec) -> None:
     extra = sorted(set(observation.images) - {c.name for c in spec.observation.cameras})
     if extra:
         raise UserError(f"camera '{extra[0]}' is not in the spec{_known(spec)}")
+    for camera in spec.observation.cameras:
+        _check_geometry(observation, camera)
     dim = spec.observation.state_dim
     if dim == 0:
         if observation.state is not None:
@@ -202,6 +206,19 @@ def check_fits(observation: Observation, spec: RobotSpec) -> None:
         raise UserError(f"state: expected shape ({dim},), got {observation.state.shape}")
     if not np.isfinite(observation.state).all():
         raise UserError("state holds NaN or infinity")
+
+
+def _check_geometry(observation: Observation, camera: CameraSpec) -> None:
+    shapes = {"depth": (camera.height, camera.width), "intrinsics": (3, 3), "extrinsics": (4, 4)}
+    for field, shape in shapes.items():
+        value = (getattr(observation, field) or {}).get(camera.name)
+        if value is None:
+            continue
+        if np.shape(value) != shape:
+            raise UserError(f"{field} of camera '{camera.name}': expected {shape}, got {np.shape(value)}")
+        # Depth may hold NaN or infinity where a sensor saw nothing; a pose may not.
+        if field != "depth" and not np.isfinite(value).all():
+            raise UserError(f"{field} of camera '{camera.name}' holds NaN or infinity")
 
 
 def _known(spec: RobotSpec) -> str:

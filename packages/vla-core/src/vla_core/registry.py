@@ -46,7 +46,7 @@ def load(group: str, name: str) -> Any:
         return _LOCAL[group, name]
     found = _found(group)
     if name not in found:
-        raise ConfigError(f"no '{name}' in {group}{suggest(name, found)}")
+        raise ConfigError(f"no '{name}' in {group}{suggest(name, names(group))}")
     points = found[name]
     if len(points) > 1:
         raise ConfigError(

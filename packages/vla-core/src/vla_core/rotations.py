@@ -89,8 +89,9 @@ def _to_axis_angle(m: Array) -> Array:
 
 
 def _to_euler(m: Array) -> Array:
-    y = np.arcsin(np.clip(m[..., 0, 2], -1, 1))
-    lock = np.abs(m[..., 0, 2]) > 1 - 1e-9
+    cos_y = np.hypot(m[..., 0, 0], m[..., 0, 1])
+    y = np.arctan2(m[..., 0, 2], cos_y)
+    lock = cos_y < 1e-7
     x = np.where(lock, np.arctan2(m[..., 2, 1], m[..., 1, 1]), np.arctan2(-m[..., 1, 2], m[..., 2, 2]))
     z = np.where(lock, 0.0, np.arctan2(-m[..., 0, 1], m[..., 0, 0]))
     return np.stack([x, y, z], -1)

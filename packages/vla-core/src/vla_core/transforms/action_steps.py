@@ -123,12 +123,16 @@ class ConvertRotation(Transform):
     def __init__(self, config: ConvertRotationConfig, spec: RobotSpec) -> None:
         super().__init__(config, spec)
         groups = [*spec.action.groups, *spec.observation.state]
-        kinds = {g.name: g.rotation for g in groups}
+        known = {g.name for g in groups}
         for name in config.groups:
-            if name not in kinds:
-                raise ConfigError(f"convert_rotation: no group '{name}'{suggest(name, kinds)}")
-            if kinds[name] == "none":
-                raise ConfigError(f"convert_rotation: group '{name}' is not a rotation")
+            if name not in known:
+                raise ConfigError(f"convert_rotation: no group '{name}'{suggest(name, known)}")
+        for group in groups:
+            if group.name in config.groups and group.dim != rotations.DIMS.get(group.rotation):
+                raise ConfigError(
+                    f"convert_rotation: group '{group.name}' is not a rotation "
+                    f"(rotation {group.rotation}, {group.dim} dims)"
+                )
         self._action = self._layout(spec.action.groups, spec.action.slices())
         self._state = self._layout(spec.observation.state, spec.observation.state_slices())
 

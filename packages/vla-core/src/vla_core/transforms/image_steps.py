@@ -44,6 +44,7 @@ class Resize(Transform):
             intrinsics = {
                 name: images.resize_intrinsics(k, (sizes[name][0], sizes[name][1]), (h, w))
                 for name, k in intrinsics.items()
+                if name in sizes  # a view that is missing has no size to scale from
             }
         depth = observation.depth
         if depth is not None:

@@ -27,7 +27,7 @@ class NormalizeConfig:
         clip: normalised state and actions are clipped to +-clip (0: never). Modes: ``q99`` maps
             [q01, q99] and ``min_max`` maps [min, max] to [-1, 1]; ``mean_std`` is (x - mean) / std;
             ``binary`` maps x above the middle of [min, max] to 1 and the rest to 0, and its inverse
-            answers max or min.
+            answers max or min; ``none`` leaves the group as it is, unclipped.
     """
 
     state: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
@@ -63,7 +63,7 @@ class _Affine:
         offset, scale = (low + high) / 2, (high - low) / 2
         is_std = modes == "mean_std"
         offset, scale = np.where(is_std, stats.mean, offset), np.where(is_std, stats.std, scale)
-        keep = modes == "none"
+        self.keep = keep = modes == "none"
         self.offset = np.where(keep, 0.0, offset)
         # A constant dim carries nothing: it becomes 0 and comes back as the constant.
         self.constant = ~keep & (scale < 1e-6)
@@ -75,7 +75,7 @@ class _Affine:
     def forward(self, x: Floats) -> Floats:
         y = (x.astype(np.float64) - self.offset) / self.scale
         if self.clip:
-            y = np.clip(y, -self.clip, self.clip)
+            y = np.where(self.keep, y, np.clip(y, -self.clip, self.clip))
         y = np.where(self.constant, 0.0, y)
         y = np.where(self.binary, (x > (self.low + self.high) / 2).astype(np.float64), y)
         return y.astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_core.config import Tree, build_config
+from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError, suggest
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats, VectorStats
@@ -53,31 +53,39 @@ class Pipeline:
         where: str = "framework.transforms",
         tree: Tree | None = None,
     ) -> None:
-        self.nodes = [dict(node) for node in nodes]
+        self.nodes: list[dict[str, Any]] = []
         self.input_spec = spec
         self.steps: list[Transform] = []
         changed = False
         level = replace(spec, statistics=statistics) if statistics is not None else spec
-        for i, node in enumerate(self.nodes):
+        normalised = False
+        for i, node in enumerate(nodes):
             name = node.get("name")
-            if name not in STEPS:
-                place = tree.where(f"{where}.{i}") if tree else ""
+            place = tree.where(f"{where}.{i}") if tree else ""
+            if not isinstance(name, str) or name not in STEPS:
                 raise ConfigError(f"{place}{where}.{i}: no transform '{name}'{suggest(str(name), STEPS)}")
             cls = STEPS[name]
             config = build_config(
                 cls.Config, {k: v for k, v in node.items() if k != "name"}, f"{where}.{i}", tree
             )
+            changes = issubclass(cls, RelativeActions | ConvertRotation)
+            if normalised and (changes or cls.needs_statistics):
+                raise ConfigError(f"{place}{where}.{i}: '{name}' must come before 'normalize' (given once)")
             if cls.needs_statistics and changed and statistics is None:
                 if rows is None:
                     raise ConfigError(
-                        f"{where}.{i}: '{name}' follows a step that changes actions or state, so its "
+                        f"{place}{where}.{i}: '{name}' follows a step that changes actions or state, so its "
                         "statistics must be computed from the data"
                     )
                 level = replace(level, statistics=self._fit(rows))
-            step = cls(config, level)
-            changed = changed or isinstance(step, RelativeActions | ConvertRotation)
+            try:
+                step = cls(config, level)
+            except ConfigError as error:
+                raise ConfigError(f"{place}{where}.{i}: {error}") from error
+            changed = changed or changes
             if cls.needs_statistics:
-                self.statistics = level.statistics
+                self.statistics, normalised = level.statistics, True
+            self.nodes.append({"name": name, **to_plain(config)})
             level = step.output_spec(level)
             self.steps.append(step)
         self.output_spec = level
@@ -88,8 +96,8 @@ class Pipeline:
     def _fit(self, rows: Rows) -> NormStats:
         states, actions = [], []
         for state, chunk, mask in rows():
-            chunk, state = self._forward(chunk, state)
-            actions.append(chunk[mask.any(axis=1)])
+            chunk, state = self._forward(chunk[mask.any(axis=1)], state)
+            actions.append(chunk)
             if state is not None:
                 states.append(state)
         vectors = {"action": VectorStats.from_rows(np.concatenate(actions))}
@@ -114,12 +122,16 @@ class Pipeline:
 
         The result can be cached; :meth:`random` completes it.
         """
-        actions, _ = self._forward(sample.actions, sample.observation.state)
         mask = sample.action_mask
+        # Padded steps are not transformed: zeros are no rotation, and they never reach a loss.
+        real = np.flatnonzero(mask.any(axis=1))
+        forward, _ = self._forward(sample.actions[real], sample.observation.state)
+        actions: Floats = np.zeros((mask.shape[0], forward.shape[1]), np.float32)
+        actions[real] = forward
         if mask.shape != actions.shape:
             # A rotation changed its number of dims: a step is valid as a whole or not at all.
             mask = np.broadcast_to(mask.all(axis=1, keepdims=True), actions.shape)
-        actions = np.where(mask, actions, np.float32(0))
+        actions[~mask] = 0
         observation = sample.observation
         for i, step in enumerate(self.steps):
             observation = (
