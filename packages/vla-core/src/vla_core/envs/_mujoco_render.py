@@ -7,7 +7,9 @@ Shapes: H, W pixels. Pixel centres are at half-integers: the upper left one is a
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import weakref
 from typing import Any
 
@@ -18,8 +20,11 @@ from vla_core.errors import UserError
 
 GL_PACKAGES = "libegl1 libgl1 libopengl0 libosmesa6"
 
-# MuJoCo picks its GL when it is first imported.
-os.environ.setdefault("MUJOCO_GL", "egl")
+# MuJoCo picks its GL when it is first imported; if somebody imported it before us without a choice,
+# it picked one that needs a display.
+_picked_for_display = "mujoco" in sys.modules and "MUJOCO_GL" not in os.environ
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _gl_error(error: BaseException) -> UserError:
@@ -32,6 +37,10 @@ def _gl_error(error: BaseException) -> UserError:
 
 try:
     import mujoco
+    import mujoco.gl_context
+
+    if _picked_for_display:
+        importlib.reload(mujoco.gl_context)
 except ModuleNotFoundError:
     raise
 except (ImportError, AttributeError, OSError, RuntimeError) as error:  # a GL library is missing

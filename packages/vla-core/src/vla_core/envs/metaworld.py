@@ -37,9 +37,6 @@ _UPSIDE_DOWN = frozenset({"corner", "corner2", "corner3", "corner4"})
 _LONGEST = 500  # Meta-World refuses to go on after that
 _OPEN_M = 0.1  # Meta-World's gripper reading of 1 is fingers this far apart
 
-# The experts ask for more than the robot's largest step and rely on the clipping.
-warnings.filterwarnings("ignore", message="Constant", module="metaworld.policies")
-
 
 @dataclass(frozen=True)
 class MetaWorldConfig:
@@ -206,7 +203,11 @@ class MetaWorldEnv:
         """Meta-World's scripted policy for the current state, clipped to the robot's range ``[4]``."""
         if self._raw is None:
             raise ValueError("call reset(seed) before expert_action()")
-        return np.clip(self._expert.get_action(self._raw), -1.0, 1.0).astype(np.float32)
+        with warnings.catch_warnings():
+            # The experts ask for more than the robot's largest step, and say so each time.
+            warnings.filterwarnings("ignore", message="Constant")
+            action = self._expert.get_action(self._raw)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def close(self) -> None:
         """Free the GL context and the simulators."""
