@@ -1,6 +1,6 @@
 # Shortcuts for the commands of everyday work; `make` lists them. Each can be typed by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help check autoformat test demo bench proto lock tree clean
+.PHONY: help check autoformat test demo bench proto lock docs clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,8 @@ lock: ## resolve the dependencies afresh and write requirements.lock
 	uv lock --upgrade
 	uv run --locked tools/check_lock.py --write
 
-tree: ## write the file tree in CONTRIBUTING.md
+docs: ## write docs/config.md and the file tree in CONTRIBUTING.md from the code
+	uv run tools/config_reference.py --write
 	uv run tools/file_tree.py --write
 
 clean: ## remove caches, builds and generated files, never data, runs or the environment

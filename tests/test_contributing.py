@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is true: its tree, links, commands and steps exist."""
+"""CONTRIBUTING.md and the generated pages are true: trees, links, commands and steps exist."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-def test_file_tree_is_the_tracked_one() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "file_tree.py")], capture_output=True, text=True
-    )
+@pytest.mark.parametrize("tool", ["file_tree.py", "config_reference.py"])
+def test_generated_pages_are_current(tool: str) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / tool)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -65,7 +65,7 @@ def make_policy(with_geometry: bool) -> VLAPolicy:
         horizon=4,
         vlm={"name": "my_vlm", "patch": 8},
         head={"name": "my_head"},
-        geometry={"name": "tiny"} if with_geometry else None,
+        geometry={"name": "tiny", "patch_size": 8} if with_geometry else None,
         fusion={"name": "my_fusion"} if with_geometry else None,
         transforms=[{"name": "normalize"}],
     )

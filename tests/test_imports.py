@@ -59,6 +59,10 @@ def test_numpy_half_imports_without_torch() -> None:
     import_without_torch(*numpy_half())
 
 
+def test_serving_imports_without_torch() -> None:
+    import_without_torch(*modules_of("vla-serve"))
+
+
 def test_import_contract_lists_the_numpy_half() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (listed,) = (c["source_modules"] for c in contracts if c["name"].startswith("the numpy half"))

@@ -1,7 +1,7 @@
 """Write the file tree in CONTRIBUTING.md: one line a file, taken from the file's own first sentence.
 
 uv run tools/file_tree.py            fails when the tree is not that of the tracked files
-uv run tools/file_tree.py --write    refreshes it (``make tree``)
+uv run tools/file_tree.py --write    refreshes it (``make docs``)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "CONTRIBUTING.md"
-BEGIN, END = "<!-- tree: written by `make tree` -->\n```text\n", "```\n<!-- end of tree -->"
+BEGIN, END = "<!-- tree: written by `make docs` -->\n```text\n", "```\n<!-- end of tree -->"
 COLUMN = 34
 DIRECTORIES = {
     "benchmarks": "what is measured, with the commands that measure it",
@@ -125,7 +125,7 @@ def main() -> int:
     if write:
         DOCUMENT.write_text(head + BEGIN + tree + END + tail)
     elif shown != tree:
-        print("file_tree: CONTRIBUTING.md shows another tree; run `make tree`", file=sys.stderr)
+        print("file_tree: CONTRIBUTING.md shows another tree; run `make docs`", file=sys.stderr)
         return 1
     return 0
 
