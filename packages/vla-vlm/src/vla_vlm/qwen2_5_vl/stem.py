@@ -31,7 +31,8 @@ class ConvStem(nn.Module):
                 f"vision: conv_vit needs tiny.patch_size to be a power of two, got {patch_size}"
             )
         self.merge = merge
-        channels = [3, *(min(32 * 2**i, 128) for i in range(steps))]
+        # Doubling up to 128: every stage but the first costs the same.
+        channels = [3, *(max(8, 128 >> (steps - 1 - i)) for i in range(steps))]
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             layers += [
@@ -48,4 +49,5 @@ class ConvStem(nn.Module):
         x = self.layers(images)
         m, c, h, w = x.shape
         k = self.merge
-        return x.view(m, c, h // k, k, w // k, k).permute(0, 2, 4, 3, 5, 1).reshape(m, h * w, c)
+        tokens = x.permute(0, 2, 3, 1).reshape(m, h // k, k, w // k, k, c).transpose(2, 3)
+        return tokens.reshape(m, h * w, c).contiguous()
