@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pytest
 from omegaconf import MISSING
-
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-
 from vla_core.config import build_config, load_tree
 from vla_core.errors import ConfigError
 

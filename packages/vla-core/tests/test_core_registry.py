@@ -3,7 +3,6 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 import pytest
-
 from vla_core import registry
 from vla_core.errors import ConfigError, suggest
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from vla_core import rotations
 
 KINDS = list(rotations.DIMS)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from vla_core import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec, SpecMismatch
 from vla_core.specs import check_action, check_observation
 from vla_core.stats import NormStats, VectorStats
@@ -103,7 +102,8 @@ WHO = ("dataset", "checkpoint")
     [
         (
             lambda o: replace(o, cameras=o.cameras[:1]),
-            "observation.cameras: dataset has 2 entries ['camera_0', 'camera_1'], checkpoint has 1 ['camera_0']",
+            "observation.cameras: dataset has 2 entries ['camera_0', 'camera_1'], "
+            "checkpoint has 1 ['camera_0']",
         ),
         (
             lambda o: replace(o, cameras=o.cameras[::-1]),
@@ -119,7 +119,8 @@ WHO = ("dataset", "checkpoint")
         ),
         (
             lambda o: replace(o, state=()),
-            "observation.state: dataset has 3 entries ['position', 'rotation', 'gripper'], checkpoint has 0 []",
+            "observation.state: dataset has 3 entries ['position', 'rotation', 'gripper'], "
+            "checkpoint has 0 []",
         ),
     ],
 )
