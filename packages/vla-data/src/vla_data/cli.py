@@ -74,6 +74,19 @@ def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
     print(f"{config.out}: {report.frames} frames, {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s")
 
 
+def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from vla_data.inspect import describe, plot
+
+    if rest:
+        raise ConfigError(f"unknown argument '{rest[0]}'")
+    print(describe(args.dir))
+    if args.episode is not None or args.out is not None:
+        episode = 0 if args.episode is None else args.episode
+        out = args.out or Path(f"{args.dir.resolve().name}_episode_{episode}.png")
+        plot(args.dir, episode, out)
+        print(f"\nepisode {episode} plotted to {out}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vla-data", description="Record and inspect robot datasets (LeRobot v3.0).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -97,6 +110,16 @@ def _parser() -> argparse.ArgumentParser:
         "demonstrations then show how to recover (default 0)",
     )
     rec.set_defaults(run=_record)
+    look = commands.add_parser(
+        "inspect",
+        help="print what a dataset holds, plot an episode",
+        description="Print episodes, features, instructions, ranges and warnings of a LeRobot v3.0 "
+        "dataset; with --episode or --out also plot one episode.",
+    )
+    look.add_argument("dir", type=Path, metavar="DIR", help="the dataset's directory")
+    look.add_argument("--episode", type=int, help="episode to plot (default 0 with --out)")
+    look.add_argument("--out", type=Path, help="picture to write (.png, .svg, .pdf)")
+    look.set_defaults(run=_inspect)
     return parser
 
 

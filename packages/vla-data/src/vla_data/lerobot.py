@@ -94,6 +94,15 @@ class LeRobotSource:
         """Episode index of a sample."""
         return self._episodes[self._position[index]].index
 
+    def lengths(self) -> dict[int, int]:
+        """Frames of each chosen episode, by episode index."""
+        return {e.index: e.stop - e.start for e in self._episodes}
+
+    def instruction(self, episode: int) -> str:
+        """What the robot was told at the start of an episode (by episode index)."""
+        position = next(i for i, e in enumerate(self._episodes) if e.index == episode)
+        return self._layout.tasks[int(self._tasks[self._first[position]])]
+
     def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
         """State ``[S]`` or None, actions and mask ``[T, A]``; decodes nothing."""
         stop = self._stop[self._position[index]]

@@ -1,0 +1,157 @@
+"""What is in a dataset: a table, warnings, and a picture of one episode.
+
+The picture needs matplotlib (extra ``vla-data[inspect]``). Shapes: F frames, D dims, N frames of an episode.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vla_core.errors import ConfigError, UserError
+from vla_core.specs import GroupSpec
+from vla_core.types import Float
+
+from vla_data._layout import open_layout
+from vla_data.lerobot import LeRobotConfig, LeRobotSource
+
+_STRIP = 7  # images of a camera in the picture
+
+
+def dim_names(groups: Sequence[GroupSpec]) -> list[str]:
+    """``name[i] (unit)`` for every dim of the groups."""
+    return [
+        f"{g.name} ({g.unit})" if g.dim == 1 else f"{g.name}[{i}] ({g.unit})"
+        for g in groups
+        for i in range(g.dim)
+    ]
+
+
+def warnings_of(source: LeRobotSource) -> list[str]:
+    """What a trainer should know: constant dims, a missing state, very short episodes."""
+    found = []
+    for vector, groups in (
+        ("state", source.spec.observation.state),
+        ("action", source.spec.action.groups),
+    ):
+        rows = source.rows(vector)
+        if rows is None:
+            found.append(f"there is no {vector}")
+            continue
+        for name, low, high in zip(dim_names(groups), rows.min(0), rows.max(0), strict=True):
+            if low == high:
+                found.append(f"{vector} {name} is constant ({low:g}); it carries no information")
+    lengths = source.lengths()
+    short = [e for e, n in lengths.items() if n < 0.2 * float(np.median(list(lengths.values())))]
+    if short:
+        found.append(f"episodes {short} are shorter than a fifth of the median")
+    return found
+
+
+def _range_lines(title: str, names: Sequence[str], rows: Float) -> list[str]:
+    lines = [f"{title:<36}{'min':>10}{'1 %':>10}{'mean':>10}{'99 %':>10}{'max':>10}{'std':>10}"]
+    q01, q99 = np.quantile(rows, [0.01, 0.99], axis=0)
+    columns = (rows.min(0), q01, rows.mean(0), q99, rows.max(0), rows.std(0))
+    for i, name in enumerate(names):
+        lines.append(f"  {name:<34}" + "".join(f"{column[i]:>10.4f}" for column in columns))
+    return lines
+
+
+def describe(path: Path) -> str:
+    """The table: episodes, frames, rate, features, tasks, ranges, warnings.
+
+    Raises:
+        UserError: no v3.0 dataset there.
+    """
+    layout = open_layout(path)
+    source = LeRobotSource(LeRobotConfig(str(path)), horizon=1)
+    lengths = np.array(list(source.lengths().values()))
+    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    seconds = len(source) / layout.fps
+    lines = [
+        f"{path}  (LeRobot {layout.info['codebase_version']}, {size / 1e6:.2f} MB)",
+        f"robot     {source.spec.embodiment}, {source.spec.action.control_hz:g} Hz",
+        f"episodes  {len(lengths)}, of {lengths.min()} to {lengths.max()} frames "
+        f"(median {np.median(lengths):g})",
+        f"frames    {len(source)} ({seconds:.0f} s)",
+        "",
+        "features",
+    ]
+    for key, feature in layout.features.items():
+        codec = (feature.get("info") or {}).get("video.codec", "")
+        shape = "x".join(map(str, feature["shape"]))
+        lines.append(f"  {key:<34}{feature['dtype']:>10}  {shape} {codec}".rstrip())
+    spec = source.spec
+    for title, vector, groups in (
+        ("state", "state", spec.observation.state),
+        ("action", "action", spec.action.groups),
+    ):
+        rows = source.rows(vector)
+        if rows is not None:
+            lines += ["", *_range_lines(title, dim_names(groups), rows)]
+    said = Counter(source.instruction(e) for e in source.lengths())
+    lines += ["", f"instructions ({len(said)})"]
+    lines += [f"  {count:>5} episodes  {text}" for text, count in said.most_common(20)]
+    if len(said) > 20:
+        lines.append(f"  and {len(said) - 20} more")
+    problems = warnings_of(source)
+    lines += ["", "warnings" if problems else "no warnings", *(f"  {problem}" for problem in problems)]
+    return "\n".join(lines)
+
+
+def plot(path: Path, episode: int, out: Path) -> None:
+    """Picture of one episode: a strip of images per camera over time, then state and action curves.
+
+    Raises:
+        UserError: no such episode, or matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("the picture needs matplotlib; pip install 'vla-data[inspect]'") from error
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--out: {out} must end in .png, .svg or .pdf")
+    source = LeRobotSource(LeRobotConfig(str(path)), horizon=1, episodes=[episode])
+    count, fps = len(source), source.spec.action.control_hz
+    moments = np.unique(np.linspace(0, count - 1, min(_STRIP, count)).round().astype(int))
+    samples = [source[int(i)] for i in moments]
+    cameras = [c.name for c in source.spec.observation.cameras]
+    vectors = [
+        (title, source.rows(vector), groups)
+        for title, vector, groups in (
+            ("state", "state", source.spec.observation.state),
+            ("action", "action", source.spec.action.groups),
+        )
+    ]
+    curves = [(title, groups, rows) for title, rows, groups in vectors if rows is not None]
+    figure = Figure(figsize=(12.5, 1.85 * len(cameras) + 2.5 * len(curves) + 0.7), layout="constrained")
+    figure.suptitle(f"{path.resolve().name}, episode {episode}: “{samples[0].observation.instruction}”")
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.85 * len(cameras), 2.5 * len(curves)])
+    above, below = halves
+    axes = above.subplots(len(cameras), len(moments), squeeze=False)
+    for row, camera in enumerate(cameras):
+        for column, (moment, sample) in enumerate(zip(moments, samples, strict=True)):
+            axis = axes[row][column]
+            axis.imshow(sample.observation.images[camera])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(f"{moment / fps:.2f} s", fontsize=9)
+            if column == 0:
+                axis.set_ylabel(camera, fontsize=9)
+    lines = below.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, groups, rows) in zip(lines, curves, strict=True):
+        for name, values in zip(dim_names(groups), rows.T, strict=True):
+            axis.plot(np.arange(count) / fps, values, label=name, linewidth=1.5)
+        for moment in moments:
+            axis.axvline(moment / fps, color="0.9", linewidth=0.8, zorder=0)
+        axis.set_ylabel(title)
+        axis.margins(x=0.01)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    lines[-1].set_xlabel("seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)

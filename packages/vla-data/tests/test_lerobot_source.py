@@ -1,0 +1,232 @@
+"""LeRobotSource: what was written comes back, and as lerobot itself reads it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vla_core.config import build_config
+from vla_core.errors import ConfigError, UserError
+from vla_core.registry import load
+from vla_data import LeRobotConfig, LeRobotSource, compute_norm_stats
+
+
+@pytest.fixture(scope="module")
+def source(toy):
+    return LeRobotSource(LeRobotConfig(toy.path), horizon=4)
+
+
+def test_entry_point_and_config(toy):
+    assert load("vla.sources", "lerobot") is LeRobotSource
+    config = build_config(LeRobotConfig, {"path": toy.path, "cameras": ["right"], "cache": "ram"})
+    assert LeRobotSource(config, 1).spec.observation.cameras[0].name == "right"
+    with pytest.raises(ConfigError, match="path"):
+        build_config(LeRobotConfig, {})
+
+
+def test_spec_survives_recording(toy, source):
+    assert source.spec.observation == toy.spec.observation
+    assert source.spec.action.groups == toy.spec.action.groups
+    assert source.spec.action.horizon == 4
+    assert source.spec.action.control_hz == 20
+    assert source.spec.embodiment == "toy"
+
+
+def test_without_a_spec_file_groups_are_derived(toy, tmp_path):
+    copy = tmp_path / "plain"
+    shutil.copytree(toy.path, copy)
+    (copy / "meta" / "vla_spec.json").unlink()
+    spec = LeRobotSource(LeRobotConfig(str(copy)), 2).spec
+    assert [c.name for c in spec.observation.cameras] == ["left", "right"]
+    assert spec.observation.state_dim == 3
+    assert spec.action.dim == 2
+    assert spec.action.groups[0].unit == "unknown"
+    assert spec.embodiment == "toy"
+
+
+def test_every_number_comes_back(toy, source):
+    assert len(source) == 23 + 9 + 31
+    frame = 0
+    for episode, demonstration in enumerate(toy.demonstrations):
+        for step in range(len(demonstration.columns["action"])):
+            sample = source[frame]
+            seen = sample.observation
+            assert sample.meta == {"episode": episode, "frame": step}
+            assert source.episode(frame) == episode
+            assert seen.instruction == demonstration.instruction == source.instruction(episode)
+            assert seen.embodiment == "toy"
+            for name in ("left", "right"):
+                for kind in ("depth", "intrinsics", "extrinsics"):
+                    want = demonstration.columns[f"observation.{kind}.{name}"][step]
+                    assert np.array_equal(getattr(seen, kind)[name], want)
+                want = demonstration.columns[f"observation.images.{name}"][step].astype(int)
+                assert np.abs(seen.images[name] - want).mean() < 8, "h264 loss, not another frame"
+            assert np.array_equal(seen.state, demonstration.columns["observation.state"][step])
+            assert np.array_equal(sample.actions[0], demonstration.columns["action"][step])
+            frame += 1
+
+
+def test_frames_and_chunks_equal_lerobots_own_reading(toy, source):
+    lerobot = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    theirs = lerobot.LeRobotDataset(
+        "local/toy",
+        root=toy.path,
+        video_backend="pyav",
+        delta_timestamps={"action": [i / 20 for i in range(4)]},
+    )
+    ram = LeRobotSource(LeRobotConfig(toy.path, cache="ram"), 4)
+    assert len(theirs) == len(source) == len(ram)
+    for i in (0, 1, 11, 22, 23, 31, 32, 40, 62):
+        want = theirs[i]
+        for ours in (source[i], ram[i]):
+            assert ours.observation.instruction == want["task"]
+            assert np.array_equal(ours.actions, want["action"].numpy())
+            assert np.array_equal(ours.action_mask[:, 0], ~want["action_is_pad"].numpy())
+            assert np.array_equal(ours.observation.state, want["observation.state"].numpy())
+            for name, image in ours.observation.images.items():
+                their = want[f"observation.images.{name}"].numpy().transpose(1, 2, 0) * 255
+                assert np.array_equal(image, their.round().astype(np.uint8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_masks_end_with_the_episode(toy, data):
+    horizon = data.draw(st.integers(1, 40))
+    chosen = data.draw(st.lists(st.sampled_from([0, 1, 2]), min_size=1, max_size=3, unique=True))
+    source = LeRobotSource(LeRobotConfig(toy.path), horizon, chosen)
+    lengths = [len(toy.demonstrations[e].columns["action"]) for e in chosen]
+    assert len(source) == sum(lengths)
+    assert list(source.lengths()) == chosen
+    index = data.draw(st.integers(0, len(source) - 1))
+    position = int(np.searchsorted(np.cumsum(lengths), index, side="right"))
+    frame = index - sum(lengths[:position])
+    truth = toy.demonstrations[chosen[position]].columns["action"]
+    state, actions, mask = source.numeric(index)
+    left = min(horizon, len(truth) - frame)
+    assert actions.shape == mask.shape == (horizon, 2)
+    assert mask[:left].all()
+    assert not mask[left:].any()
+    assert np.array_equal(actions[:left], truth[frame : frame + left])
+    assert np.array_equal(actions[left:], np.repeat(truth[-1:], horizon - left, 0))
+    assert source.episode(index) == chosen[position]
+    assert state.shape == (3,)
+    assert actions.dtype == state.dtype == np.float32
+
+
+def test_ram_and_direct_reading_agree_for_a_subset(toy):
+    for episodes in ([2, 0], [1]):
+        direct = LeRobotSource(LeRobotConfig(toy.path), 3, episodes)
+        ram = LeRobotSource(LeRobotConfig(toy.path, cache="ram"), 3, episodes)
+        for i in range(len(direct)):
+            a, b = direct[i], ram[i]
+            assert a.meta == b.meta
+            for name, image in a.observation.images.items():
+                assert np.array_equal(image, b.observation.images[name])
+
+
+def test_camera_choice_and_order(toy):
+    source = LeRobotSource(LeRobotConfig(toy.path, cameras=("right", "left")), 1)
+    assert [c.name for c in source.spec.observation.cameras] == ["right", "left"]
+    assert list(source[0].observation.images) == ["right", "left"]
+    one = LeRobotSource(LeRobotConfig(toy.path, cameras=("right",)), 1)[0].observation
+    assert list(one.images) == list(one.depth) == list(one.intrinsics) == ["right"]
+
+
+def test_indexing(source):
+    assert source[-1].meta == source[len(source) - 1].meta
+    for bad in (len(source), -len(source) - 1):
+        with pytest.raises(IndexError):
+            source[bad]
+
+
+def test_pickles_with_open_files(source):
+    source[0]
+    copy = pickle.loads(pickle.dumps(source))
+    for i in (3, 30):
+        a, b = source[i], copy[i]
+        assert np.array_equal(a.observation.images["left"], b.observation.images["left"])
+        assert np.array_equal(a.observation.depth["left"], b.observation.depth["left"])
+
+
+def test_statistics_are_those_of_the_chosen_episodes(toy):
+    for episodes in ([0], [1, 2]):
+        source = LeRobotSource(LeRobotConfig(toy.path), 8, episodes)
+        rows = np.concatenate([toy.demonstrations[e].columns["action"] for e in episodes])
+        stats = source.spec.statistics["action"]
+        assert stats == compute_norm_stats(source)["action"]
+        assert stats.count == len(rows)
+        assert np.allclose(stats.mean, rows.mean(0))
+        assert np.allclose(stats.std, rows.std(0))
+        assert np.allclose(stats.q99, np.quantile(rows.astype(float), 0.99, axis=0))
+        assert np.array_equal(stats.min, rows.min(0))
+        assert source.spec.statistics["state"].dim == 3
+
+
+def test_statistics_refuse_nan():
+    class Broken:
+        def rows(self, vector):
+            return np.array([[0.0], [np.nan]], np.float32) if vector == "action" else None
+
+    with pytest.raises(UserError, match="action: 1 frames hold NaN"):
+        compute_norm_stats(Broken())
+
+
+def test_list_episodes_decodes_nothing(toy, tmp_path):
+    copy = tmp_path / "no_videos"
+    shutil.copytree(toy.path, copy, ignore=shutil.ignore_patterns("videos", "data"))
+    assert LeRobotSource.list_episodes(LeRobotConfig(str(copy))) == [0, 1, 2]
+
+
+def _broken(toy, tmp_path, name):
+    copy = tmp_path / name
+    shutil.copytree(toy.path, copy)
+    return copy
+
+
+def _message(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_errors_are_one_line(toy, tmp_path):
+    config = LeRobotConfig(toy.path)
+    cases = [
+        (lambda: LeRobotSource(config, 0), "horizon"),
+        (lambda: LeRobotSource(config, 1, [7]), "no episode 7"),
+        (lambda: LeRobotSource(config, 1, []), "at least one"),
+        (lambda: LeRobotSource(LeRobotConfig(toy.path, cameras=("lft",)), 1), "did you mean 'left'"),
+        (lambda: LeRobotSource(LeRobotConfig(toy.path, cameras=()), 1), "at least one"),
+        (lambda: LeRobotSource(LeRobotConfig(toy.path, cache="disk"), 1), "cache"),
+        (lambda: LeRobotSource(LeRobotConfig(str(tmp_path / "absent")), 1), "no such dataset"),
+        (lambda: LeRobotSource(LeRobotConfig(str(tmp_path)), 1), "no LeRobot dataset"),
+    ]
+    for build, says in cases:
+        with pytest.raises(UserError, match=says) as error:
+            build()
+        _message(error)
+
+
+def test_version_2_1_names_the_converter(toy, tmp_path):
+    old = _broken(toy, tmp_path, "old")
+    info = json.loads((old / "meta" / "info.json").read_text())
+    (old / "meta" / "info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
+    with pytest.raises(UserError, match=r"v2\.1") as error:
+        LeRobotSource(LeRobotConfig(str(old)), 1)
+    assert "python -m lerobot.scripts.convert_dataset_v21_to_v30" in _message(error)
+
+
+def test_broken_files_are_named(toy, tmp_path):
+    video = next(Path(toy.path).rglob("*.mp4")).relative_to(toy.path)
+    table = next(Path(toy.path, "data").rglob("*.parquet")).relative_to(toy.path)
+    for name, file in (("video", video), ("table", table)):
+        copy = _broken(toy, tmp_path, name)
+        (copy / file).write_bytes(b"not what it was")
+        with pytest.raises(UserError, match="readable") as error:
+            LeRobotSource(LeRobotConfig(str(copy)), 1)[0]
+        assert file.name in _message(error)
