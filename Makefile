@@ -19,7 +19,7 @@ demo: ## train the tiny policy on the shipped demonstrations and roll it out in 
 	uv run vla-train --config configs/quickstart.yaml
 
 bench: ## measure data loading, training, latency and the gRPC round trip
-	for file in benchmarks/bench_*.py; do uv run "$$file" || exit 1; done
+	for file in benchmarks/*.py; do uv run "$$file" || exit 1; done
 
 proto: ## regenerate the gRPC stubs from proto/
 	uv run tools/gen_proto.py
