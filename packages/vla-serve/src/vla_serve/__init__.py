@@ -19,6 +19,7 @@ from vla_serve.client_errors import (
 )
 
 if TYPE_CHECKING:
+    from vla_serve._rollout import RolloutSettings, rollout
     from vla_serve.server import PolicyServer
 
 __all__ = [
@@ -30,11 +31,17 @@ __all__ = [
     "PolicyServerError",
     "PolicyTimeout",
     "PolicyUnavailable",
+    "RolloutSettings",
     "SessionLost",
     "Timings",
+    "rollout",
 ]
 
-_LAZY = {"PolicyServer": "vla_serve.server"}
+_LAZY = {
+    "PolicyServer": "vla_serve.server",
+    "RolloutSettings": "vla_serve._rollout",
+    "rollout": "vla_serve._rollout",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,116 @@
+"""Statistics of a rollout, results.json and the printed table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_serve._rollout_worker import Done, as_json
+
+SCHEMA = 1
+_Z95 = 1.959963984540054
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a rate (Wilson 1927); (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    z2, rate = _Z95**2, successes / trials
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    low = 0.0 if successes == 0 else centre - half
+    return low, 1.0 if successes == trials else centre + half
+
+
+def _aggregate(done: Sequence[Done]) -> dict[str, Any]:
+    """Over the episodes that ran to their end; the others are counted as ``failed``."""
+    ended = [d.episode for d in done if d.episode.success is not None]
+    successes = sum(e.success is True for e in ended)
+    latencies = [ms for d in done for ms in d.latencies_ms]
+    tasks = sorted({task for e in ended for task in e.achieved})
+    return {
+        "episodes": len(ended),
+        "failed": len(done) - len(ended),
+        "successes": successes,
+        "success_rate": successes / len(ended) if ended else None,
+        "interval": list(wilson(successes, len(ended))),
+        "achieved": {task: sum(task in e.achieved for e in ended) for task in tasks},
+        "steps_mean": float(np.mean([e.steps for e in ended])) if ended else None,
+        "latency_ms": {
+            "requests": len(latencies),
+            "mean": float(np.mean(latencies)) if latencies else None,
+            "p50": float(np.percentile(latencies, 50)) if latencies else None,
+            "p99": float(np.percentile(latencies, 99)) if latencies else None,
+        },
+    }
+
+
+def summarise(
+    done: Sequence[Done],
+    tasks: Sequence[str],
+    settings: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    wall_s: float,
+) -> dict[str, Any]:
+    """The content of results.json; episodes in the order of tasks and seeds."""
+    order = {task: i for i, task in enumerate(tasks)}
+    done = sorted(done, key=lambda d: (order[d.episode.task], d.episode.seed))
+    expected = len(tasks) * settings["episodes"]
+    return {
+        "schema": SCHEMA,
+        "complete": len(done) == expected and all(d.episode.error is None for d in done),
+        "settings": dict(settings),
+        "policy": dict(policy),
+        "tasks": [{"task": t, **_aggregate([d for d in done if d.episode.task == t])} for t in tasks],
+        "total": _aggregate(done),
+        "episodes": [as_json(d.episode) for d in done],
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def save(results: Mapping[str, Any], path: Path) -> None:
+    """Write JSON; a reader sees the old file or the new one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Success per task with its interval, and latencies, for people."""
+    head = ("task", "success", "rate", "95 % interval", "steps", "p50 ms", "p99 ms", "achieved")
+    rows = [head]
+    nodes = list(results["tasks"])
+    if len(nodes) > 1:
+        nodes.append({"task": "all", **results["total"]})
+    for node in nodes:
+        low, high = node["interval"]
+        rate, latency = node["success_rate"], node["latency_ms"]
+        rows.append(
+            (
+                node["task"],
+                _success(node),
+                "-" if rate is None else f"{100 * rate:.0f} %",
+                f"{100 * low:.0f} - {100 * high:.0f} %",
+                _number(node["steps_mean"], 0),
+                _number(latency["p50"], 1),
+                _number(latency["p99"], 1),
+                ", ".join(f"{task} {count}" for task, count in node["achieved"].items()) or "-",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _success(node: Mapping[str, Any]) -> str:
+    failed = f" (+{node['failed']} failed)" if node["failed"] else ""
+    return f"{node['successes']}/{node['episodes']}{failed}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,191 @@
+"""One simulator process of a rollout: one environment, one client, episodes on demand."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from vla_core.envs import Env
+from vla_core.errors import UserError
+from vla_core.types import ActionChunk, Observation
+
+from vla_serve import _video
+from vla_serve.client import PolicyClient
+from vla_serve.client_errors import PolicyBusy, PolicyServerError
+from vla_serve.codec import Encoding
+
+Videos = Literal["failures", "all", "none"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all episodes of a worker share. ``stop_at`` is the other task of a swap experiment."""
+
+    env_class: type
+    env_config: Any
+    task: str
+    address: str
+    policy: str
+    embodiment: str
+    encoding: Encoding
+    timeout_s: float
+    execute_steps: int | None
+    stop_at: str | None
+    video_dir: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode; ``instruction`` None: what the simulator says."""
+
+    seed: int
+    instruction: str | None
+    video: Videos
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What came of an episode; ``success`` None and ``error`` set when it did not run to its end."""
+
+    task: str
+    seed: int
+    success: bool | None = None
+    steps: int | None = None
+    instruction: str | None = None
+    achieved: tuple[str, ...] = ()
+    latency_ms_mean: float | None = None
+    video: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """An episode with the round trip of each of its requests (empty after an error)."""
+
+    episode: Episode
+    latencies_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A mistake of the user's that every episode would meet."""
+
+    message: str
+
+
+def default_execute_steps(horizon: int) -> int:
+    """Half of the chunk, rounded up: the later half is planned from the older observation."""
+    return math.ceil(horizon / 2)
+
+
+def noise_seed(episode_seed: int, step: int) -> int:
+    """Seed of a request: fixed by episode and control step, whatever the workers and tasks."""
+    return (abs(episode_seed) * 1_000_003 + step) % 2**63
+
+
+def _predict(
+    client: PolicyClient, observation: Observation, seed: int, step: int, timeout_s: float
+) -> ActionChunk:
+    """An answer; a busy server is asked again until ``timeout_s`` has passed."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return client.predict(observation, seed, step=step)
+        except PolicyBusy as error:
+            if time.monotonic() + error.retry_after_s > deadline:
+                raise
+            time.sleep(error.retry_after_s)
+
+
+def run_episode(env: Env, client: PolicyClient, setup: Setup, job: Job) -> Done:
+    """Reset, then act in chunks until success, truncation or the step limit."""
+    execute = setup.execute_steps or default_execute_steps(client.contract.action.horizon)
+    frames: list[NDArray[np.uint8]] = []
+
+    def seen(observation: Observation) -> Observation:
+        if job.video != "none":
+            frames.append(_video.side_by_side(observation.images))
+        return observation if job.instruction is None else replace(observation, instruction=job.instruction)
+
+    client.reset()
+    observation = seen(env.reset(job.seed))
+    instruction, achieved, latencies = observation.instruction, set[str](), list[float]()
+    success, over, steps = False, False, 0
+    while not over:
+        chunk = _predict(client, observation, noise_seed(job.seed, steps), steps, setup.timeout_s)
+        assert client.timings is not None
+        latencies.append(client.timings.round_trip_ms)
+        for action in chunk.actions[:execute]:
+            result = env.step(action)
+            observation = seen(result.observation)
+            steps += 1
+            success |= result.success
+            achieved |= result.achieved
+            over = success or result.terminated or result.truncated or steps >= env.max_steps
+            # Either task ends a swapped episode, so that neither has more time than the other.
+            over |= setup.stop_at in achieved
+            if over:
+                break
+    video = None
+    if job.video == "all" or (job.video == "failures" and not success):
+        video = f"{setup.task}_{job.seed}_{'success' if success else 'failure'}.mp4"
+        _video.write(setup.video_dir / video, frames, env.action_spec.control_hz)
+    episode = Episode(
+        setup.task,
+        job.seed,
+        success,
+        steps,
+        instruction,
+        tuple(sorted(achieved)),
+        float(np.mean(latencies)),
+        video,
+    )
+    return Done(episode, tuple(latencies))
+
+
+def work(setup: Setup, pipe: Connection) -> None:
+    """Serve jobs from ``pipe`` until it sends None. The unexpected ends it, traceback and all."""
+    try:
+        env: Env = setup.env_class(setup.env_config)
+        with (
+            closing(env),
+            PolicyClient(
+                setup.address,
+                policy=setup.policy,
+                embodiment=setup.embodiment,
+                observation_spec=env.observation_spec,
+                action_spec=env.action_spec,
+                encoding=setup.encoding,
+                timeout_s=setup.timeout_s,
+            ) as client,
+        ):
+            pipe.send(client.contract.action.horizon)
+            while (job := pipe.recv()) is not None:
+                try:
+                    pipe.send(run_episode(env, client, setup, job))
+                except PolicyServerError as error:
+                    pipe.send(Done(Episode(setup.task, job.seed, error=str(error))))
+    except UserError as error:
+        pipe.send(Refused(str(error)))
+
+
+def instructions(env_class: type, env_config: Any, seeds: list[int], pipe: Connection) -> None:
+    """Send what the simulator says in each episode; in a process of its own, as every simulator."""
+    try:
+        env: Env = env_class(env_config)
+        with closing(env):
+            pipe.send([env.reset(seed).instruction for seed in seeds])
+    except UserError as error:
+        pipe.send(Refused(str(error)))
+
+
+def as_json(episode: Episode) -> dict[str, Any]:
+    """For results.json."""
+    return {**asdict(episode), "achieved": list(episode.achieved)}
