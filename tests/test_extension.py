@@ -23,6 +23,7 @@ from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 from vla_core.specs import check_action, check_observation
+from vla_serve import PolicyServer, RolloutSettings, rollout
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "extending"
 PARTS = {
@@ -159,16 +160,26 @@ def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
     (chunk,), (again,) = policy.act([observation], [0]), loaded.act([observation], [0])
     assert np.array_equal(chunk.actions, again.actions)
 
+    settings = {"env": "my_env", "tasks": ("middle",), "episodes": 3, "seed": 100, "workers": 1}
+    with PolicyServer(loaded) as server:
+        served = RolloutSettings(address=server.address, videos="none", **settings)  # type: ignore[arg-type]
+        results = rollout(served, tmp_path / "rollout")
+    assert results["complete"]
+    assert results["total"]["success_rate"] == 1.0
+    assert results["total"]["achieved"] == {"middle": 3}
+
+
+def test_simulator_keeps_the_contract() -> None:
     cls = registry.load("vla.envs", "my_env")
     env = cls(build_config(cls.Config, {"task": "middle"}, "env"))
-    spec = loaded.specs["default"]
-    check_observation(spec.observation, env.observation_spec, ("the checkpoint", "the simulator"))
-    check_action(spec.action, env.action_spec, ("the checkpoint", "the simulator"), horizon=False)
-    for seed in (100, 101, 102):
-        observation, success = env.reset(seed), False
-        for _ in range(env.max_steps // 4):
-            for action in loaded.act([observation], [seed])[0].actions:
-                result = env.step(action)
-                observation, success = result.observation, success or result.success
-        assert success
+    source = make_source()
+    who = ("the dataset", "the simulator")
+    check_observation(source.spec.observation, env.observation_spec, who)  # type: ignore[attr-defined]
+    check_action(source.spec.action, env.action_spec, who, horizon=False)  # type: ignore[attr-defined]
+    first, again = env.reset(7), cls(env.config).reset(7)
+    assert np.array_equal(first.images["top"], again.images["top"])
+    with pytest.raises(ValueError, match="2 finite numbers"):
+        env.step(np.array([np.nan, 0], np.float32))
+    while not (result := env.step(env.expert_action())).success:
+        assert not result.truncated
     env.close()
