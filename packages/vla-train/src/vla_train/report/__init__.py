@@ -29,6 +29,6 @@ def write_report(run_dir: Path | str) -> Path:
     out = run.path / "report.html"
     # A reader who reloads the page while it is written sees the old one, never half a page.
     partial = out.with_suffix(".html.partial")
-    partial.write_text(page(f"{run.name} – training report", sections(run)), encoding="utf-8")
+    partial.write_text(page(f"{run.name} · training report", sections(run)), encoding="utf-8")
     os.replace(partial, out)
     return out

@@ -21,20 +21,22 @@ def join(parts: Iterable[str], separator: str = "") -> Markup:
     return Markup(separator.join(texts))
 
 
-def tag(name: str, *children: str, **attributes: str) -> Markup:
+def tag(element: str, /, *children: str, **attributes: str) -> Markup:
     """An element; ``class_`` is the class, and ``aria_label`` gives ``aria-label``."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items()
     )
-    if name in _VOID:
-        return Markup(f"<{name}{given}>")
-    return Markup(f"<{name}{given}>{join(children)}</{name}>")
+    if element in _VOID:
+        return Markup(f"<{element}{given}>")
+    return Markup(f"<{element}{given}>{join(children)}</{element}>")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> Markup:
     """A table that scrolls sideways on its own; ``align`` has ``l`` or ``r`` for each column."""
     sides = [{"class_": "num"} if side == "r" else {} for side in align]
-    header = tag("tr", *(tag("th", cell, scope="col", **side) for cell, side in zip(head, sides, strict=True)))
+    header = tag(
+        "tr", *(tag("th", cell, scope="col", **side) for cell, side in zip(head, sides, strict=True))
+    )
     body = [
         tag("tr", *(tag("td", cell, **side) for cell, side in zip(row, sides, strict=True))) for row in rows
     ]

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from vla_core.errors import UserError
+
 from vla_train.report._rollout import Rollout, read_rollout
 
 Array = NDArray[np.float64]
@@ -40,11 +40,11 @@ class Metrics:
     def curve(self, name: str) -> tuple[Array, Array]:
         """(steps, values); empty if the run did not log it."""
         points = self.curves.get(name, {})
-        return np.array(list(points), float), np.array(list(points.values()), float)
+        return np.array(list(points), np.float64), np.array(list(points.values()), np.float64)
 
     def last(self, name: str) -> float | None:
         """The newest value, or None."""
-        return next(reversed(self.curves.get(name, {}).values()), None)
+        return next(reversed(list(self.curves.get(name, {}).values())), None)
 
     @property
     def last_step(self) -> int:

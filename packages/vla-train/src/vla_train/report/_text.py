@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-NONE = "–"
+NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -28,6 +28,14 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{rounded:.{digits - 1 - exponent}f}".replace("-", _MINUS)
 
 
+def plain(value: float) -> str:
+    """A round number without trailing zeros: 20, 0.25, 5e-4."""
+    text = number(value)
+    if "e" in text or "." not in text:
+        return text
+    return text.rstrip("0").rstrip(".")
+
+
 def count(value: Any) -> str:
     """A whole number with thousands separators."""
     return f"{value:,.0f}" if isinstance(value, int | float) and math.isfinite(value) else NONE
@@ -44,6 +52,11 @@ def short_count(value: float) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """``0.85`` -> ``85 %``."""
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%" if math.isfinite(share) else NONE
+
+
+def rate(share: float) -> str:
+    """As :func:`percent`, with a decimal only where it is needed: ``95 %``, ``92.5 %``."""
+    return percent(share, 0 if math.isfinite(share) and math.isclose(100 * share, round(100 * share)) else 1)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,128 @@
+"""The headline: how often the robot did what it was told, and how surely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from vla_train.report._page import Markup, code, details, facts, join, note, section, table, tag
+from vla_train.report._rollout import Episode, Rollout, TaskResult
+from vla_train.report._run import Run
+from vla_train.report._text import NONE, count, number, percent, rate
+
+
+def closed_loop(run: Run) -> Markup:
+    """Success per task with intervals, and the episodes."""
+    title = "Closed-loop success"
+    if run.rollout is None:
+        return section(
+            "closed-loop",
+            title,
+            note(
+                "Not evaluated in closed loop: there is no ",
+                code("rollout/results.json"),
+                ". List tasks under ",
+                code("trainer.evaluation.tasks"),
+                ", or let ",
+                code("vla-rollout --out"),
+                " write into the run's ",
+                code("rollout"),
+                " folder and write the report again.",
+            ),
+        )
+    tasks = list(run.rollout.tasks)
+    rows = [*tasks, run.rollout.total] if len(tasks) > 1 else tasks
+    failed = run.rollout.total.failed
+    text = "Bar: success rate. Whisker: 95 % Wilson interval."
+    if failed:
+        text += f" Not counted, as they broke off with an error (see below): {count(failed)}."
+    explanation = note(text)
+    body = tag("div", _task_table(rows), explanation, class_="card")
+    return section("closed-loop", title, body, *_episodes(run.rollout))
+
+
+def interval_text(task: TaskResult) -> str:
+    """``64–95 %``."""
+    low, high = task.interval
+    return f"{100 * low:.0f}{NONE}{percent(high)}"
+
+
+def _bar(task: TaskResult) -> Markup:
+    low, high = (100 * bound for bound in task.interval)
+    width = 100 * task.rate if task.episodes else 0.0
+    return tag(
+        "div",
+        tag("div", class_="rate", style=f"width:{width:.2f}%"),
+        tag("div", class_="interval", style=f"left:{low:.2f}%;width:{high - low:.2f}%"),
+        class_="bar",
+        role="img",
+        aria_label=f"{rate(task.rate)}, 95 % interval {interval_text(task)}",
+    )
+
+
+def _task_table(tasks: Iterable[TaskResult]) -> Markup:
+    tasks = list(tasks)
+    timed = any(task.latency_p50 is not None or task.latency_p99 is not None for task in tasks)
+    head = ["task", "", "success", "95 % interval", "episodes"]
+    rows = [
+        [
+            tag("b", task.task),
+            _bar(task),
+            tag("b", rate(task.rate)),
+            interval_text(task),
+            f"{count(task.successes)} of {count(task.episodes)}",
+        ]
+        for task in tasks
+    ]
+    align = "llrrr"
+    if timed:
+        head += ["latency p50", "p99"]
+        align += "rr"
+        for row, task in zip(rows, tasks, strict=True):
+            row += [_ms(task.latency_p50), _ms(task.latency_p99)]
+    return table(head, rows, align)
+
+
+def _ms(value: float | None) -> str:
+    return NONE if value is None else f"{number(value)} ms"
+
+
+def video_link(name: str, text: str) -> Markup:
+    """A relative link to a video beside the results."""
+    return tag("a", text, href="rollout/videos/" + quote(name))
+
+
+def _outcome(episode: Episode) -> Markup:
+    if episode.success is None:
+        return tag("span", "error: " + (episode.error or "did not run to its end"), class_="no")
+    if episode.success:
+        return tag("span", "success", class_="yes")
+    others = [task for task in episode.achieved if task != episode.task]
+    return tag("span", "failure" + (f", achieved {', '.join(others)}" if others else ""), class_="no")
+
+
+def _episodes(rollout: Rollout) -> list[Markup]:
+    parts = []
+    if rollout.episodes:
+        rows = [
+            [
+                episode.task,
+                NONE if episode.seed is None else str(episode.seed),
+                episode.instruction,
+                _outcome(episode),
+                count(episode.steps),
+                video_link(episode.video, "video") if episode.video else "",
+            ]
+            for episode in sorted(rollout.episodes, key=lambda e: e.success is True)
+        ]
+        failed = sum(episode.success is not True for episode in rollout.episodes)
+        head = ["task", "seed", "instruction", "outcome", "steps", ""]
+        parts.append(details(f"{len(rows)} episodes, {failed} without success", table(head, rows, "lrllrl")))
+    if rollout.settings:
+        shown = [(str(name), json.dumps(value).strip('"')) for name, value in rollout.settings.items()]
+        parts.append(details("Rollout settings", facts(shown)))
+    if rollout.videos:
+        links = join((video_link(name, name) for name in rollout.videos), Markup(", "))
+        parts.append(details(f"{len(rollout.videos)} videos", tag("p", links)))
+    return parts
