@@ -33,15 +33,15 @@ class TinyConfig:
         init_std: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 192
+    hidden_size: int = 128
     n_layers: int = 4
-    n_heads: int = 6
+    n_heads: int = 4
     n_kv_heads: int = 2
-    intermediate_size: int = 512
-    vision_hidden: int = 128
+    intermediate_size: int = 256
+    vision_hidden: int = 96
     vision_depth: int = 3
-    vision_heads: int = 4
-    vision_intermediate: int = 256
+    vision_heads: int = 3
+    vision_intermediate: int = 192
     patch_size: int = 8
     merge_size: int = 2
     window_size: int = 64
