@@ -369,3 +369,9 @@ def test_wrong_shapes_and_no_folder(tmp_path):
     )
     with pytest.raises(UserError, match="shapes disagree"):
         write_report(run)
+
+
+def test_one_step_has_whole_ticks(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "grad_norm": 0.0}\n')
+    text = parse(write_report(tmp_path)).sections["training"]
+    assert "1.9" not in text

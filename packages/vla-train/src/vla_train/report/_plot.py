@@ -115,7 +115,7 @@ def panel(axes: Any, lines: Sequence[Line], y: str = "", x: str = "step", log: b
     style_axes(axes, 9)
     label_axes(axes, x, y)
     _set_scale(axes, lines, log, zero)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
 
 
