@@ -1,0 +1,115 @@
+"""The program ``vla-serve`` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from vla_core.testing import make_observation, make_spec, register_fakes
+from vla_serve import PolicyClient
+
+pytest.importorskip("torch", reason="needs the extra vla-serve[server]")
+
+# A process of its own knows only parts found by entry point; these fakes are not.
+SERVE = """
+import sys
+import torch
+torch.set_num_threads(1)
+from vla_core.testing import register_fakes
+from vla_serve.server_cli import main
+with register_fakes():
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from vla_core.checkpoint import save_checkpoint
+    from vla_core.testing import tiny_policy
+
+    policy = tiny_policy(make_spec()).eval()
+    path = tmp_path_factory.mktemp("run") / "checkpoints" / "steps_3"
+    save_checkpoint(policy, path, step=3, config={"framework": policy.config})
+    return policy, path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SERVE, *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def port_of(process, port_file) -> int:
+    deadline = time.monotonic() + 60
+    while not port_file.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int(port_file.read_text())
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_serves_a_checkpoint_bit_equal_and_stops_cleanly(checkpoint, tmp_path, stop):
+    policy, path = checkpoint
+    weights = next(path.glob("*.safetensors"))
+    target = path if stop == signal.SIGTERM else weights
+    port_file = tmp_path / "sub" / "port"
+    options = ("--port", 0, "--port_file", port_file, "--threads", 1, "--denoise_steps", 2)
+    process = start("--ckpt_path", target, *options)
+    try:
+        observation = make_observation(make_spec(), 4)
+        with PolicyClient(f"127.0.0.1:{port_of(process, port_file)}") as client:
+            served = client.predict(observation, seed=9).actions
+        np.testing.assert_array_equal(served, policy.act([observation], [9], 2)[0].actions)
+    finally:
+        process.send_signal(stop)
+        log = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, log
+    assert "Traceback" not in log
+    for event in ("warmed up", "serving", "session opened", "session closed", "stopped"):
+        assert sum(event in line for line in log.splitlines()) == 1, (event, log)
+
+
+def test_bfloat16_answers_close(checkpoint, tmp_path):
+    policy, path = checkpoint
+    port_file = tmp_path / "port"
+    process = start("--ckpt_path", path, "--port", 0, "--port_file", port_file, "--use_bf16")
+    try:
+        observation = make_observation(make_spec(), 4)
+        with PolicyClient(f"127.0.0.1:{port_of(process, port_file)}") as client:
+            served = client.predict(observation, seed=9).actions
+        exact = policy.act([observation], [9])[0].actions
+        assert served.dtype == np.float32
+        assert 0 < np.abs(served - exact).max() < 0.3
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--ckpt_path", "no/such/steps_1"), "no/such/steps_1"),
+        (("--ckpt_path", "CHECKPOINT", "--max_sessions", 0), "max_sessions: 0 is outside"),
+        (("--ckpt_path", "CHECKPOINT", "--threads", 0), "--threads: must be at least 1"),
+        (("--ckpt_path", "CHECKPOINT", "--host", "256.0.0.1", "--port", 0), "cannot listen on 256.0.0.1:0"),
+        (("--ckpt_path", "CHECKPOINT", "--device", "cuda"), "no CUDA device here"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(checkpoint, capsys, arguments, words):
+    import torch
+    from vla_serve.server_cli import main
+
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with register_fakes():
+        code = main([str(checkpoint[1]) if a == "CHECKPOINT" else str(a) for a in arguments])
+    text = capsys.readouterr().err
+    assert code == 2
+    assert words in text
+    assert len([line for line in text.splitlines() if line.startswith("vla-serve:")]) == 1
