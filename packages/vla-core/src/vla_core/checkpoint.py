@@ -188,7 +188,7 @@ def load_weights(file: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file}: not a state dict of tensors (anything else in a pickle is refused), or truncated"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
         # What torch's reader raises on bytes cut or damaged at various places.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{file}: cannot be read as weights, it may be truncated ({reason})") from error

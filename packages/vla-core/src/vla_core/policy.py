@@ -157,7 +157,7 @@ class VLAPolicy(nn.Module):
         shape = (self.collator.horizon, self.collator.action_dim)
         # On the CPU whatever the device: the same seed gives the same noise everywhere.
         noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
         )
         device = next(self.parameters()).device
         actions_BTA = self.predict(batch.to(device), noise.to(device), steps).float().cpu().numpy()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from vla_core import CameraSpec, ConfigError
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.config import build_config, load_tree
+from vla_core.testing import make_spec
+
+SPEC = make_spec()
+FAKE = {"vlm": {"name": "fake"}, "head": {"name": "fake"}}
+pytestmark = pytest.mark.usefixtures("fakes")
+
+
+def _error(specs=None, **fields) -> str:
+    with pytest.raises(ConfigError) as error:
+        build_policy(
+            FrameworkConfig(**{"horizon": 4, **FAKE, **fields}), {"default": SPEC} if specs is None else specs
+        )
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("part", ["vlm", "head"])
+def test_a_part_that_is_not_set(part):
+    rest = {k: v for k, v in FAKE.items() if k != part}
+    with pytest.raises(ConfigError, match=rf"^'framework.{part}' must be set$"):
+        build_config(FrameworkConfig, rest, "framework")
+    with pytest.raises(ConfigError, match=rf"^'framework.{part}' must be set, e.g. {part}: {{name: ...}}$"):
+        build_policy(FrameworkConfig(horizon=4, **rest), {"default": SPEC})
+
+
+def test_a_part_without_a_name_or_with_an_unknown_one():
+    message = _error(vlm={"hidden_size": 3})
+    assert message.startswith("'framework.vlm.name' must name a part (known: ")
+    assert "fake" in message
+    assert _error(head={"name": "fak"}).startswith(
+        "framework.head.name: no 'fak' in vla.heads (did you mean 'fake'"
+    )
+
+
+def test_a_wrong_key_of_a_part():
+    message = _error(vlm={"name": "fake", "hiden_size": 3})
+    assert message == "unknown key 'framework.vlm.hiden_size' (did you mean 'hidden_size'?)"
+    assert (
+        _error(vlm={"name": "fake", "n_layers": "two"})
+        == "'framework.vlm.n_layers': expected an int, got 'two'"
+    )
+
+
+def test_file_and_line(write):
+    text = "framework:\n  horizon: 4\n  vlm: {name: fake}\n  head:\n    name: fake\n    noise_scal: 1\n"
+    path = write("run.yaml", text)
+    tree = load_tree([path])
+    config = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
+    with pytest.raises(ConfigError, match=rf"^{path}:6: unknown key 'framework.head.noise_scal'"):
+        build_policy(config, {"default": SPEC}, tree=tree)
+    tree = load_tree([path], ["framework.head={name: fke}"])
+    config = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
+    with pytest.raises(ConfigError, match=r"^command line: framework.head.name: no 'fke'"):
+        build_policy(config, {"default": SPEC}, tree=tree)
+    bad = write("bad.yaml", "framework:\n  vlm: {name: fake}\n  head: {name: fake}\n  horizon: 0\n")
+    tree = load_tree([bad])
+    with pytest.raises(ConfigError, match=rf"^{bad}:1: framework.horizon must be at least 1, got 0$"):
+        build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
+    steps = write("steps.yaml", "framework:\n  transforms:\n  - name: resize\n  - name: normalise\n")
+    tree = load_tree([path, steps], ["framework.head={name: fake, noise_scale: 1}"])
+    tree.data["framework"]["head"].pop("noise_scal")
+    config = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
+    with pytest.raises(ConfigError, match=rf"^{steps}:4: .*no transform 'normalise' \(did"):
+        build_policy(config, {"default": SPEC}, tree=tree)
+
+
+@pytest.mark.parametrize("given", [{}, {"geometry": {"name": "x"}}, {"fusion": {"name": "x"}}])
+def test_a_branch_that_is_demanded_but_not_configured(given):
+    message = _error(use_geometric_branch=True, **given)
+    assert message.startswith(
+        "framework.use_geometric_branch is true, so framework.geometry and framework.fusion"
+    )
+
+
+def test_half_a_branch():
+    assert "framework.fusion is not set" in _error(geometry={"name": "x"})
+    assert "framework.geometry is not set" in _error(fusion={"name": "x"})
+    config = FrameworkConfig(horizon=4, use_geometric_branch=False, geometry={"name": "x"}, **FAKE)
+    policy = build_policy(config, {"default": SPEC})
+    assert policy.geometry is None
+    assert policy.config["geometry"] is None
+    assert policy.config["use_geometric_branch"] is False
+
+
+def test_cameras_of_different_sizes():
+    cameras = (CameraSpec("a", 32, 32), CameraSpec("b", 24, 32))
+    spec = replace(SPEC, observation=replace(SPEC.observation, cameras=cameras))
+    message = _error({"default": spec})
+    assert "different sizes [(24, 32), (32, 32)]; add {name: resize, height: ..., width: ...}" in message
+    config = FrameworkConfig(horizon=4, transforms=[{"name": "resize", "height": 16, "width": 16}], **FAKE)
+    assert build_policy(config, {"default": spec}).collator.size == (16, 16)
+
+
+def test_no_camera_and_wrong_horizon():
+    blind = replace(SPEC, observation=replace(SPEC.observation, cameras=()))
+    assert "the robot spec has no camera" in _error({"default": blind})
+    assert "no camera" in _error({})
+    assert _error(horizon=8) == "embodiment 'default' has horizon 4, framework.horizon is 8"
+
+
+def test_the_resolved_config_builds_the_same_policy():
+    config = FrameworkConfig(name="Mine", horizon=4, transforms=[{"name": "normalize"}], **FAKE)
+    policy = build_policy(config, {"default": SPEC})
+    again = build_config(FrameworkConfig, policy.config, "framework")
+    second = build_policy(again, {"default": SPEC})
+    assert second.config == policy.config
+    shapes = [{k: v.shape for k, v in p.state_dict().items()} for p in (policy, second)]
+    assert shapes[0] == shapes[1]
