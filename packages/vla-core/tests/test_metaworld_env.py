@@ -154,6 +154,9 @@ def test_phrasings():
         assert len(said) > 1
         assert said <= set(allowed)
         env.close()
+    env = MetaWorldEnv(replace(SMALL, instruction_task="faucet-close"))
+    assert env.reset(0).instruction in PHRASINGS["faucet-close"].train
+    env.close()
     env = MetaWorldEnv(replace(SMALL, instruction="do it"))
     assert env.reset(0).instruction == "do it"
     env.close()
@@ -184,6 +187,7 @@ def test_truncation_and_misuse():
     ("change", "says"),
     [
         ({"task": "faucet-opne"}, "did you mean 'faucet-open'"),
+        ({"instruction_task": "faucet"}, "instruction_task"),
         ({"cameras": ("cornr4",)}, "did you mean 'corner"),
         ({"cameras": ()}, "at least one"),
         ({"cameras": ("topview", "topview")}, "twice"),

@@ -164,6 +164,9 @@ def test_argument_errors_are_one_line_too(arguments, capsys):
 
 
 def test_inspect_errors(toy, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["inspect", toy.path, "--out", str(tmp_path / "file" / "x.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert main(["inspect", toy.path, "--episode", "9"]) == 2
     assert "no episode 9" in capsys.readouterr().err
     assert main(["inspect", toy.path, "--out", str(tmp_path / "x.gif")]) == 2

@@ -128,9 +128,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = _parser().parse_known_args(argv)
     try:
         args.run(args, rest)
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a directory that cannot be read or written
         print(f"vla-data {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nvla-data {args.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

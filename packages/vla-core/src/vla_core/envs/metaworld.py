@@ -52,6 +52,8 @@ class MetaWorldConfig:
             goal markers hidden, so that only the instruction decides; ``task``: Meta-World's own
             starts. The same for all tasks that share no scene.
         instruction: what observations say; None: one of the task's phrasings, chosen by the seed.
+        instruction_task: take the phrasings of this task instead of the own ones: with tasks that
+            share a scene, ``StepResult.achieved`` then tells whether the policy obeys.
         phrasings: which of them: ``train``, ``heldout`` (never used in demonstrations) or ``all``.
         depth: also give metric depth.
         intrinsics: also give pinhole matrices.
@@ -64,6 +66,7 @@ class MetaWorldConfig:
     max_steps: int = 200
     start: Literal["shared", "task"] = "shared"
     instruction: str | None = None
+    instruction_task: str | None = None
     phrasings: Literal["train", "heldout", "all"] = "train"
     depth: bool = False
     intrinsics: bool = False
@@ -71,8 +74,9 @@ class MetaWorldConfig:
 
 
 def _check(config: MetaWorldConfig) -> None:
-    if config.task not in PHRASINGS:
-        raise ConfigError(f"env.task: no Meta-World task '{config.task}'{suggest(config.task, PHRASINGS)}")
+    for key, task in (("task", config.task), ("instruction_task", config.instruction_task)):
+        if task is not None and task not in PHRASINGS:
+            raise ConfigError(f"env.{key}: no Meta-World task '{task}'{suggest(task, PHRASINGS)}")
     if not config.cameras:
         raise ConfigError("env.cameras: name at least one camera")
     for camera in config.cameras:
@@ -88,8 +92,9 @@ def _check(config: MetaWorldConfig) -> None:
         raise ConfigError(f"env.start: '{config.start}' is neither 'shared' nor 'task'")
     if config.phrasings not in ("train", "heldout", "all"):
         raise ConfigError(f"env.phrasings: '{config.phrasings}' is none of 'train', 'heldout', 'all'")
-    if config.instruction is None and config.phrasings == "heldout" and not PHRASINGS[config.task].heldout:
-        raise ConfigError(f"env.phrasings: '{config.task}' has no held-out phrasing; use 'train'")
+    said = config.instruction_task or config.task
+    if config.instruction is None and config.phrasings == "heldout" and not PHRASINGS[said].heldout:
+        raise ConfigError(f"env.phrasings: '{said}' has no held-out phrasing; use 'train'")
 
 
 class MetaWorldEnv:
@@ -226,7 +231,7 @@ class MetaWorldEnv:
     def _phrase(self, seed: int) -> str:
         if self._config.instruction is not None:
             return self._config.instruction
-        known = PHRASINGS[self._config.task]
+        known = PHRASINGS[self._config.instruction_task or self._config.task]
         choices = {"train": known.train, "heldout": known.heldout, "all": known.train + known.heldout}
         options = choices[self._config.phrasings]
         # A stream of its own: phrasings must not depend on how a task draws its positions.
