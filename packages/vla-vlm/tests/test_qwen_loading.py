@@ -49,6 +49,7 @@ def test_a_directory_of_weights_loads_with_its_weights(checkpoint, vlm, make_bat
         )
         first = out.hidden[3] if model is vlm else first  # noqa: F821
     assert torch.equal(out.hidden[3], first)
+    assert torch.equal(make_batch(loaded).tokens.input_ids, batch.tokens.input_ids)
     shapes_only = Qwen25VL.build(Qwen25VLConfig(base_vlm=str(checkpoint), init="random"), 2, (48, 48))
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(shapes_only.state_dict()[name], vlm.state_dict()[name])
@@ -131,6 +132,9 @@ def test_mistakes_are_one_line(tmp_path, checkpoint, monkeypatch):
     one_line(error)
     with pytest.raises(ConfigError, match="vision: conv_vit has no pretrained weights") as error:
         build(base_vlm=str(checkpoint), vision="conv_vit")
+    one_line(error)
+    with pytest.raises(ConfigError, match=r"nothing/config.json: no such file") as error:
+        Qwen25VL.build(Qwen25VLConfig(), 1, (64, 64), assets=tmp_path / "nothing")
     one_line(error)
     with pytest.raises(ConfigError, match=r"100x64 must be a multiple of 16 .*resize to 96x64"):
         Qwen25VL.build(Qwen25VLConfig(), 1, (100, 64))

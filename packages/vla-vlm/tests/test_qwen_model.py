@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vla_core.interfaces import PromptSpec, VisionLanguageModel, VLMRequest
 from vla_core.registry import load
 from vla_vlm import Qwen25VL, Qwen25VLConfig
+from vla_vlm.qwen2_5_vl.pixels import patchify
+from vla_vlm.qwen2_5_vl.stem import ConvStem
 from vla_vlm.qwen2_5_vl.vision import VisionRunner
 
 
@@ -214,3 +216,17 @@ def test_conv_stem_takes_the_patch_embeddings_place(small, make_batch):
     assert vlm.dims.grid == (3, 5)
     assert out.hidden[3].isfinite().all()
     assert any(name.startswith("model.visual.patch_embed.layers.") for name in vlm.state_dict())
+
+
+def test_conv_stem_orders_tokens_as_patches_and_adds_coordinates():
+    stem = ConvStem(width=16, patch_size=8, merge=2)
+    stem.layers = nn.Sequential(nn.AvgPool2d(8))  # a token is then the mean of its patch
+    images = torch.rand(2, 3, 96, 64)
+    tokens = stem(images)
+    assert tokens.shape == (2, 96, 5)
+    patches = patchify(images, 8, 2).view(2, 96, 3, 64)
+    torch.testing.assert_close(tokens[..., :3], patches.mean(-1))
+    # Tokens of the first block of 2 x 2: its rows, then its columns.
+    y, x = tokens[0, :4, 3], tokens[0, :4, 4]
+    assert y[0] == y[1] < y[2] == y[3]
+    assert x[0] == x[2] < x[1] == x[3]

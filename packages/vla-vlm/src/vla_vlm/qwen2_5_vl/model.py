@@ -88,6 +88,8 @@ class Qwen25VL(nn.Module):
         """
         stats = loading.ImageStats()
         if assets is not None:
+            if not (assets / "config.json").is_file():
+                raise ConfigError(f"{assets / 'config.json'}: no such file; save the checkpoint again")
             shapes = loading.hub_config(str(assets))
             tokens, stats = tokenizer.from_directory(assets), loading.image_stats(str(assets))
             model = loading.random_model(shapes, config, initialise=False)

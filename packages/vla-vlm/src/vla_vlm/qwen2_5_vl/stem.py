@@ -2,7 +2,8 @@
 
 Strided convolutions instead of one linear map a patch: early convolutions make small vision
 transformers train faster and more stably (Xiao et al., arXiv 2106.14881), and their overlapping
-receptive fields keep positions finer than a patch.
+receptive fields keep positions finer than a patch. Two channels of coordinates are added (CoordConv,
+Liu et al., arXiv 1807.03247), because nothing else in this model knows absolute positions.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from vla_core.errors import ConfigError
 
@@ -32,7 +34,7 @@ class ConvStem(nn.Module):
             )
         self.merge = merge
         # Doubling up to 128: every stage but the first costs the same.
-        channels = [3, *(max(8, 128 >> (steps - 1 - i)) for i in range(steps))]
+        channels = [5, *(max(8, 128 >> (steps - 1 - i)) for i in range(steps))]
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             layers += [
@@ -46,8 +48,13 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float images; the result is in the order :func:`~.pixels.patchify` gives."""
-        x = self.layers(images)
-        m, c, h, w = x.shape
+        m, _, height, width = images.shape
+        # Where a pixel is, in [-1, 1]: rotary positions are relative, an arm's target is not.
+        y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)
+        x = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
+        place = torch.stack([y[:, None].expand(height, width), x.expand(height, width)])
+        x = self.layers(torch.cat([images, place.expand(m, -1, -1, -1)], dim=1))
+        _, c, h, w = x.shape
         k = self.merge
         tokens = x.permute(0, 2, 3, 1).reshape(m, h // k, k, w // k, k, c).transpose(2, 3)
         return tokens.reshape(m, h * w, c).contiguous()
