@@ -99,6 +99,23 @@ def test_cameras_of_different_sizes():
     assert build_policy(config, {"default": spec}).collator.size == (16, 16)
 
 
+def test_errors_between_sections_name_the_line(write):
+    head = "framework:\n  vlm: {name: fake}\n  head: {name: fake}\n"
+    cameras = (CameraSpec("a", 32, 32), CameraSpec("b", 24, 32))
+    uneven = replace(SPEC, observation=replace(SPEC.observation, cameras=cameras))
+    for line, spec, message in [
+        ("  horizon: 9\n", SPEC, "4: embodiment 'default' has horizon 4, framework.horizon is 9"),
+        ("  use_geometric_branch: true\n  horizon: 4\n", SPEC, "4: framework.use_geometric_branch is true"),
+        ("  transforms: []\n  horizon: 4\n", uneven, "4: cameras have different sizes"),
+    ]:
+        path = write("run.yaml", head + line)
+        tree = load_tree([path])
+        config = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
+        with pytest.raises(ConfigError) as error:
+            build_policy(config, {"default": spec}, tree=tree)
+        assert str(error.value).startswith(f"{path}:{message}")
+
+
 def test_no_camera_and_wrong_horizon():
     blind = replace(SPEC, observation=replace(SPEC.observation, cameras=()))
     assert "the robot spec has no camera" in _error({"default": blind})

@@ -77,9 +77,13 @@ class Part:
     node: dict[str, Any]
 
 
+def _place(tree: Tree | None, key: str) -> str:
+    return tree.where(key) if tree else ""
+
+
 def resolve_part(group: str, node: Mapping[str, Any], where: str, tree: Tree | None = None) -> Part:
     """Look up ``node['name']`` in ``group`` and validate the rest against its ``Config``."""
-    place = tree.where(where) if tree else ""
+    place = _place(tree, where)
     if not isinstance(node, Mapping):
         raise ConfigError(f"{place}'{where}' must be set, e.g. {where.rpartition('.')[2]}: {{name: ...}}")
     name = node.get("name")
@@ -90,20 +94,19 @@ def resolve_part(group: str, node: Mapping[str, Any], where: str, tree: Tree | N
     try:
         cls = registry.load(group, name)
     except ConfigError as error:
-        place = tree.where(f"{where}.name") if tree else ""
-        raise ConfigError(f"{place}{where}.name: {error}") from error
+        raise ConfigError(f"{_place(tree, f'{where}.name')}{where}.name: {error}") from error
     config = build_config(cls.Config, {k: v for k, v in node.items() if k != "name"}, where, tree)
     return Part(cls, config, {"name": name, **to_plain(config)})
 
 
-def _views_and_size(pipelines: Mapping[str, Pipeline]) -> tuple[int, tuple[int, int]]:
+def _views_and_size(pipelines: Mapping[str, Pipeline], place: str) -> tuple[int, tuple[int, int]]:
     cameras = [c for p in pipelines.values() for c in p.output_spec.observation.cameras]
     sizes = sorted({(c.height, c.width) for c in cameras})
     if not cameras:
         raise ConfigError("the robot spec has no camera; a policy needs at least one")
     if len(sizes) > 1:
         raise ConfigError(
-            f"cameras have different sizes {sizes}; add {{name: resize, height: ..., width: ...}} "
+            f"{place}cameras have different sizes {sizes}; add {{name: resize, height: ..., width: ...}} "
             "to framework.transforms"
         )
     return max(len(p.output_spec.observation.cameras) for p in pipelines.values()), sizes[0]
@@ -134,14 +137,18 @@ def build_policy(
     vlm = resolve_part("vla.vlms", config.vlm, "framework.vlm", tree)
     head = resolve_part("vla.heads", config.head, "framework.head", tree)
     geometry = fusion = None
-    if config.has_geometry:
+    try:
+        branch = config.has_geometry
+    except ConfigError as error:
+        raise ConfigError(f"{_place(tree, 'framework.use_geometric_branch')}{error}") from error
+    if branch:
         geometry = resolve_part("vla.geometry", config.geometry or {}, "framework.geometry", tree)
         fusion = resolve_part("vla.fusions", config.fusion or {}, "framework.fusion", tree)
     pipelines = {}
     for name, spec in specs.items():
         if spec.action.horizon != config.horizon:
             raise ConfigError(
-                f"embodiment '{name}' has horizon {spec.action.horizon}, "
+                f"{_place(tree, 'framework.horizon')}embodiment '{name}' has horizon {spec.action.horizon}, "
                 f"framework.horizon is {config.horizon}"
             )
         pipelines[name] = Pipeline(
@@ -151,7 +158,7 @@ def build_policy(
             rows=(rows or {}).get(name),
             tree=tree,
         )
-    n_views, size = _views_and_size(pipelines)
+    n_views, size = _views_and_size(pipelines, _place(tree, "framework.transforms"))
     outputs = [p.output_spec for p in pipelines.values()]
     backbone = vlm.cls.build(vlm.config, n_views, size, assets=assets)
     dims = backbone.dims
