@@ -63,8 +63,8 @@ class CameraRenderer:
     def __init__(self, model: Any, size: int, upside_down: frozenset[str], markers: bool) -> None:
         self._model, self._size, self._upside_down = model, size, upside_down
         model.vis.quality.offsamples = 0
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, size)
+        # No larger than the image: the whole buffer is cleared and resolved for every image.
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._options = mujoco.MjvOption()
         if not markers:
             self._options.sitegroup[:] = 0
