@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     rec = commands.add_parser(
         "record",
+        allow_abbrev=False,
         help="record scripted experts of a simulator",
         description="Record successful demonstrations of a simulator's scripted experts. "
         "Options of the simulator itself are given as --env.KEY VALUE, e.g. --env.image_size 224.",
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     rec.set_defaults(run=_record)
     look = commands.add_parser(
         "inspect",
+        allow_abbrev=False,
         help="print what a dataset holds, plot an episode",
         description="Print episodes, features, instructions, ranges and warnings of a LeRobot v3.0 "
         "dataset; with --episode or --out also plot one episode.",
