@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,15 +81,21 @@ def test_patches_equal_the_processor(small, size):
     torch.testing.assert_close(as_float, Normalize()(images), atol=1e-5, rtol=1e-5)
 
 
-def test_vision_tokens_equal_transformers_for_unequal_windows(small):
-    """5 x 3 tokens in windows of 2 x 2: four sizes of window, and no window block skipped."""
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, (80, 48)).eval()
+# Patch and window of the tiny tests, then of the published models: 5 x 3 tokens in windows of 2 x 2
+# (four sizes of window), 8 x 8 in windows of 4 x 4 (all equal), 9 x 7.
+LAYOUTS = [(8, 32, (80, 48), False), (14, 112, (224, 224), True), (14, 112, (252, 196), False)]
+
+
+@pytest.mark.parametrize(("patch", "window", "size", "regular"), LAYOUTS)
+def test_vision_tokens_equal_transformers(small, patch, window, size, regular):
+    tiny = replace(small, patch_size=patch, window_size=window)
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=tiny), 2, size).eval()
     assert vlm.vision_runner.windows is not None
-    assert not vlm.vision_runner.windows.regular
-    images = torch.randint(0, 256, (3, 2, 3, 80, 48), dtype=torch.uint8)
+    assert vlm.vision_runner.windows.regular == regular
+    images = torch.randint(0, 256, (2, 2, 3, *size), dtype=torch.uint8)
     pixels = processed(vlm, images)
     with torch.no_grad():
-        ours = vlm.embed_images(images, torch.ones(3, 2, dtype=torch.bool)).tokens
+        ours = vlm.embed_images(images, torch.ones(2, 2, dtype=torch.bool)).tokens
         theirs = reference(vlm).model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
     torch.testing.assert_close(ours.flatten(0, 1), theirs.pooler_output, atol=1e-5, rtol=1e-5)
 
