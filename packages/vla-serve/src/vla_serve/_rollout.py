@@ -151,7 +151,7 @@ def rollout(
         task: [Job(seed, text, settings.videos) for seed, text in zip(seeds, said, strict=True)]
         for task in settings.tasks
     }
-    start, done = time.monotonic(), list[Done]()
+    start, done, latest = time.monotonic(), list[Done](), dict[str, Any]()
     recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}
     recorded["tasks"] = list(settings.tasks)
 
@@ -162,10 +162,11 @@ def rollout(
     with Pool(setups, jobs, settings.workers, settings.max_failures_videos) as pool:
         for finished in pool:
             done.append(finished)
-            output.save(results(), out / "results.json")
+            latest = results()
+            output.save(latest, out / "results.json")
             if on_episode is not None:
                 on_episode(finished, len(done), len(seeds) * len(setups))
-    return results()
+    return latest
 
 
 def _describe(client: PolicyClient) -> dict[str, Any]:
