@@ -213,6 +213,17 @@ def test_all_cameras_are_upright():
     env.close()
 
 
+def test_exit_without_close_is_silent():
+    code = (
+        "import weakref; class_ = type('C', (), {}); kept = class_(); weakref.finalize(kept, print, end='')\n"
+        "import vla_core.envs.metaworld as m; env = m.MetaWorldEnv(m.MetaWorldConfig(image_size=16))\n"
+        "env.reset(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
 def test_missing_gl_is_one_clear_line():
     code = "import vla_core.envs.metaworld as m; m.MetaWorldEnv(m.MetaWorldConfig())"
     done = subprocess.run(

@@ -7,6 +7,7 @@ Shapes: H, W pixels. Pixel centres are at half-integers: the upper left one is a
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
@@ -46,6 +47,14 @@ except ModuleNotFoundError:
 except (ImportError, AttributeError, OSError, RuntimeError) as error:  # a GL library is missing
     raise _gl_error(error) from error
 
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _free() -> None:
+    """Free the contexts nobody closed, before MuJoCo's exit hook takes EGL apart."""
+    for renderer in list(_alive):
+        renderer.close()
+
 
 class CameraRenderer:
     """Renders named cameras of one model as square images.
@@ -74,8 +83,10 @@ class CameraRenderer:
             raise _gl_error(error) from error
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = 0
-        # Freed before the interpreter takes EGL apart, even if nobody calls close().
-        self._free = weakref.finalize(self, self._renderer.close)
+        _alive.add(self._renderer)
+        # MuJoCo registers its exit hook with the first context; ours must be younger to run before it.
+        atexit.unregister(_free)
+        atexit.register(_free)
 
     def _render(self, data: Any, camera: str) -> NDArray[Any]:
         self._renderer.update_scene(data, camera=camera, scene_option=self._options)
@@ -115,4 +126,5 @@ class CameraRenderer:
 
     def close(self) -> None:
         """Free the GL context."""
-        self._free()
+        _alive.discard(self._renderer)
+        self._renderer.close()
