@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -61,6 +62,11 @@ class Trainer:
         self.console = console or Console()
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
+        if self.settings.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            raise ConfigError(
+                "trainer.device: cpu would leave DeepSpeed out in silence; use trainer.device=auto "
+                "(with the environment variable DS_ACCELERATOR=cpu, DeepSpeed itself runs on the CPU)"
+            )
         self.accelerator = Accelerator(
             cpu=self.settings.device == "cpu",
             mixed_precision="bf16" if self.settings.precision == "bf16" else "no",
@@ -91,11 +97,17 @@ class Trainer:
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.settings))
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin is not None:
-            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.settings.batch_size
+            # DeepSpeed accumulates, clips and steps inside backward(), by its own config: it gets ours.
+            plugin.deepspeed_config.update(
+                train_micro_batch_size_per_gpu=self.settings.batch_size,
+                gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+                gradient_clipping=self.settings.clip_norm,
+            )
         self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
         # Not prepared: accelerate would step it once for every process.
         self.scheduler = scheduler
-        self.policy: VLAPolicy = self.accelerator.unwrap_model(self.model)
+        # Engines wrap this very object; accelerate's unwrap_model would import DeepSpeed to say so.
+        self.policy: VLAPolicy = policy
         self.ema = EMA(self.policy, self.settings.ema_decay) if self.settings.ema_decay else None
         self.accelerator.register_for_checkpointing(*[x for x in (self.scheduler, self.ema) if x])
 

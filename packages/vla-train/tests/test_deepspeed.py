@@ -1,0 +1,115 @@
+"""configs/deepspeed_zero2.yaml through ``accelerate launch``, at world size 1 on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from vla_core.checkpoint import load_policy
+from vla_train.cli import main
+
+CONFIG = Path(__file__).parents[3] / "configs" / "deepspeed_zero2.yaml"
+LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG))
+TINY = {
+    "hidden_size": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "intermediate_size": 32,
+    "vision_hidden": 32, "vision_depth": 1, "vision_heads": 2, "vision_intermediate": 32,
+}  # fmt: skip
+# What `-m vla_train` runs, with the toy source known there too.
+SCRIPT = """
+import importlib.util, sys
+from vla_core.registry import override
+spec = importlib.util.spec_from_file_location("toy", {conftest!r})
+toy = sys.modules["toy"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+override("vla.sources", "toy", toy.ToySource)
+from vla_train.cli import main
+assert main() == 0
+"""
+# The shared-memory collective is for several processes on one CPU; compiling it would take minutes.
+NO_COMPILER = """
+import deepspeed.ops
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+"""
+
+
+@pytest.fixture
+def config(toy_config: Path) -> Path:
+    """A real backbone and head, with accumulation and clipping that bite."""
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] |= {
+        "vlm": {"name": "qwen2_5_vl", "base_vlm": "tiny", "tiny": TINY},
+        "head": {"name": "mlp_regression", "width": 32},
+    }
+    node["trainer"] |= {
+        "max_steps": 4, "log_every": 1, "val_every": 0, "gradient_accumulation_steps": 2, "clip_norm": 0.1,
+        "schedule": "constant",
+    }  # fmt: skip
+    node["datasets"]["val_fraction"] = 0
+    node["trackers"] = ["jsonl"]
+    toy_config.write_text(yaml.safe_dump(node))
+    return toy_config
+
+
+def script(config: Path, text: str) -> str:
+    """Write the program beside the config."""
+    path = config.parent / "program.py"
+    path.write_text(text.format(conftest=str(Path(__file__).parent / "conftest.py")))
+    return str(path)
+
+
+def run(*command: str) -> None:
+    """Run without a GPU; its errors become ours."""
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra 'deepspeed'")
+@pytest.mark.skipif(not CONFIG.exists(), reason="needs the repository's configs/")
+def test_zero2_trains_like_the_plain_loop_and_resumes(config: Path) -> None:
+    assert main(["--config", str(config), "run_id=plain"]) == 0
+    runs, program = config.parent / "runs", script(config, NO_COMPILER + SCRIPT)
+    for words in (["trainer.max_steps=3"], ["trainer.resume=true"]):
+        run(*LAUNCH, program, "--config", str(config), "run_id=zero2", "trainer.device=auto", *words)
+    # ZeRO's own shard of the optimizer proves that DeepSpeed did the steps.
+    assert list((runs / "zero2" / "resume" / "steps_4").rglob("zero_pp_rank_0*optim_states.pt"))
+    plain, zero2 = metrics(runs / "plain"), metrics(runs / "zero2")
+    assert [m["step"] for m in zero2] == [1, 2, 3, 4]
+    for a, b in zip(plain, zero2, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+    one, other = (
+        load_policy(runs / name / "checkpoints" / "steps_4", "cpu", torch.float32)
+        for name in ("plain", "zero2")
+    )
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b, a, atol=1e-4, rtol=0)
+
+
+def test_the_cpu_device_would_switch_deepspeed_off(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert main(["--config", str(config)]) == 2
+    assert "trainer.device=auto" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_plain_run_does_not_import_deepspeed(config: Path) -> None:
+    """It takes seconds, and warns about the accelerator it finds."""
+    program = script(config, SCRIPT + "assert 'deepspeed' not in sys.modules")
+    run(program, "--config", str(config), "trainer.max_steps=1")
