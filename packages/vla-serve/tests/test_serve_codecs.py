@@ -13,6 +13,7 @@ from vla_serve.codec import FieldError, decode_image, decode_tensor, encode_imag
 from vla_serve.observation_codec import decode_observation, encode_observation
 from vla_serve.spec_codec import decode_spec, encode_spec
 from vla_serve.v1 import policy_pb2, specs_pb2, types_pb2
+from vla_serve.wire import serialise
 
 DTYPES = ["?", "u1", "<i4", ">i4", "<i8", ">i8", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]
 names = st.from_regex(r"[a-zé_]{1,6}", fullmatch=True)
@@ -81,6 +82,20 @@ def test_images_survive_lossless_encodings(data):
     for encoding in ("raw", "png"):
         back = decode_image(through_the_wire(encode_image(view, encoding)), height, width)
         np.testing.assert_array_equal(back, view)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_raw_images_join_a_request(data):
+    sizes = data.draw(st.dictionaries(names, st.tuples(st.integers(1, 90), st.integers(1, 9)), max_size=3))
+    images = {name: data.draw(hnp.arrays(np.uint8, (*size, 3))) for name, size in sizes.items()}
+    views = {name: data.draw(st.sampled_from([i, i[::-1], i[:, ::-1]])) for name, i in images.items()}
+    request = policy_pb2.PredictRequest(session_id="abc", seed=2**62, step=300)
+    request.observation.instruction = "go"
+    whole = type(request).FromString(request.SerializeToString())
+    for name, view in views.items():
+        encode_image(view, "raw", into=whole.observation.images[name])
+    assert type(request).FromString(serialise(request, views)) == whole
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 from vla_core.errors import UserError
 from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec
 from vla_core.types import ActionChunk, Observation
@@ -20,6 +22,7 @@ from vla_serve.observation_codec import encode_observation
 from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
+from vla_serve.wire import serialise
 
 R = TypeVar("R")
 
@@ -190,9 +193,15 @@ class PolicyClient:
         """
         start = time.perf_counter()
         request = pb.PredictRequest(session_id=self._open_session())
+        raw_images: dict[str, NDArray[np.uint8]] = {}
         try:
             encode_observation(
-                observation, self.contract.observation, self._encoding, self._instruction, request.observation
+                observation,
+                self.contract.observation,
+                self._encoding,
+                self._instruction,
+                request.observation,
+                raw_images,
             )
         except FieldError as error:
             raise PolicyClientError(str(error), {error.field: error.description}) from None
@@ -205,7 +214,7 @@ class PolicyClient:
                 if not 0 <= value < limit:
                     raise PolicyClientError(f"{field}: {value} is outside 0 to {limit - 1}", {field: "range"})
                 setattr(request, field, int(value))
-        data = request.SerializeToString()
+        data = serialise(request, raw_images)
         if len(data) > self._max_bytes:
             raise PolicyClientError(
                 f"observation: {len(data)} bytes, the server takes {self._max_bytes}; "

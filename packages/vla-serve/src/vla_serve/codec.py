@@ -72,14 +72,14 @@ def decode_tensor(message: pb.Tensor, field: str = "tensor") -> NDArray[Any]:
     shape = tuple(message.shape)
     if len(shape) > MAX_AXES or any(size < 0 for size in shape):
         raise FieldError(field, f"shape {list(shape)[:MAX_AXES]} must have at most {MAX_AXES} axes, all >= 0")
-    expected = math.prod(shape) * dtype.itemsize
-    if len(message.data) != expected:
-        raise FieldError(field, f"{dtype.name} {list(shape)} needs {expected} bytes, got {len(message.data)}")
+    expected, data = math.prod(shape) * dtype.itemsize, message.data  # every access copies
+    if len(data) != expected:
+        raise FieldError(field, f"{dtype.name} {list(shape)} needs {expected} bytes, got {len(data)}")
     if any(size > sys.maxsize for size in shape) or _too_large(shape):
         raise FieldError(field, f"shape {list(shape)} is larger than any array")
-    if dtype.kind == "b" and message.data.strip(b"\x00\x01"):
+    if dtype.kind == "b" and data.strip(b"\x00\x01"):
         raise FieldError(field, "bool bytes must be 0 or 1")
-    array = np.frombuffer(message.data, dtype).reshape(shape)
+    array = np.frombuffer(data, dtype).reshape(shape)
     return array if sys.byteorder == "little" else array.astype(dtype.newbyteorder("="))
 
 
@@ -131,10 +131,10 @@ def decode_image(message: pb.Image, height: int, width: int, field: str = "image
     if (message.height, message.width) != (height, width):
         raise FieldError(field, f"expected {height} x {width}, got {message.height} x {message.width}")
     if message.encoding == pb.IMAGE_ENCODING_RAW:
-        expected = height * width * 3
-        if len(message.data) != expected:
-            raise FieldError(field, f"{height} x {width} RAW needs {expected} bytes, got {len(message.data)}")
-        return np.frombuffer(message.data, np.uint8).reshape(height, width, 3)
+        expected, data = height * width * 3, message.data  # every access copies
+        if len(data) != expected:
+            raise FieldError(field, f"{height} x {width} RAW needs {expected} bytes, got {len(data)}")
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
     kind = _FILE_FORMATS.get(message.encoding)
     if kind is None:
         raise FieldError(field, f"unknown encoding {int(message.encoding)}")

@@ -78,6 +78,7 @@ def encode_observation(
     encoding: Encoding = "raw",
     instruction: str = "",
     into: pb.Observation | None = None,
+    raw_images: dict[str, NDArray[np.uint8]] | None = None,
     field: str = "observation",
 ) -> pb.Observation:
     """The message of an observation that fits ``spec``.
@@ -90,6 +91,7 @@ def encode_observation(
         encoding: of the images.
         instruction: for an observation whose own is empty.
         into: an empty message to fill and return instead of a new one.
+        raw_images: where images go instead, when ``encoding`` is raw; see :mod:`vla_serve.wire`.
         field: how errors name the observation.
 
     Raises:
@@ -105,7 +107,10 @@ def encode_observation(
         if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
             expected = f"uint8 [{camera.height}, {camera.width}, 3]"
             raise FieldError(where, f"expected {expected}, got {image.dtype} {list(image.shape)}")
-        encode_image(image, encoding, where, into=message.images[camera.name])
+        if raw_images is not None and encoding == "raw":
+            raw_images[camera.name] = image
+        else:
+            encode_image(image, encoding, where, into=message.images[camera.name])
     state = observation.state
     state = None if state is None else _as_float32(state, f"{field}.state")
     _check_state(spec, state, f"{field}.state")
