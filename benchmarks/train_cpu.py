@@ -21,7 +21,7 @@ import torch
 from _device import median_and_p99, milliseconds
 from rich.console import Console
 from vla_core.testing import make_observation
-from vla_train.compose import compose
+from vla_train.composition import compose
 from vla_train.presets import load_run_tree
 from vla_train.trainer import Trainer
 

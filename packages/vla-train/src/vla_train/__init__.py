@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vla_train.compose import Composed, compose
+    from vla_train.composition import Composed, compose
     from vla_train.trainer import Trainer
 
 __all__ = ["Composed", "Trainer", "compose"]
 
-_WHERE = {"Composed": "vla_train.compose", "Trainer": "vla_train.trainer", "compose": "vla_train.compose"}
+_WHERE = {
+    "Composed": "vla_train.composition",
+    "Trainer": "vla_train.trainer",
+    "compose": "vla_train.composition",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -105,7 +105,7 @@ def run(argv: Sequence[str], console: Console) -> None:
     overrides = _overrides(words)
 
     # Heavy imports only now: a typo in the command answers at once.
-    from vla_train.compose import compose
+    from vla_train.composition import compose
     from vla_train.presets import load_run_tree
     from vla_train.report import write_report
     from vla_train.resume import run_directory
@@ -131,6 +131,7 @@ def run(argv: Sequence[str], console: Console) -> None:
     if not main_process:
         return
     _finish(run_dir)
+    console.print(f"checkpoint  {outcome.checkpoint}", highlight=False, soft_wrap=True)
     evaluation = config.trainer.evaluation
     try:
         if evaluation.tasks:
@@ -145,9 +146,13 @@ def run(argv: Sequence[str], console: Console) -> None:
             _print_results(console, results)
     finally:
         # Whatever the evaluation did, the training is reported.
-        report = write_report(run_dir)
-        console.print(f"checkpoint  {outcome.checkpoint}", highlight=False, soft_wrap=True)
-        console.print(f"report      {report}", highlight=False, soft_wrap=True)
+        if "jsonl" in config.trackers:
+            report = write_report(run_dir)
+            console.print(f"report      {report}", highlight=False, soft_wrap=True)
+        else:
+            console.print(
+                "no report: it reads metrics.jsonl, and 'jsonl' is not in trackers", highlight=False
+            )
 
 
 def _say_hello(console: Console, info: Mapping[str, Any]) -> None:
@@ -178,6 +183,9 @@ def _finish(run_dir: Path) -> None:
 def _print_results(console: Console, results: Mapping[str, Any]) -> None:
     for task in results["tasks"]:
         low, high = task["interval"]
+        if task["success_rate"] is None:
+            console.print(f"  {task['task']:20} no episode ran to its end", highlight=False)
+            continue
         console.print(
             f"  {task['task']:20} success {100 * task['success_rate']:.0f} % "
             f"({task['successes']}/{task['episodes']}, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)",

@@ -15,8 +15,8 @@ class DatasetsConfig:
 
     Args:
         train: one ``{name: <source>, **its Config}`` a data set; they must describe the same robot.
-        val_fraction: share of the episodes held out for validation (0: none), the last of each
-            evenly spaced group, so that every task is represented.
+        val_fraction: share of the episodes held out for validation (0: none), chosen at random but
+            always alike.
         num_workers: processes that decode and collate (0: in the training process).
         ram_cache: keep images in memory as they are before the first random transform.
     """
@@ -86,8 +86,8 @@ class TrainerConfig:
         precision: ``fp32``, or ``bf16`` (autocast).
         device: ``auto`` takes CUDA where there is one.
         threads: CPU threads of the training process (0: torch's own choice).
-        log_every, val_every, save_every: in steps; 0 switches validation or intermediate saving off
-            (the last step is always saved).
+        log_every, val_every, save_every: in steps; 0: no validation or saving before the last step
+            (which always has both).
         val_samples: number of held-out samples a validation reads.
         keep_checkpoints: older ones are removed (0: keep all).
         save_format: ``safetensors`` or ``pt``.

@@ -28,7 +28,7 @@ from vla_train.config import DatasetsConfig
 
 
 def split_episodes(episodes: Sequence[int], val_fraction: float) -> tuple[list[int], list[int]]:
-    """(training, validation) episodes; the held-out ones are spread evenly over the data set."""
+    """(training, validation) episodes; the choice depends on the number of episodes alone."""
     n_val = round(len(episodes) * val_fraction)
     if val_fraction > 0:
         n_val = max(1, n_val)
@@ -36,7 +36,8 @@ def split_episodes(episodes: Sequence[int], val_fraction: float) -> tuple[list[i
         raise ConfigError(
             f"datasets.val_fraction={val_fraction} leaves no episode to train on (there are {len(episodes)})"
         )
-    held = {int((i + 0.5) * len(episodes) / n_val) for i in range(n_val)}
+    # At random, not every k-th: recordings often alternate between tasks.
+    held = set(np.random.default_rng(0).permutation(len(episodes))[:n_val].tolist())
     return (
         [e for i, e in enumerate(episodes) if i not in held],
         [e for i, e in enumerate(episodes) if i in held],

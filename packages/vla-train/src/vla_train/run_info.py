@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from vla_train.compose import Composed
+from vla_train.composition import Composed
+from vla_train.data import Data
 
 PACKAGES = (
     "vla-core", "vla-vlm", "vla-geometry", "vla-heads", "vla-data", "vla-train", "vla-serve", "torch",
@@ -18,6 +19,16 @@ PACKAGES = (
 
 def _count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def _tasks(data: Data) -> set[str]:
+    """Instructions of every episode, of the sources that tell them without decoding."""
+    found: set[str] = set()
+    for source in (*data.train, *data.val):
+        instruction = getattr(source, "instruction", None)
+        if instruction is not None:
+            found.update(instruction(e) for e in {source.episode(i) for i in range(len(source))})
+    return found
 
 
 def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
@@ -50,6 +61,7 @@ def describe_run(composed: Composed, run_id: str, device: str, command: str) -> 
             "episodes_val": sum(len(e) for e in episodes) - n_train,
             "samples_train": sum(len(s) for s in data.train),
             "samples_val": sum(len(s) for s in data.val),
+            "tasks": sorted(_tasks(data)),
             "cameras": [c.name for c in data.spec.observation.cameras],
         },
         "control_hz": data.spec.action.control_hz,

@@ -22,7 +22,8 @@ class JsonLines:
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = []
         if resume_step and path.exists():
-            lines = path.read_text().splitlines()
+            # A killed run can leave half a line at the end, which is after the resume step anyway.
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= resume_step]
         self._file = path.open("w", buffering=1)
         for line in kept:

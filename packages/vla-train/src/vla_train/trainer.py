@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from vla_core.batch import Batch
 from vla_core.checkpoint import save_checkpoint
 from vla_core.config import to_plain
-from vla_core.errors import ConfigError, suggest
+from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.policy import VLAPolicy
 
 from vla_train import resume
-from vla_train.compose import Composed
+from vla_train.composition import Composed
 from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.ema import EMA
 from vla_train.meter import Meter
@@ -172,17 +172,16 @@ class Trainer:
                     # The one place where the loop waits for the device.
                     metrics = meter.read() | self._rates()
                     if not _finite(metrics["loss"]):
-                        raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}")
+                        raise UserError(
+                            f"the loss is {metrics['loss']} at step {step}; lower trainer.learning_rate or "
+                            f"raise trainer.warmup_steps, and check {self.run_dir / 'metrics.jsonl'}"
+                        )
                     progress.update(step, metrics)
                     for tracker in trackers:
                         tracker.log(step, metrics)
                 last = step == settings.max_steps
-                if (
-                    self.validation
-                    and main
-                    and settings.val_every
-                    and (step % settings.val_every == 0 or last)
-                ):
+                validate = last or (settings.val_every and step % settings.val_every == 0)
+                if self.validation and main and validate:
                     with self._averaged(), meter.paused():
                         latest = self.validation(self.policy, self.device)
                     progress.note(
@@ -218,7 +217,10 @@ class Trainer:
         """Write ``run.json`` and return it."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         info = describe_run(self.composed, self.run_dir.name, str(self.device), self.command)
-        (self.run_dir / "run.json").write_text(json.dumps(info, indent=1))
+        path = self.run_dir / "run.json"
+        if self.settings.resume and path.exists():
+            info["started"] = json.loads(path.read_text())["started"]
+        path.write_text(json.dumps(info, indent=1))
         return info
 
     def _save(self, step: int) -> Path:

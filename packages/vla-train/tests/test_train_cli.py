@@ -1,0 +1,106 @@
+"""What a user types, and what a user mistypes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from vla_core.checkpoint import load_policy
+from vla_train.cli import _overrides, _split_configs, main
+from vla_train.presets import list_presets, load_run_tree
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run, expect exit code 2 and exactly one line on stderr; return it."""
+    assert main(argv) == 2
+    err = capsys.readouterr().err.strip()
+    assert "\n" not in err
+    assert err.startswith("vla-train: ")
+    return err
+
+
+def test_a_run_from_the_command_line(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(toy_config), "trainer.max_steps=4", "--run_id", "mine", "--seed=3"]) == 0
+    out = capsys.readouterr().out.replace("\n", "")
+    run_dir = toy_config.parent / "runs" / "mine"
+    assert "steps_4" in out
+    assert (run_dir / "report.html").exists()
+    resolved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert resolved["seed"] == 3
+    assert resolved["framework"]["head"] == {"name": "fake", "noise_scale": 0.1}
+    load_policy(run_dir / "checkpoints" / "steps_4", "cpu", __import__("torch").float32)
+    # The resolved config alone gives the same run again.
+    assert main(["--config", str(run_dir / "config.yaml"), "run_id=again"]) == 0
+
+
+def test_spellings_of_overrides() -> None:
+    assert _overrides(["a.b=1", "--c.d", "2", "--e=x=y"]) == ["a.b=1", "c.d=2", "e=x=y"]
+    argv = ["--config", "a.yaml", "b.yaml", "x=1", "--y", "2", "--config_yaml", "c.yaml"]
+    known, words = _split_configs(argv)
+    assert known == ["--config", "a.yaml", "b.yaml", "--config_yaml", "c.yaml"]
+    assert words == ["x=1", "--y", "2"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trainer.max_step=3", "unknown key 'trainer.max_step' (did you mean 'max_steps'?)"),
+        ("trainer.max_steps=many", "'trainer.max_steps'"),
+        ("trainer.schedule=linear", "trainer.schedule"),
+        ("framework.name=QwenP1", "did you mean 'QwenPI'"),
+        ("framework.head.noise=1", "unknown key 'framework.head.noise' (did you mean 'noise_scale'?)"),
+        ("framework.vlm.name=fakes", "did you mean 'fake'"),
+        ("framework.horizon=0", "framework.horizon must be at least 1"),
+        ("framework.use_geometric_branch=true", "framework.geometry and framework.fusion"),
+        ("trackers=[wandb]", "no tracker 'wandb'"),
+        ("trainer.reload_modules=[head]", "pretrained_checkpoint is not"),
+        ("datasets.val_fraction=0.99", "leaves no episode"),
+        ("trainer.max_steps", "no such config file"),
+    ],
+)
+def test_mistakes_are_one_line(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], override: str, expected: str
+) -> None:
+    assert expected in fails(capsys, "--config", str(toy_config), override)
+
+
+def test_a_wrong_key_names_file_and_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], toy: None
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("framework: {name: QwenPI}\ndatasets:\n  train: [{name: toy}]\n  val_fractoin: 0.2\n")
+    err = fails(capsys, "--config", str(path))
+    assert f"{path}:4:" in err
+    assert "did you mean 'val_fraction'" in err
+
+
+def test_files_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], toy_config: Path
+) -> None:
+    assert "no such config file" in fails(capsys, "--config", str(tmp_path / "no.yaml"))
+    assert "--config is missing" in fails(capsys)
+    assert "needs a value" in fails(capsys, "--config", str(toy_config), "--seed")
+    missing = f"datasets.train=[{{name: lerobot, path: {tmp_path}/nothing}}]"
+    err = fails(capsys, "--config", str(toy_config), missing)
+    assert f"{tmp_path}/nothing" in err
+
+
+def test_list_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in list_presets())
+    assert "layerwise_fm" in out
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+
+
+def test_another_part_starts_afresh_and_the_same_part_is_merged(toy_config: Path) -> None:
+    base = "framework.name=QwenPI"
+    tree = load_run_tree([toy_config], [base, "framework.head.name=mlp_regression"])
+    assert tree.data["framework"]["head"]["name"] == "mlp_regression"
+    config = toy_config.parent / "merge.yaml"
+    config.write_text("framework: {name: QwenPI, vlm: {base_vlm: tiny}}\ndatasets: {train: [{name: toy}]}\n")
+    vlm = load_run_tree([config]).data["framework"]["vlm"]
+    assert vlm == {"name": "qwen2_5_vl", "base_vlm": "tiny"}
