@@ -1,9 +1,9 @@
 # Shortcuts for the commands of everyday work; `make` lists them. Each can be typed by hand as well.
 .DEFAULT_GOAL := help
-.PHONY: help check autoformat test demo bench proto lock docs clean
+.PHONY: help check autoformat test demo bench bench-gpu proto lock docs clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 check: ## formatting, lint, types, import contracts, generated code, lock: all that runs in seconds
 	bash .ci/run format lint types imports proto lock
@@ -18,8 +18,12 @@ test: ## every test that is not marked slow
 demo: ## train the tiny policy on the shipped demonstrations and roll it out in the simulator
 	uv run vla-train --config configs/quickstart.yaml
 
-bench: ## measure data loading, training, latency and the gRPC round trip
-	for file in benchmarks/*.py; do uv run "$$file" || exit 1; done
+bench: ## measure data loading, training, latency, the gRPC round trip and the head, on this CPU
+	for name in data train_cpu grpc_roundtrip head; do uv run benchmarks/$$name.py || exit 1; done
+
+bench-gpu: ## measure models of full size, on one CUDA GPU
+	uv run benchmarks/full_size.py
+	uv run benchmarks/head.py --device cuda
 
 proto: ## regenerate the gRPC stubs from proto/
 	uv run tools/gen_proto.py

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,14 +25,14 @@ START_TIMEOUT_S = 180.0
 
 
 def _program(name: str) -> str:
-    """The console script beside this interpreter (a venv need not be on PATH)."""
-    path = Path(sys.executable).parent / name
-    if not path.exists():
+    """The console script beside this interpreter (a venv need not be on PATH), else on PATH."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if path is None:
         raise UserError(
             f"closed-loop evaluation needs the program {name}; install vla-serve[server], "
             "or leave trainer.evaluation.tasks empty"
         )
-    return str(path)
+    return path
 
 
 def _wait_for_port(server: subprocess.Popen[bytes], port_file: Path, log: Path) -> int:

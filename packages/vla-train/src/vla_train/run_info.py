@@ -31,6 +31,12 @@ def _tasks(data: Data) -> set[str]:
     return found
 
 
+def _from_scratch(composed: Composed) -> bool:
+    """Neither a backbone with pretrained weights (its config tells) nor a checkpoint to start from."""
+    pretrained = bool(getattr(getattr(composed.policy.vlm, "config", None), "pretrained", False))
+    return not pretrained and composed.config.trainer.pretrained_checkpoint is None
+
+
 def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
     """Plain data: framework, parameters, data, versions."""
     policy, data = composed.policy, composed.data
@@ -55,7 +61,7 @@ def describe_run(composed: Composed, run_id: str, device: str, command: str) -> 
             "parts": {name: n for name, n in parts.items() if n},
         },
         "packages": packages,
-        "from_scratch": bool(getattr(policy.vlm, "from_scratch", False)),
+        "from_scratch": _from_scratch(composed),
         "data": {
             "episodes_train": n_train,
             "episodes_val": sum(len(e) for e in episodes) - n_train,
