@@ -34,6 +34,8 @@ def test_two_embodiments_are_padded_and_masked():
     assert batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous()
     assert batch.view_mask.tolist() == [[True, False, False], [True, True, True]]
+    assert not batch.tokens.all_views
+    assert _collator(ARM, CAR)(samples[1:]).to("cpu").tokens.all_views
     assert not batch.images[0, 1:].any()
     for v in range(3):
         expected = samples[1].observation.images[f"camera_{v}"].transpose(2, 0, 1)

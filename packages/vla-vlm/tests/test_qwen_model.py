@@ -118,6 +118,48 @@ def test_a_missing_view_is_masked(vlm, make_batch):
     assert torch.isfinite(a.hidden[3]).all()
 
 
+MASKS = [  # padding, all_views, whether a row lacks a view, dtype; what attention is given
+    ("right", True, False, torch.float32, "causal"),
+    ("right", True, False, torch.bfloat16, "causal"),
+    ("right", False, False, torch.float32, "mask"),
+    ("right", False, True, torch.float32, "mask"),
+    ("left", True, False, torch.float32, "mask"),
+]
+
+
+@pytest.mark.parametrize(("padding", "all_views", "lacks_view", "dtype", "expected"), MASKS)
+def test_attention_takes_a_mask_only_where_one_is_needed(
+    small, make_batch, monkeypatch, padding, all_views, lacks_view, dtype, expected
+):
+    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), 2, (48, 48)).eval().to(dtype)
+    batch = make_batch(vlm)
+    batch.view_mask[1, 0] = not lacks_view
+    with torch.no_grad():
+        masked = run(vlm, batch, VLMRequest((3,)))
+        batch.tokens.all_views = all_views
+        visual = vlm.embed_images(batch.images, batch.view_mask)
+        calls = []
+        attend = nn.functional.scaled_dot_product_attention
+        monkeypatch.setattr(
+            nn.functional,
+            "scaled_dot_product_attention",
+            lambda q, k, v, **how: calls.append((how, k.shape[1])) or attend(q, k, v, **how),
+        )
+        out = vlm(vlm.embed_text(batch), visual, None, VLMRequest((3,)))
+    assert len(calls) == 3
+    for how, kv_heads in calls:
+        causal = how["attn_mask"] is None and how["is_causal"] and how["enable_gqa"]
+        assert causal == (expected == "causal")
+        assert kv_heads == (small.n_kv_heads if causal else small.n_heads), "keys are copied only with a mask"
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    assert not masked.mask.all()
+    assert torch.equal(out.mask, masked.mask)
+    torch.testing.assert_close(
+        out.hidden[3][out.mask], masked.hidden[3][masked.mask], atol=tolerance, rtol=tolerance
+    )
+    assert out.hidden[3].isfinite().all()
+
+
 def test_rows_of_a_batch_do_not_touch_each_other(vlm, make_batch):
     batch = make_batch(vlm)
     solo = make_batch(vlm, instructions=("turn the faucet handle to the left",))
@@ -191,6 +233,7 @@ def test_forward_and_backward_never_wait_for_the_device(small, make_batch, size)
 
 def test_traces_without_graph_breaks(vlm, make_batch):
     batch = make_batch(vlm)
+    batch.tokens.all_views = True
     layer = VLMRequest((3,))
 
     def step(batch):

@@ -37,11 +37,14 @@ def processed(vlm, images):
 SIZES = [(1, (32, 32)), (2, (48, 48)), (2, (64, 64)), (2, (48, 80)), (1, (80, 32)), (2, (96, 64))]
 
 
-@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize(
+    ("padding", "all_views"), [("right", True), ("right", False), ("left", True)], ids=str
+)
 @pytest.mark.parametrize(("n_views", "size"), SIZES)
-def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_views, size, padding):
+def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_views, size, padding, all_views):
     vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), n_views, size).eval()
     batch = make_batch(vlm)
+    batch.tokens.all_views = all_views  # known or not, the numbers are the same
     layers = tuple(range(vlm.dims.n_layers + 1))
     with torch.no_grad():
         out = vlm(

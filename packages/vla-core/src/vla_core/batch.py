@@ -75,6 +75,10 @@ class TokenFields(_Movable):
         position_ids: long ``[P, B, S]``, or None when the backbone counts them itself.
         counts: how many ``image``, ``prefix`` and ``query`` tokens every row has, as plain numbers,
             so that a mismatch is found without reading the device; None for fields made by hand.
+        right_padded: all padding comes after a row's tokens (False: not known).
+        all_views: no view of any row is missing (False: not known). With both, causal attention
+            never shows padding to a token that counts, so a backbone may attend without a mask.
+            Whoever masks a view or a visual token after collating sets it back to False.
     """
 
     input_ids: Tensor
@@ -82,6 +86,8 @@ class TokenFields(_Movable):
     roles: Tensor
     position_ids: Tensor | None = None
     counts: Mapping[str, int] | None = None
+    right_padded: bool = False
+    all_views: bool = False
 
 
 @dataclass

@@ -6,6 +6,7 @@ Shape legend: B rows, V views, H, W pixels, D state dims, T action steps, A acti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class PolicyCollator:
         batch = Batch(
             images=torch.from_numpy(images_BVHWC).permute(0, 1, 4, 2, 3).contiguous(),
             view_mask=torch.from_numpy(view_mask),
-            tokens=self.text(samples),
+            tokens=replace(self.text(samples), all_views=bool(view_mask.all())),
             embodiment=torch.tensor([self.order[s.observation.embodiment] for s in samples]),
             state=torch.from_numpy(state_BD) if has_state else None,
             state_mask=torch.from_numpy(state_mask) if has_state else None,

@@ -103,6 +103,7 @@ class Qwen25VLCollator:
             roles=torch.from_numpy(roles),
             position_ids=torch.from_numpy(positions),
             counts=self.counts,
+            right_padded=self.padding == "right",
         )
 
     def _row(self, instruction: str) -> _Row:

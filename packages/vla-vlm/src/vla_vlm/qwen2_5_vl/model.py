@@ -200,7 +200,13 @@ class Qwen25VL(nn.Module):
             queries = request.queries.weight.expand(embeds.shape[0], -1, -1)
             embeds = overwrite(embeds, where(roles, Role.QUERY, given["query"]), queries)
         hidden = run_layers(
-            self.model.language_model, self.rope, embeds, mask, fields.position_ids, request.layers
+            self.model.language_model,
+            self.rope,
+            embeds,
+            mask,
+            fields.position_ids,
+            request.layers,
+            only_tail_invalid=fields.right_padded and fields.all_views,
         )
         spans = {
             "image": (roles == int(Role.IMAGE)) & mask,

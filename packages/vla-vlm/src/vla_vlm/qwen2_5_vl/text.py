@@ -27,6 +27,18 @@ def causal_mask(valid_BS: Tensor) -> Tensor:
     return ((ones.tril() & valid_BS[:, None, :]) | eye)[:, None]
 
 
+def _goes_without_mask(implementation: str, x: Tensor) -> bool:
+    """Whether attention without a mask is the cheaper way to the same numbers.
+
+    Without one, SDPA takes its flash kernel, which skips half the scores and reads grouped keys and
+    values in place; with one it copies them for every query head. A GPU has no such kernel for float32.
+    """
+    if implementation != "sdpa":
+        return False
+    half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
+    return half or x.device.type == "cpu"
+
+
 def run_layers(
     language_model: Any,
     rope: TextRope,
@@ -34,11 +46,14 @@ def run_layers(
     valid_BS: Tensor,
     position_ids: Tensor,
     layers: Sequence[int],
+    only_tail_invalid: bool = False,
 ) -> dict[int, Tensor]:
     """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
 
     Args:
         position_ids: long ``[3, B, S]``.
+        only_tail_invalid: whether what is not valid comes after all that is, in every row. Causal
+            attention alone then hides it, and needs no mask where the kernel can do so.
 
     Raises:
         ValueError: a layer that the model doesn't have.
@@ -54,7 +69,10 @@ def run_layers(
     last = max(wanted, default=0)
     if last == 0:
         return hidden
-    mask = for_kernel(causal_mask(valid_BS), language_model.config._attn_implementation, embeds_BSH.dtype)
+    implementation = language_model.config._attn_implementation
+    mask = None
+    if not (only_tail_invalid and _goes_without_mask(implementation, embeds_BSH)):
+        mask = for_kernel(causal_mask(valid_BS), implementation, embeds_BSH.dtype)
     cos_sin = rope(position_ids, embeds_BSH.dtype)
     x = embeds_BSH
     for i in range(1, last + 1):
