@@ -35,40 +35,18 @@ from _device import (
     synchronize,
     time_limit,
 )
+from _models import FULL, HEADS, TINY, Size, batch_of, build, instruction, noise_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
-from vla_core.testing import make_observation, make_sample, make_spec
-from vla_core.types import Sample
+from vla_core.testing import make_observation
 from vla_heads import LayerwiseFM, MLPRegression
 from vla_vlm import Qwen25VL
 
 PEAK_FLOPS = 790e12  # bf16 dense, measured on an H200
 USEFUL_FLOP = {"QwenPI": 2.28e12}  # forward FLOP a sample, as the published comparison counts them
-HEADS: dict[str, dict[str, Any]] = {
-    "QwenPI": {"name": "layerwise_fm", "repeated_diffusion_steps": 2, "steps": 4},
-    "QwenOFT": {"name": "mlp_regression"},
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is measured: B are batch sizes."""
-
-    base_vlm: str
-    image: int
-    text_tokens: int
-    train_B: tuple[int, ...]
-    infer_B: tuple[int, ...]
-    train_repeats: int
-    infer_repeats: int
-
-
-FULL = Size("3b", 224, 84, (8, 16, 32), (1, 8, 32), 6, 50)
-TINY = Size("tiny", 32, 84, (2, 4), (1, 4), 1, 3)
 
 
 @dataclass
@@ -108,67 +86,6 @@ class Run:
             torch.cuda.empty_cache()
         self.seconds[name] = round(time.perf_counter() - began, 2)
         print(f"# {name}: {self.seconds[name]} s", flush=True)
-
-
-def build(run: Run, framework: str, dtype: torch.dtype, **head: Any) -> VLAPolicy:
-    """The policy on the device, initialised there."""
-    size = run.size
-    config = FrameworkConfig(
-        name=framework,
-        horizon=8,
-        vlm={
-            "name": "qwen2_5_vl",
-            "base_vlm": size.base_vlm,
-            "dtype": str(dtype).removeprefix("torch."),
-            "max_text_tokens": size.text_tokens,
-        },
-        head={**HEADS[framework], **head},
-        transforms=[{"name": "normalize"}],
-    )
-    spec = make_spec(n_cameras=2, height=size.image, width=size.image, horizon=8)
-    torch.manual_seed(0)
-    with run.device:
-        policy = build_policy(config, {spec.embodiment: spec})
-    policy.head.to(dtype)
-    for parameter in policy.head.parameters():
-        # Outputs and modulations start at zero, which would make every comparison of answers true.
-        if parameter.ndim >= 2 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.02)
-    return policy.eval()
-
-
-def instruction(policy: VLAPolicy, tokens: int) -> str:
-    """A text that fills the prompt to ``tokens`` text tokens, so that no padding is computed."""
-    (spec,) = policy.specs.values()
-    text = policy.vlm.collator(policy.prompt)
-    words = "open the faucet"
-    while True:
-        missing = int((~text([_said(make_sample(spec), words)]).attention_mask).sum())
-        if not missing:
-            return words
-        words += " a" if missing < 4 else " open the"[: 2 * missing]
-
-
-def _said(sample: Sample, words: str) -> Sample:
-    return replace(sample, observation=replace(sample.observation, instruction=words))
-
-
-def batch_of(policy: VLAPolicy, rows: int, words: str, device: torch.device, targets: bool) -> Batch:
-    """A collated batch on the device."""
-    (spec,) = policy.specs.values()
-    if not targets:
-        seen = [replace(make_observation(spec, i), instruction=words) for i in range(rows)]
-        return policy.collate(seen).to(device)
-    samples = [_said(make_sample(spec, i), words) for i in range(rows)]
-    assert policy.collator is not None
-    (pipeline,) = policy.pipelines.values()
-    return policy.collator([pipeline(sample) for sample in samples]).to(device)
-
-
-def noise_of(batch: Batch, seed: int = 0) -> torch.Tensor:
-    """Noise ``[B, 8, 7]``; the first rows don't depend on how many there are."""
-    rows = [torch.randn(8, 7, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(batch))]
-    return torch.stack(rows).to(batch.images.device)
 
 
 def count(run: Run, framework: str, policy: VLAPolicy, words: str) -> None:
@@ -302,7 +219,7 @@ def check_batching(run: Run, framework: str, policy: VLAPolicy, words: str) -> N
 @torch.inference_mode()
 def check_precision(run: Run) -> None:
     """bf16 against fp32 where the head reads (and so the backbone runs) two decoder layers only."""
-    policy = build(run, "QwenPI", torch.float32, n_blocks=2, vl_layer_selection="first")
+    policy = build(run.size, run.device, "QwenPI", torch.float32, n_blocks=2, vl_layer_selection="first")
     words = instruction(policy, run.size.text_tokens)
     batch = batch_of(policy, 4, words, run.device, targets=False)
     noise = noise_of(batch)
@@ -328,7 +245,7 @@ def measure(run: Run, framework: str, compiled: bool) -> None:
     size, held, mode = run.size, {}, "compiled" if compiled else "eager"
 
     def make() -> None:
-        held["policy"] = build(run, framework, run.dtype)
+        held["policy"] = build(run.size, run.device, framework, run.dtype)
         synchronize(run.device)
 
     run.section(f"{framework} {mode} build", 60, make)
