@@ -52,7 +52,11 @@ PLACES = {
 
 
 def arguments(cls: type) -> dict[str, str]:
-    """Field -> meaning, from the ``Args:`` of the class docstring (``a, b: ...`` documents both)."""
+    """Field -> meaning, from the ``Args:`` of the class docstring (``a, b: ...`` documents both).
+
+    Fields that a Config inherits are documented where they are declared.
+    """
+    inherited = [base for base in cls.__mro__[1:] if dataclasses.is_dataclass(base)]
     text = inspect.getdoc(cls) or ""
     found: dict[str, str] = {}
     names: list[str] = []
@@ -65,7 +69,8 @@ def arguments(cls: type) -> dict[str, str]:
             found.update({name: f"{found[name]} {line.strip()}" for name in names})
         else:
             names = []
-    return {name: markdown(value) for name, value in found.items()}
+    own = {name: markdown(value) for name, value in found.items()}
+    return {k: v for base in inherited for k, v in arguments(base).items()} | own
 
 
 def markdown(text: str) -> str:

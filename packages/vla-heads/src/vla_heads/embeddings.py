@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_heads.category import apply, linear
+
 
 def sinusoid(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sine-cosine features of a position (any shape ``[...]``), fp32 ``[..., dim]``; ``dim`` is even."""
@@ -21,16 +23,22 @@ def sinusoid(position: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor
 
 
 class MLP(nn.Module):
-    """Linear, activation, Linear. Input of any dtype; computed in the dtype of the weights."""
+    """Linear, activation, Linear. Input of any dtype; computed in the dtype of the weights.
 
-    def __init__(self, d_in: int, d_hidden: int, d_out: int, activation: str = "relu") -> None:
+    With ``n_categories``, every row has the weights of its category (``[B]``).
+    """
+
+    def __init__(
+        self, d_in: int, d_hidden: int, d_out: int, activation: str = "relu", n_categories: int | None = None
+    ) -> None:
         super().__init__()
-        self.up = nn.Linear(d_in, d_hidden)
-        self.down = nn.Linear(d_hidden, d_out)
+        self.up = linear(d_in, d_hidden, n_categories)
+        self.down = linear(d_hidden, d_out, n_categories)
         self.activation = {"relu": F.relu, "silu": F.silu}[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x.to(self.up.weight.dtype))))
+    def forward(self, x: Tensor, category: Tensor | None = None) -> Tensor:
+        x = self.activation(apply(self.up, x.to(self.up.weight.dtype), category))
+        return apply(self.down, x, category)
 
 
 class TimestepEmbedder(nn.Module):
@@ -49,21 +57,29 @@ class ActionEncoder(nn.Module):
 
     Mixing is a Linear over the concatenation [action | time] (GR00T N1, arXiv 2503.14734). Written as
     two Linears that are added, the time half is computed once per time instead of once per token.
+    With ``n_categories``, every row has the weights of its category.
     """
 
-    def __init__(self, action_dim: int, width: int) -> None:
+    def __init__(self, action_dim: int, width: int, n_categories: int | None = None) -> None:
         super().__init__()
-        self.width = width
-        self.embed = nn.Linear(action_dim, width)
-        self.mix_action = nn.Linear(width, width)
-        self.mix_time = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.width, self.n_categories = width, n_categories
+        self.embed = linear(action_dim, width, n_categories)
+        self.mix_action = linear(width, width, n_categories)
+        self.mix_time = linear(width, width, n_categories, bias=False)
+        self.out = linear(width, width, n_categories)
 
     def encode_time(self, bucket: Tensor) -> Tensor:
-        """Time half of the mix, ``[..., W]`` for long ``[...]`` buckets."""
-        return self.mix_time(sinusoid(bucket, self.width).to(self.mix_time.weight.dtype))
+        """What depends on the time alone, ``[..., W]`` for long ``[...]`` buckets.
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        That is the time half of the mix; with categories, whose weights differ from row to row, its input.
+        """
+        features = sinusoid(bucket, self.width).to(self.mix_time.weight.dtype)
+        return features if self.n_categories else self.mix_time(features)
+
+    def forward(self, x: Tensor, time: Tensor, category: Tensor | None = None) -> Tensor:
         """``x [B, R, T, A]`` and ``time = encode_time(bucket) [B, R, W]`` -> ``[B, R, T, W]``."""
-        x = self.mix_action(self.embed(x.to(self.embed.weight.dtype)))
-        return self.out(F.silu(x + time[..., None, :]))
+        x = apply(self.embed, x.to(self.embed.weight.dtype), category)
+        x = apply(self.mix_action, x, category)
+        if self.n_categories:
+            time = apply(self.mix_time, time, category)
+        return apply(self.out, F.silu(x + time[..., None, :]), category)

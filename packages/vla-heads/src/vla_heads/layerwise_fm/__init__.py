@@ -1,6 +1,7 @@
 """Layerwise flow-matching head: block i of a DiT attends to layer i of the backbone."""
 
+from vla_heads.flow_head import Prepared, TimeCondition
 from vla_heads.layerwise_fm.config import LayerwiseFMConfig
-from vla_heads.layerwise_fm.head import LayerwiseFM, Prepared, TimeCondition
+from vla_heads.layerwise_fm.head import LayerwiseFM
 
 __all__ = ["LayerwiseFM", "LayerwiseFMConfig", "Prepared", "TimeCondition"]

@@ -8,9 +8,14 @@ from typing import Literal
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
 
+from vla_heads.flow_config import FlowConfig, check_flow, heads_of
+
+PROJECTED_WIDTH = 1024
+"""Width of the blocks behind a per-layer projection, unless the config says otherwise."""
+
 
 @dataclass(frozen=True)
-class LayerwiseFMConfig:
+class LayerwiseFMConfig(FlowConfig):
     """YAML node of ``layerwise_fm``.
 
     Args:
@@ -20,36 +25,21 @@ class LayerwiseFMConfig:
         use_concat_cross_context: one attention over [context | own tokens] in each block, instead of
             self-attention followed by cross-attention. Own tokens interact in both.
         normalize_vl_hidden: LayerNorm without parameters on the context; deep backbones carry
-            activations hundreds of times the typical size.
+            activations hundreds of times the typical size. ``project_context: per_layer`` brings its own.
+        project_context: ``per_layer`` puts a LayerNorm and a Linear to ``width`` between each backbone
+            layer and its block, so that the blocks can be narrower than the backbone (1024 if ``width``
+            is null); with ``use_concat_cross_context`` context and own tokens then share K and V matrices.
         width: width W of the blocks; null is the backbone's hidden size.
         n_heads: attention heads; null is W / 64 (at least 1).
-        dropout: after every attention and feed-forward, and before the decoder.
-        n_future_tokens: learned tokens between state and actions (room to think).
-        state_hidden: hidden width of the state encoder.
-        decoder_hidden: hidden width of the action decoder.
-        repeated_diffusion_steps: R, noise draws per observation in training; the context is projected
-            once for all of them.
-        steps: Euler steps when sampling.
-        time_alpha: times are drawn from Beta(time_alpha, 1).
-        time_s: upper end s of that draw, ``t = (s - b) / s``.
-        n_buckets: number of integer times the network tells apart.
     """
 
     n_blocks: int | None = None
     vl_layer_selection: Literal["first", "last"] = "last"
     use_concat_cross_context: bool = False
     normalize_vl_hidden: bool = True
+    project_context: Literal["none", "per_layer"] = "none"
     width: int | None = None
     n_heads: int | None = None
-    dropout: float = 0.0
-    n_future_tokens: int = 32
-    state_hidden: int = 1024
-    decoder_hidden: int = 1024
-    repeated_diffusion_steps: int = 2
-    steps: int = 4
-    time_alpha: float = 1.5
-    time_s: float = 0.999
-    n_buckets: int = 1000
 
 
 @dataclass(frozen=True)
@@ -68,11 +58,7 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
-    for key, low in (("n_future_tokens", 0), ("repeated_diffusion_steps", 1), ("steps", 1), ("n_buckets", 1)):
-        if getattr(config, key) < low:
-            raise ConfigError(f"{key}: {getattr(config, key)} must be at least {low}")
-    if not 0.0 <= config.dropout < 1.0:
-        raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
+    check_flow(config)
     if config.vl_layer_selection not in ("first", "last"):
         raise ConfigError(f"vl_layer_selection: '{config.vl_layer_selection}' must be 'first' or 'last'")
     n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
@@ -80,9 +66,10 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
         raise ConfigError(
             f"n_blocks: {n_blocks} must be between 1 and the backbone's {dims.n_layers} layers (null: all)"
         )
-    width = dims.hidden_size if config.width is None else config.width
-    n_heads = max(1, width // 64) if config.n_heads is None else config.n_heads
-    if width < 2 or width % 2 or n_heads < 1 or width % n_heads:
-        raise ConfigError(f"n_heads: width {width} must be even and divisible by n_heads {n_heads}")
+    if config.project_context not in ("none", "per_layer"):
+        raise ConfigError(f"project_context: '{config.project_context}' must be 'none' or 'per_layer'")
+    default = PROJECTED_WIDTH if config.project_context == "per_layer" else dims.hidden_size
+    width = default if config.width is None else config.width
+    n_heads = heads_of(width, config.n_heads)
     first = 1 if config.vl_layer_selection == "first" else dims.n_layers - n_blocks + 1
     return Sizes(n_blocks, width, n_heads, tuple(range(first, first + n_blocks)))

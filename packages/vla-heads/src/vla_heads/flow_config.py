@@ -1,0 +1,56 @@
+"""Choices that all flow-matching heads share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """What :class:`~vla_heads.flow_head.FlowHead` needs to know.
+
+    Args:
+        dropout: after every attention and feed-forward, and before the decoder.
+        n_future_tokens: learned tokens between state and actions (room to think).
+        state_hidden: hidden width of the state encoder.
+        decoder_hidden: hidden width of the action decoder.
+        repeated_diffusion_steps: R, noise draws per observation in training; the context is projected
+            once for all of them.
+        steps: Euler steps when sampling.
+        time_alpha: times are drawn from Beta(time_alpha, 1).
+        time_s: upper end s of that draw, ``t = (s - b) / s``.
+        n_buckets: number of integer times the network tells apart.
+    """
+
+    dropout: float = 0.0
+    n_future_tokens: int = 32
+    state_hidden: int = 1024
+    decoder_hidden: int = 1024
+    repeated_diffusion_steps: int = 2
+    steps: int = 4
+    time_alpha: float = 1.5
+    time_s: float = 0.999
+    n_buckets: int = 1000
+
+
+def check_flow(config: FlowConfig) -> None:
+    """Raise :class:`ConfigError` for a value that cannot work, with the key's name and the fix."""
+    for key, low in (("n_future_tokens", 0), ("repeated_diffusion_steps", 1), ("steps", 1), ("n_buckets", 1)):
+        if getattr(config, key) < low:
+            raise ConfigError(f"{key}: {getattr(config, key)} must be at least {low}")
+    if not 0.0 <= config.dropout < 1.0:
+        raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
+
+
+def heads_of(width: int, n_heads: int | None) -> int:
+    """Attention heads of a width; None is W / 64 (at least 1).
+
+    Raises:
+        ConfigError: an odd width, or one the heads do not divide.
+    """
+    n_heads = max(1, width // 64) if n_heads is None else n_heads
+    if width < 2 or width % 2 or n_heads < 1 or width % n_heads:
+        raise ConfigError(f"n_heads: width {width} must be even and divisible by n_heads {n_heads}")
+    return n_heads
