@@ -84,11 +84,15 @@ class VisualTokens:
         tokens: ``[B, N, H]`` with N = V * h * w.
         mask: bool ``[B, N]``; False for missing views.
         grid: (V, h, w) of the tokens.
+        deepstack: further features ``[B, N, H]`` that the backbone adds to the image tokens after
+            its first, second, ... layer (Qwen3-VL), or None. A fusion that changes the tokens
+            returns ``dataclasses.replace(visual, tokens=...)``, so that they survive.
     """
 
     tokens: Tensor
     mask: Tensor
     grid: tuple[int, int, int]
+    deepstack: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -100,12 +104,14 @@ class GeometryFeatures:
         registers: ``[B, R, C]`` global tokens, or None.
         depth: ``[B, V, H, W]`` metres, or None.
         points: ``[B, V, H, W, 3]`` metres in the first camera's frame, or None.
+        view_mask: bool ``[B, V]``; False for missing views. The policy writes it; None: all are there.
     """
 
     tokens: Tensor
     registers: Tensor | None = None
     depth: Tensor | None = None
     points: Tensor | None = None
+    view_mask: Tensor | None = None
 
 
 @dataclass
@@ -174,11 +180,12 @@ class HeadDims:
 
 @dataclass(frozen=True)
 class FusionDims:
-    """Runtime facts a fusion is built from."""
+    """Runtime facts a fusion is built from; ``grid`` (h, w) is the backbone's tokens per view."""
 
     hidden_size: int
     geometry_dim: int
     n_layers: int
+    grid: tuple[int, int] | None = None
 
 
 @dataclass
