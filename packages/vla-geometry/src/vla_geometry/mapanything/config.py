@@ -1,0 +1,41 @@
+"""Config of the MapAnything encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_core.errors import ConfigError, suggest
+
+from vla_geometry.mapanything.sizes import SIZES
+
+
+@dataclass(frozen=True)
+class MapAnythingConfig:
+    """YAML node of ``mapanything``.
+
+    Args:
+        size: ``giant`` (the current model, ``facebook/map-anything`` and ``facebook/map-anything-apache``),
+            ``large`` (the first release, the same names with ``-v1``), or ``tiny`` and ``tiny_v1``: the same
+            two for tests and small machines, for which no weights are published.
+        weights: what to start from: a hub id, a local directory with ``model.safetensors``, or a
+            ``.safetensors`` file; null starts at random (nothing can be learnt from a frozen random encoder).
+        revision: commit, tag or branch of the hub id.
+        trainable: false freezes the encoder and runs it without gradients.
+        bf16: run the two transformers in bfloat16, whatever the policy's dtype; only when frozen. The
+            geometric input stays in the policy's dtype, as in the published model.
+    """
+
+    size: str = "giant"
+    weights: str | None = None
+    revision: str | None = None
+    trainable: bool = False
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ConfigError(f"geometry.size: no size '{self.size}'{suggest(self.size, SIZES)}")
+        if self.bf16 and self.trainable:
+            raise ConfigError(
+                "geometry.bf16: true rounds the weights, so it is for a frozen encoder only; set "
+                "geometry.trainable to false, or geometry.bf16 to false and train in mixed precision"
+            )

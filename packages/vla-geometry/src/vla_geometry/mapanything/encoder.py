@@ -1,0 +1,146 @@
+"""MapAnything (arXiv 2509.13414) as a geometry encoder: images and viewing rays in, multi-view tokens out.
+
+Shape legend: B rows, V views, H, W pixels, h, w patch grid, L tokens of a view, E width of the per-view
+encoder, C width of the multi-view stage (and of the features).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from vla_core.batch import Cameras
+from vla_core.errors import ConfigError, UserError
+from vla_core.interfaces import GeometryFeatures
+
+from vla_geometry.images import check_image_size, check_images, normalise
+from vla_geometry.mapanything.blocks import EPS
+from vla_geometry.mapanything.config import MapAnythingConfig
+from vla_geometry.mapanything.dinov2 import Dinov2
+from vla_geometry.mapanything.loading import load_published
+from vla_geometry.mapanything.ray_encoder import RayEncoder
+from vla_geometry.mapanything.sharing import AlternatingAttention
+from vla_geometry.mapanything.sizes import PATCH, SIZES
+from vla_geometry.rays import ray_directions
+
+logger = logging.getLogger(__name__)
+
+
+class MapAnythingEncoder(nn.Module):
+    """DINOv2 per view, rays of known intrinsics added and normalised, then attention across views.
+
+    Reads ``cameras.intrinsics`` when given; without them (or for a view whose matrix is not usable) it is
+    the model's images-only path. Extrinsics and depth are not read, and there are no dense heads.
+    """
+
+    Config: ClassVar[type] = MapAnythingConfig
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, config: MapAnythingConfig, n_views: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        size = SIZES[config.size]
+        self.config, self.n_views, self.image_size = config, n_views, image_size
+        self.grid = check_image_size(image_size, PATCH)
+        self.dim = size.dim
+        self.class_token = size.class_token
+        self.encoder = Dinov2(size)
+        self.ray_dirs_encoder = RayEncoder(size.encoder_dim, size.ray_dims)
+        self.fusion_norm_layer = nn.LayerNorm(size.encoder_dim, eps=EPS)
+        self.scale_token = nn.Parameter(torch.empty(size.encoder_dim))
+        self.info_sharing = AlternatingAttention(size)
+        nn.init.trunc_normal_(self.scale_token, std=0.02)
+        self.requires_grad_(config.trainable)
+        self._keep_bf16()
+
+    @classmethod
+    def build(
+        cls, config: MapAnythingConfig, n_views: int, image_size: tuple[int, int], weights: bool = True
+    ) -> MapAnythingEncoder:
+        """Build for ``n_views`` images of ``(H, W)`` pixels; ``weights=False`` leaves them to a checkpoint.
+
+        Raises:
+            ConfigError: an image side that is not a multiple of 14, or weights that do not fit.
+        """
+        if not weights or config.weights is None:
+            if weights and not config.trainable:
+                logger.warning("geometry.weights is null: the frozen encoder gives random features")
+            return cls(config, n_views, image_size)
+        with torch.device("meta"):  # every tensor comes from the file: drawing random ones would be wasted
+            encoder = cls(config, n_views, image_size)
+        encoder.to_empty(device="cpu")
+        load_published(encoder, config.weights, config.revision)
+        return encoder
+
+    def forward(
+        self, images: Tensor, cameras: Cameras | None = None, needs: frozenset[str] = frozenset()
+    ) -> GeometryFeatures:
+        """Features of a batch of views.
+
+        Args:
+            images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1]; ImageNet's mean and std are applied here.
+            cameras: only ``intrinsics [B, V, 3, 3]`` (pixels of ``images``, the centre of the top-left
+                pixel at (0.5, 0.5)) is read.
+            needs: must be empty.
+
+        Returns:
+            ``tokens [B, V, h, w, C]``; ``registers [B, 1 + V, C]``: the scale token, then the class token
+            of each view (``[B, 1, C]`` for the first release, which has no class tokens here).
+
+        Raises:
+            UserError: images or intrinsics of another shape.
+            ConfigError: any need.
+        """
+        check_images(images, self.n_views, self.image_size)
+        if needs:
+            raise ConfigError(
+                f"needs: {sorted(needs)} asked for, but geometry 'mapanything' gives tokens only; choose "
+                "a fusion that needs no depth or points, or a geometry encoder with dense heads"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.trainable):
+            return self._features(images, cameras)
+
+    def _features(self, images: Tensor, cameras: Cameras | None) -> GeometryFeatures:
+        b, v = images.shape[:2]
+        pixels = normalise(images, self.encoder.cls_token.dtype).flatten(0, 1)
+        patches, class_token = (x.unflatten(0, (b, v)) for x in self.encoder(pixels))
+        patches = self._fuse(patches, cameras)
+        x = torch.cat([patches.to(class_token.dtype), class_token], dim=2) if self.class_token else patches
+        inner = self.info_sharing.norm.weight.dtype
+        x, scale = self.info_sharing(x.to(inner), self.scale_token.to(inner).expand(b, 1, -1))
+        n = self.grid[0] * self.grid[1]
+        return GeometryFeatures(
+            tokens=x[:, :, :n].unflatten(2, self.grid),
+            registers=torch.cat([scale, x[:, :, n:].flatten(1, 2)], dim=1),
+        )
+
+    def _fuse(self, patches_BVLE: Tensor, cameras: Cameras | None) -> Tensor:
+        """Add what is known of the cameras and normalise; not under autocast, as the model was trained."""
+        with torch.autocast(patches_BVLE.device.type, enabled=False):
+            x = patches_BVLE.to(self.fusion_norm_layer.weight.dtype)
+            if cameras is not None and cameras.intrinsics is not None:
+                x = x + self._ray_tokens(cameras.intrinsics, *x.shape[:2]).to(x.dtype)
+            return self.fusion_norm_layer(x)
+
+    def _ray_tokens(self, intrinsics: Tensor, b: int, v: int) -> Tensor:
+        if tuple(intrinsics.shape) != (b, v, 3, 3):
+            raise UserError(
+                f"cameras.intrinsics: shape {list(intrinsics.shape)} must be [{b}, {v}, 3, 3], as the images"
+            )
+        rays, known = ray_directions(intrinsics, self.image_size)
+        rays = rays.flatten(0, 1).to(self.ray_dirs_encoder.conv_in.weight.dtype)
+        tokens = self.ray_dirs_encoder(rays).unflatten(0, (b, v))
+        return torch.where(known[:, :, None, None], tokens, 0.0)
+
+    def _keep_bf16(self) -> None:
+        if self.config.bf16:
+            for part in (self.encoder, self.info_sharing):
+                part.to(torch.bfloat16)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MapAnythingEncoder:
+        # A policy is moved to its dtype as a whole; config.bf16 holds for this part of it all the same.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._keep_bf16()
+        return self

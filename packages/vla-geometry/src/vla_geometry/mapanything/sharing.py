@@ -1,0 +1,45 @@
+"""Multi-view stage of MapAnything: attention across all views and within each view in turn.
+
+Shape legend: B rows, V views, L tokens of a view (patches, then its class token), E input width, C width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vla_geometry.mapanything.blocks import EPS, Block
+from vla_geometry.mapanything.sizes import Architecture
+
+
+class AlternatingAttention(nn.Module):
+    """Tokens ``[B, V, L, E]``, scale token ``[B, 1, E]`` -> normalised ``[B, V, L, C]``, ``[B, 1, C]``.
+
+    Even blocks see all views and the scale token, odd blocks one view each (the scale token skips them).
+    Only the first view, which defines the frame, is marked: with the sinusoid of position 0.
+    """
+
+    view_pos_table: Tensor
+
+    def __init__(self, size: Architecture) -> None:
+        super().__init__()
+        same = size.encoder_dim == size.dim
+        self.proj_embed = nn.Identity() if same else nn.Linear(size.encoder_dim, size.dim)
+        self.self_attention_blocks = nn.ModuleList(
+            Block(size.dim, size.heads, size.swiglu, size.layer_scale) for _ in range(size.depth)
+        )
+        self.norm = nn.LayerNorm(size.dim, eps=EPS)
+        # sin(0) and cos(0) alternate; the published weights hold it as a buffer.
+        self.register_buffer("view_pos_table", (torch.arange(size.dim) % 2).float()[None])
+
+    def forward(self, x_BVLE: Tensor, scale_B1E: Tensor) -> tuple[Tensor, Tensor]:
+        b, v, n, _ = x_BVLE.shape
+        x, scale = self.proj_embed(x_BVLE), self.proj_embed(scale_B1E)
+        x = torch.cat([x[:, :1] + self.view_pos_table, x[:, 1:]], dim=1)
+        for i, block in enumerate(self.self_attention_blocks):
+            if i % 2 == 0:
+                joint = block(torch.cat([x.flatten(1, 2), scale], dim=1))
+                x, scale = joint[:, :-1].unflatten(1, (v, n)), joint[:, -1:]
+            else:
+                x = block(x.flatten(0, 1)).unflatten(0, (b, v))
+        return self.norm(x), self.norm(scale)
