@@ -50,9 +50,10 @@ class CategoryLinear(nn.Module):
                 "provide HeadInputs.embodiment"
             )
         x = x.expand(category.shape[0], *x.shape[1:])
-        y = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), self.weight[category].transpose(1, 2))
+        weight = self.weight.index_select(0, category)
+        y = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), weight.transpose(1, 2))
         if bias is not None:
-            y = y + bias[category][:, None]
+            y = y + bias.index_select(0, category)[:, None]
         return y.view(*x.shape[:-1], self.d_out)
 
 

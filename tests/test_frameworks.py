@@ -1,0 +1,112 @@
+"""Every preset, at tiny size on a CPU: it learns a fixed batch, and its checkpoint acts bit-equally."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from vla_core import registry
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import save_checkpoint
+from vla_core.config import build_config
+from vla_core.policy import VLAPolicy
+from vla_core.testing import make_observation, make_sample, make_spec
+from vla_train.presets import list_presets, load_preset
+
+ROWS, REPEATS, SIZE = 2, 4, 64
+
+# Option -> small value, for the parts that have the option.
+SMALL_VLM = {
+    "base_vlm": "tiny",
+    "vision": "conv_vit",
+    "prompt": "{prefix}{images}{instruction}{suffix}{queries}",
+    "max_text_tokens": 24,
+    "tiny": {
+        "hidden_size": 64,
+        "n_layers": 2,
+        "intermediate_size": 128,
+        "vision_hidden": 48,
+        "vision_depth": 1,
+        "vision_intermediate": 96,
+        "patch_size": 16,
+        "merge_size": 1,
+    },
+}
+SMALL_HEAD = {
+    "size": "custom",
+    "width": 32,
+    "n_heads": 2,
+    "n_blocks": 2,
+    "output_width": 32,
+    "n_future_tokens": 2,
+    "n_queries": 4,
+    "state_hidden": 32,
+    "decoder_hidden": 32,
+    "dropout": 0.0,
+    "steps": 2,
+}
+
+
+def shrunk(group: str, node: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+    """``node`` with the small values of the options that its part has."""
+    options = {field.name for field in dataclasses.fields(registry.load(group, node["name"]).Config)}
+    return {**node, **{key: value for key, value in small.items() if key in options}}
+
+
+def tiny(name: str) -> VLAPolicy:
+    preset = load_preset(name)
+    preset["vlm"] = shrunk("vla.vlms", preset["vlm"], SMALL_VLM)
+    preset["head"] = shrunk("vla.heads", preset["head"], SMALL_HEAD)
+    # Both branches of a preset are its own choice; only sizes change.
+    preset["transforms"] = [
+        {**step, "height": SIZE, "width": SIZE} if step["name"] == "resize" else step
+        for step in preset["transforms"]
+    ]
+    config = build_config(FrameworkConfig, preset, "framework")
+    spec = make_spec(n_cameras=2, height=SIZE, width=SIZE, horizon=config.horizon)
+    torch.manual_seed(0)
+    return build_policy(config, {spec.embodiment: spec})
+
+
+def overfit(policy: VLAPolicy, steps: int) -> tuple[float, float]:
+    """First and last loss on one fixed batch with fixed noise and time."""
+    assert policy.collator is not None
+    ((name, pipeline),) = policy.pipelines.items()
+    samples = [make_sample(policy.specs[name], seed) for seed in range(ROWS)]
+    batch = policy.collator([pipeline(sample) for sample in samples])
+    generator = torch.Generator().manual_seed(0)
+    assert batch.actions is not None
+    noise = torch.randn(ROWS, REPEATS, *batch.actions.shape[1:], generator=generator)
+    time = torch.rand(ROWS, REPEATS, generator=generator)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        loss = torch.stack(list(policy(batch, noise, time).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_preset_learns_and_its_checkpoint_acts_alike(name: str, tmp_path: Path) -> None:
+    policy = tiny(name)
+    assert policy.framework == name
+    first, last = overfit(policy, 50)
+    assert last < 0.5 * first
+    policy.eval()
+    ((embodiment, spec),) = policy.specs.items()
+    observations = [make_observation(spec, seed) for seed in (0, 1)]
+    answers = policy.act(observations, [3, 4])
+    assert answers[0].actions.shape == (load_preset(name)["horizon"], spec.action.dim)
+    assert not np.array_equal(answers[0].actions, answers[1].actions)
+    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_50", step=50))
+    assert loaded.framework == name
+    for ours, theirs in zip(answers, loaded.act(observations, [3, 4]), strict=True):
+        np.testing.assert_array_equal(ours.actions, theirs.actions)
+    assert loaded.specs[embodiment] == spec
