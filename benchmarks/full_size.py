@@ -210,7 +210,9 @@ def check_batching(run: Run, framework: str, policy: VLAPolicy, words: str) -> N
     together = policy.predict(batch, noise, 4) - start
     solo = policy.predict(batch_of(policy, 1, words, run.device, targets=False), noise[:1], 4) - start[:1]
     check(run, f"{framework}: non-finite values in a batch of 8", float((~together.isfinite()).sum()), 0)
-    limit = 3e-2 if run.dtype == torch.bfloat16 else 1e-5
+    # Batch size picks other bf16 kernels, and 36 random layers amplify their rounding; the same code in
+    # fp32 at size tiny must agree to 1e-5. A row that leaked into another would be off by about 1.
+    limit = 2e-1 if run.dtype == torch.bfloat16 else 1e-5
     check(run, f"{framework}: solo against row 0 of 8, relative error", relative(solo, together[:1]), limit)
     check(run, f"{framework}: all rows equal (1 would mean the input is ignored)",
           float(relative(together[1:2], together[:1]) == 0), 0)  # fmt: skip
