@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from vla_core.errors import ConfigError, UserError
 from vla_core.policy import VLAPolicy
 from vla_train.composition import compose
+from vla_train.ema import EMA
 from vla_train.presets import load_run_tree
 from vla_train.resume import run_directory
 from vla_train.trainer import Outcome, Trainer
@@ -118,6 +119,11 @@ def test_starts_from_a_checkpoint(toy_config: Path) -> None:
         ("trainer.learning_rate.hed=1e-3", "did you mean 'head'"),
         ("trainer.loss_weights.action_l2=2", "did you mean 'action_l1'"),
         ("trainer.freeze_modules=[vlm,head]", "nothing to train"),
+        pytest.param(
+            "trainer.device=cuda",
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_names_of_modules_and_terms_are_checked(toy_config: Path, override: str, message: str) -> None:
@@ -138,3 +144,21 @@ def test_padding_and_weights_enter_the_loss(toy_config: Path) -> None:
     two, two_dir = train(toy_config, "run_id=two", "trainer.clip_norm=0", "trainer.loss_weights.action_l1=2")
     assert lines(two_dir)[0]["loss"] > 1.5 * lines(one_dir)[0]["loss"]
     assert one.metrics.keys() == two.metrics.keys()
+
+
+def test_averages_are_fp32_and_follow_the_weights() -> None:
+    model = torch.nn.Linear(2, 1, bias=False).bfloat16()
+    torch.nn.init.ones_(model.weight)
+    ema = EMA(model, 0.999)
+    ema.count = 10**6
+    with torch.no_grad():
+        model.weight.mul_(2)
+    for _ in range(100):
+        ema.update()
+    # bf16 would stay at 1: a step of 0.001 is below its resolution there.
+    assert ema.average[0].dtype == torch.float32
+    torch.testing.assert_close(ema.average[0], torch.full((1, 2), 2 - 0.999**100))
+    with ema.applied():
+        assert model.weight.dtype == torch.bfloat16
+        assert model.weight[0, 0] < 1.2
+    assert model.weight[0, 0] == 2

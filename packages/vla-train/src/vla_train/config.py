@@ -83,8 +83,8 @@ class TrainerConfig:
             the served policy use (0: off).
         freeze_modules: module prefixes that do not train.
         loss_weights: loss term -> weight; terms not named weigh 1.
-        precision: ``fp32``, or ``bf16`` (autocast).
-        device: ``auto`` takes CUDA where there is one.
+        precision: ``fp32``, or ``bf16`` (autocast; under DeepSpeed bf16 weights with fp32 masters).
+        device: ``auto`` takes CUDA where there is one; ``cuda`` without one is an error.
         threads: CPU threads of the training process (0: torch's own choice).
         log_every, val_every, save_every: in steps; 0: no validation or saving before the last step
             (which always has both).

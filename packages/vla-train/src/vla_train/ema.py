@@ -22,14 +22,15 @@ class EMA:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.count = decay, 0
         self.live = [p for p in model.parameters() if p.requires_grad]
-        self.average = [p.detach().clone() for p in self.live]
+        # In fp32 whatever the weights: a bf16 average would lose updates smaller than its rounding.
+        self.average = [p.detach().float().clone() for p in self.live]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the live weights."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.live], 1 - decay)
+        torch._foreach_lerp_(self.average, [p.detach().float() for p in self.live], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -67,6 +67,8 @@ class Trainer:
                 "trainer.device: cpu would leave DeepSpeed out in silence; use trainer.device=auto "
                 "(with the environment variable DS_ACCELERATOR=cpu, DeepSpeed itself runs on the CPU)"
             )
+        if self.settings.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
         self.accelerator = Accelerator(
             cpu=self.settings.device == "cpu",
             mixed_precision="bf16" if self.settings.precision == "bf16" else "no",
