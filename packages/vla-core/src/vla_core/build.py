@@ -166,7 +166,8 @@ def build_policy(
     fuse: Fusion | None = None
     if geometry is not None and fusion is not None:
         encoder = geometry.cls.build(geometry.config, n_views, size, weights=assets is None)
-        fuse = fusion.cls.build(fusion.config, FusionDims(dims.hidden_size, encoder.dim, dims.n_layers))
+        fusion_dims = FusionDims(dims.hidden_size, encoder.dim, dims.n_layers, dims.grid)
+        fuse = fusion.cls.build(fusion.config, fusion_dims)
     action_head = head.cls.build(
         head.config,
         HeadDims(

@@ -6,6 +6,7 @@ Shape legend: B rows, T action steps, A action dims.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class VLAPolicy(nn.Module):
         fused, features = Fused(visual), None
         if self.geometry is not None and self.fusion is not None and (train or not self.fusion.train_only):
             features = self.geometry(batch.images, batch.cameras, self.fusion.needs)
+            features = replace(features, view_mask=batch.view_mask)
             fused = self.fusion(visual, features, text, batch.cameras)
             request = request | self.fusion.request
         return self.vlm(text, fused.visual, fused.prefix, request), fused, features

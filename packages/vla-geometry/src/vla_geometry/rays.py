@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from vla_core.errors import UserError
 
 
-def ray_directions(intrinsics: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Unit rays through the pixel centres, in camera axes (x right, y down, z forward).
+def pinhole_rays(intrinsics: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rays with z = 1 through the pixel centres, in camera axes (x right, y down, z forward).
 
     Args:
         intrinsics: ``[B, V, 3, 3]`` pinhole matrices in pixels; the centre of the top-left pixel is
@@ -21,13 +21,13 @@ def ray_directions(intrinsics: Tensor, image_size: tuple[int, int]) -> tuple[Ten
 
     Returns:
         rays fp32 ``[B, V, 3, H, W]``, and bool ``[B, V]``: which views have usable intrinsics
-        (finite, positive focal lengths). The rays of the others are zero.
+        (finite, positive focal lengths). The rays of the others mean nothing, but are finite.
     """
     if intrinsics.ndim != 4 or tuple(intrinsics.shape[2:]) != (3, 3):
         raise UserError(f"cameras.intrinsics: shape {list(intrinsics.shape)} must be [B, V, 3, 3]")
     matrix = intrinsics.float()
     known = matrix.isfinite().all(dim=(-1, -2)) & (matrix[..., 0, 0] > 0) & (matrix[..., 1, 1] > 0)
-    # Unknown views get a harmless matrix first: a NaN would survive the masking below in the gradient.
+    # Unknown views get a harmless matrix first: a NaN would survive masking in the gradient.
     matrix = torch.where(known[..., None, None], matrix, torch.eye(3, device=matrix.device))
     fx, skew, cx, fy, cy = (
         matrix[..., i, j, None, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2))
@@ -36,8 +36,13 @@ def ray_directions(intrinsics: Tensor, image_size: tuple[int, int]) -> tuple[Ten
     u = torch.arange(image_size[1], device=matrix.device, dtype=torch.float32)[None, :] + 0.5
     y = ((v - cy) / fy).expand(*known.shape, *image_size)
     x = (u - cx - skew * y) / fx
-    rays = F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=2), dim=2)
-    return torch.where(known[..., None, None, None], rays, 0.0), known
+    return torch.stack([x, y, torch.ones_like(x)], dim=2), known
+
+
+def ray_directions(intrinsics: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """As :func:`pinhole_rays`, but of unit length, and zero in views without usable intrinsics."""
+    rays, known = pinhole_rays(intrinsics, image_size)
+    return torch.where(known[..., None, None, None], F.normalize(rays, dim=2), 0.0), known
 
 
 class RayEncoder(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention ``[B, L, W]`` -> ``[B, L, W]``."""
+    """Multi-head self-attention ``[B, L, W]`` -> ``[B, L, W]``; ``mask [B, L]``: False keys are not seen."""
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
@@ -18,9 +18,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        keys = None if mask is None else mask[:, None, None, :]
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        return self.out(x.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -32,6 +34,6 @@ class Block(nn.Module):
         self.attention = Attention(width, n_heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
 
+from vla_geometry.fusions._base import known_tokens
 from vla_geometry.fusions._concat import ConcatFusion
 
 
@@ -27,7 +28,7 @@ class AlignedConcat(ConcatFusion):
 
     Shapes: vision ``[B, V h w, H]``, geometry ``[B, V, h', w', C]`` -> vision ``[B, V h w, H]``. Both grids
     cover the whole image, view by view; resampling is bilinear (antialiased when it shrinks) and exact
-    when the grids are equal. A missing view's tokens are masked in the backbone and touch no others here.
+    when the grids are equal. A missing view counts as zero.
 
     Source: the point-wise counterpart of ``mean_pool``, which keeps where things are.
     Cost: parameters ``C H + 2 H^2``; FLOP a row ``N (2 C H + 4 H^2)``. No extra tokens.
@@ -49,7 +50,8 @@ class AlignedConcat(ConcatFusion):
     ) -> Fused:
         """See the class; ``text`` and ``cameras`` are not read."""
         self.check(visual, geometry)
-        return self.join(visual, resample(geometry.tokens, visual.grid[1], visual.grid[2]).flatten(1, 3))
+        tokens, _ = known_tokens(geometry, visual)
+        return self.join(visual, resample(tokens, visual.grid[1], visual.grid[2]).flatten(1, 3))
 
 
 def resample(tokens_BVhwC: Tensor, height: int, width: int) -> Tensor:

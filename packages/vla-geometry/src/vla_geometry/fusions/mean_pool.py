@@ -12,6 +12,7 @@ from torch import Tensor
 from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
 
+from vla_geometry.fusions._base import valid_views
 from vla_geometry.fusions._concat import ConcatFusion
 
 
@@ -53,7 +54,7 @@ class MeanPool(ConcatFusion):
 
 def _mean_over_views(tokens_BVhwC: Tensor, visual: VisualTokens) -> Tensor:
     """Mean ``[B, 1, C]`` over the tokens of views with a valid vision token."""
-    valid = visual.mask.view(visual.mask.shape[0], visual.grid[0], -1).any(dim=-1)
+    valid = valid_views(visual)
     per_view = tokens_BVhwC.float().mean(dim=(2, 3))
     # where, not multiplication: whatever a missing view's features hold (even NaN) must not get through.
     total = per_view.where(valid[..., None], 0.0).sum(dim=1, keepdim=True)

@@ -1,0 +1,136 @@
+"""Where each vision patch lies in metric space, as a position embedding.
+
+Shape legend: B rows, V views, N = V h w vision tokens, H', W' pixels, H hidden size, F frequencies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+from vla_core.batch import Cameras
+from vla_core.errors import ConfigError, UserError
+from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+
+from vla_geometry.fusions._attention import sinusoid
+from vla_geometry.fusions._base import GeometryFusion, check_at_least, valid_views
+from vla_geometry.points import patch_points
+
+
+@dataclass(frozen=True)
+class Position3DConfig:
+    """YAML node of ``position_3d``.
+
+    Args:
+        depth: ``camera`` reads the recorded depth of every view, ``geometry`` the depth that the geometry
+            encoder predicts.
+        frame: points are in the ``world`` frame (needs extrinsics), in each ``camera``'s own, or (``auto``)
+            in the world when a batch has extrinsics. Name one when only some data has extrinsics.
+        n_frequencies: F, sines and cosines per axis.
+        shortest, longest: wavelengths in metres of the fastest and the slowest of them.
+    """
+
+    depth: Literal["camera", "geometry"] = "camera"
+    frame: Literal["auto", "world", "camera"] = "auto"
+    n_frequencies: int = 16
+    shortest: float = 0.05
+    longest: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, n_frequencies=self.n_frequencies)
+        if not 0 < self.shortest <= self.longest:
+            raise ConfigError(
+                f"shortest: {self.shortest} must be positive and at most longest {self.longest}"
+            )
+
+
+class Position3D(GeometryFusion):
+    """Back-projects depth to the mean metric point of each patch; its embedding is added to the token.
+
+    Shapes: depth ``[B, V, H', W']`` metres, intrinsics ``[B, V, 3, 3]`` pixels, extrinsics ``[B, V, 4, 4]``
+    camera-to-world -> points ``[B, V, h, w, 3]`` -> sinusoids ``6 F`` -> MLP -> vision ``[B, V h w, H]``.
+    Patches without a measurement, views without usable intrinsics and missing views get nothing added.
+    The MLP ends at zero, so training starts exactly at the vision-only policy. Missing cameras are an error,
+    never an identity. The geometry tokens themselves are not read: with ``depth: camera`` any encoder
+    does, and it should be frozen.
+
+    Source: LLaVA-3D (arXiv 2409.18125) and the egocentric encoding of SpatialVLA (arXiv 2501.15830).
+    Cost: parameters ``6 F H + H^2``; FLOP a row ``2 N (6 F H + H^2)``. No extra tokens.
+    """
+
+    Config: ClassVar[type] = Position3DConfig
+
+    def __init__(self, config: Position3DConfig, dims: FusionDims) -> None:
+        super().__init__(dims.geometry_dim)
+        self.config = config
+        if config.depth == "geometry":
+            self.needs = frozenset({"depth"})
+        hidden = dims.hidden_size
+        self.mlp = nn.Sequential(
+            nn.Linear(6 * config.n_frequencies, hidden), nn.GELU(), nn.Linear(hidden, hidden)
+        )
+        for parameter in self.mlp[2].parameters():
+            nn.init.zeros_(parameter)
+
+    @classmethod
+    def build(cls, config: Position3DConfig, dims: FusionDims) -> Position3D:
+        """Build from the backbone's hidden size."""
+        return cls(config, dims)
+
+    def forward(
+        self,
+        visual: VisualTokens,
+        geometry: GeometryFeatures,
+        text: TextTokens | None = None,
+        cameras: Cameras | None = None,
+    ) -> Fused:
+        """See the class; ``text`` is not read.
+
+        Raises:
+            UserError: depth, intrinsics or (``frame: world``) extrinsics missing or of another shape.
+        """
+        self.check(visual, geometry)
+        depth, intrinsics, extrinsics = self._cameras(visual, geometry, cameras)
+        h, w = visual.grid[1:]
+        points, known = patch_points(depth, intrinsics, extrinsics, (h, w))
+        known = (known & valid_views(visual)[:, :, None, None]).flatten(1)[..., None]
+        features = sinusoid(points, 2 * self.config.n_frequencies, self.config.shortest, self.config.longest)
+        dtype = visual.tokens.dtype
+        embedding = self.mlp(features.flatten(-2).flatten(1, 3).to(next(self.mlp.parameters()).dtype))
+        return Fused(replace(visual, tokens=visual.tokens + embedding.to(dtype).where(known, 0.0)))
+
+    def _cameras(
+        self, visual: VisualTokens, geometry: GeometryFeatures, cameras: Cameras | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Depth, intrinsics and the extrinsics to apply, checked."""
+        cameras = cameras or Cameras()
+        rows, v = visual.tokens.shape[0], visual.grid[0]
+        if self.config.depth == "geometry":
+            name, depth = "geometry.depth", geometry.depth
+            fix = "the geometry encoder must predict it, or set fusion.depth: camera"
+        else:
+            name, depth = "cameras.depth", cameras.depth
+            fix = "every view needs a depth image, or set fusion.depth: geometry"
+        if depth is None:
+            raise UserError(f"{name}: missing; {fix}")
+        if depth.ndim != 4 or tuple(depth.shape[:2]) != (rows, v):
+            raise UserError(f"{name}: shape {list(depth.shape)} must be [{rows}, {v}, H, W]")
+        if cameras.intrinsics is None:
+            raise UserError(
+                "cameras.intrinsics: missing; position_3d needs the pinhole matrix of every view "
+                "(there is no stand-in)"
+            )
+        if tuple(cameras.intrinsics.shape) != (rows, v, 3, 3):
+            raise UserError(
+                f"cameras.intrinsics: shape {list(cameras.intrinsics.shape)} must be [{rows}, {v}, 3, 3]"
+            )
+        extrinsics = None if self.config.frame == "camera" else cameras.extrinsics
+        if extrinsics is None and self.config.frame == "world":
+            raise UserError(
+                "cameras.extrinsics: missing; frame: world needs the pose of every view, or set "
+                "fusion.frame: camera"
+            )
+        if extrinsics is not None and tuple(extrinsics.shape) != (rows, v, 4, 4):
+            raise UserError(f"cameras.extrinsics: shape {list(extrinsics.shape)} must be [{rows}, {v}, 4, 4]")
+        return depth, cameras.intrinsics, extrinsics

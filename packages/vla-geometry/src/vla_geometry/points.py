@@ -1,0 +1,49 @@
+"""Depth and intrinsics to metric points, one per patch.
+
+Shape legend: B rows, V views, H, W pixels, h, w patch grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vla_geometry.rays import pinhole_rays
+
+
+def patch_points(
+    depth_BVHW: Tensor, intrinsics: Tensor, extrinsics: Tensor | None, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The mean point of each patch.
+
+    Args:
+        depth_BVHW: metres along the optical axis; not finite or not positive is no measurement.
+        intrinsics: ``[B, V, 3, 3]`` pixels of the depth image.
+        extrinsics: camera-to-world ``[B, V, 4, 4]``, or None: points stay in each camera's own frame.
+        grid: (h, w) patches that cover the image.
+
+    Returns:
+        points fp32 ``[B, V, h, w, 3]`` metres, and bool ``[B, V, h, w]``: patches with at least one
+        measurement in a view with usable intrinsics. The points of the others are zero.
+    """
+    depth = depth_BVHW.float()
+    rays, usable = pinhole_rays(intrinsics, (depth.shape[2], depth.shape[3]))
+    measured = depth.isfinite() & (depth > 0) & usable[..., None, None]
+    if extrinsics is not None:
+        pose = extrinsics.float()
+        # A pose that is not finite is no pose; where, because 0 * NaN is NaN.
+        posed = pose.isfinite().all(dim=(-1, -2))
+        measured = measured & posed[..., None, None]
+        pose = pose.where(posed[..., None, None], 0.0)
+    points = rays * depth.where(measured, 0.0)[:, :, None]
+    weight = measured.float()[:, :, None]
+    pooled = F.adaptive_avg_pool2d(torch.cat([points * weight, weight], dim=2).flatten(0, 1), grid)
+    pooled = pooled.unflatten(0, depth.shape[:2]).permute(0, 1, 3, 4, 2)
+    share = pooled[..., 3:]
+    known = share[..., 0] > 0
+    mean = pooled[..., :3] / share.where(known[..., None], 1.0)
+    if extrinsics is not None:
+        # A pose is affine: moving the mean is the mean of moved points.
+        mean = torch.einsum("bvij,bvhwj->bvhwi", pose[..., :3, :3], mean) + pose[:, :, None, None, :3, 3]
+    return mean.where(known[..., None], 0.0), known

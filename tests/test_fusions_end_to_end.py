@@ -1,0 +1,196 @@
+"""Every fusion in a whole policy: Qwen2.5-VL at a tiny size, the tiny geometry encoder, LayerwiseFM."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from vla_core import registry
+from vla_core.batch import Batch
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import save_checkpoint
+from vla_core.errors import UserError
+from vla_core.policy import VLAPolicy
+from vla_core.testing import make_observation, make_sample, make_spec
+from vla_core.types import Observation
+
+SMALL = {"width": 16, "n_heads": 2}
+QUERIES = {**SMALL, "n_tokens": 4, "depth": 1}
+FUSIONS: dict[str, dict[str, Any]] = {
+    "mean_pool": {"name": "mean_pool"},
+    "aligned_concat": {"name": "aligned_concat"},
+    "cross_attention": {"name": "cross_attention", **SMALL},
+    "gated": {"name": "gated", "gate_width": 8},
+    "gated_none": {"name": "gated", "gate_width": 8, "conditioning": "none"},
+    "language_guided": {"name": "language_guided", **SMALL, "depth": 1},
+    "prefix": {"name": "prefix", **QUERIES},
+    "context_pool": {"name": "head_context", "compress": "pool", "pool_size": 2},
+    "context_qformer": {"name": "head_context", "compress": "qformer", **QUERIES},
+    "context_per_layer": {"name": "head_context", "compress": "per_layer", **QUERIES},
+    "position_3d": {"name": "position_3d"},
+    "position_3d_encoder": {"name": "position_3d", "depth": "geometry", "frame": "world"},
+    "hierarchical": {"name": "hierarchical", **QUERIES},
+    "align_loss": {"name": "align_loss"},
+}
+ALL = pytest.mark.parametrize("fusion", FUSIONS)
+SPEC = make_spec(n_cameras=2, height=32, width=32)
+
+
+def build(fusion: dict[str, Any] | None) -> VLAPolicy:
+    tiny = {"hidden_size": 32, "n_layers": 2, "n_heads": 4, "intermediate_size": 32, "vision_hidden": 16}
+    tiny |= {"vision_depth": 1, "vision_heads": 2, "vision_intermediate": 16, "window_size": 32}
+    geometry = {"name": "tiny", "patch_size": 8, "encoder_dim": 16, "encoder_depth": 1, "dim": 24}
+    geometry |= {"sharing_depth": 2, "head_dim": 8, "n_registers": 1}
+    config = FrameworkConfig(
+        horizon=SPEC.action.horizon,
+        vlm={"name": "qwen2_5_vl", "tiny": tiny},
+        head={
+            "name": "layerwise_fm", "n_heads": 2, "n_future_tokens": 2, "state_hidden": 8, "decoder_hidden": 8
+        },
+        geometry=geometry if fusion else None,
+        fusion=fusion,
+        transforms=[{"name": "normalize"}],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return build_policy(config, {SPEC.embodiment: SPEC})
+
+
+def observe(seed: int) -> Observation:
+    """With depth, intrinsics and extrinsics of both cameras."""
+    rng, names = np.random.default_rng(seed), [c.name for c in SPEC.observation.cameras]
+    matrix = np.array([[30, 0, 16], [0, 30, 16], [0, 0, 1]], np.float32)
+    return replace(
+        make_observation(SPEC, seed),
+        depth={n: (rng.uniform(0.5, 3) + rng.uniform(0, 0.2, (32, 32))).astype(np.float32) for n in names},
+        intrinsics=dict.fromkeys(names, matrix),
+        extrinsics=dict.fromkeys(names, np.eye(4, dtype=np.float32)),
+    )
+
+
+def collate(policy: VLAPolicy) -> Batch:
+    assert policy.collator is not None
+    pipeline = policy.pipelines[SPEC.embodiment]
+    samples = [replace(make_sample(SPEC, seed), observation=observe(seed)) for seed in range(2)]
+    return policy.collator([pipeline(sample) for sample in samples])
+
+
+def awake(policy: VLAPolicy) -> VLAPolicy:
+    """As after some training: zero starts would make every comparison of actions hold for nothing."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return policy.eval()
+
+
+def test_every_fusion_is_here() -> None:
+    assert {node["name"] for node in FUSIONS.values()} == set(registry.names("vla.fusions"))
+
+
+@ALL
+def test_trains_acts_and_travels(fusion: str, tmp_path: Path) -> None:
+    policy = build(FUSIONS[fusion]).train()
+    batch = collate(policy)
+    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(2):  # the second step goes through opened zero starts
+        terms = policy(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert set(terms) == ({"action_loss", "align"} if fusion == "align_loss" else {"action_loss"})
+    assert loss.isfinite()
+    assert policy.fusion is not None
+    learning = [p.grad is not None and bool(p.grad.isfinite().all()) for p in policy.fusion.parameters()]  # type: ignore[attr-defined]
+    assert all(learning)
+    observations = [observe(5), observe(6)]
+    chunks = awake(policy).act(observations, [0, 1])
+    again = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_2", step=2))
+    for chunk, other in zip(chunks, again.act(observations, [0, 1]), strict=True):
+        assert chunk.actions.shape == (4, 7)
+        assert np.isfinite(chunk.actions).all()
+        assert np.array_equal(chunk.actions, other.actions)
+    assert type(again.fusion) is type(policy.fusion)
+
+
+def actions(policy: VLAPolicy, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        return policy.predict(batch, torch.zeros(len(batch), 4, 7))
+
+
+@ALL
+def test_geometry_of_another_sample_moves_the_actions(fusion: str) -> None:
+    """By more than 5 % of their spread for every fusion, and not at all for the one that only trains."""
+    policy = awake(build(FUSIONS[fusion]))
+    batch = collate(policy)
+    assert policy.geometry is not None
+    assert batch.cameras is not None
+    with torch.no_grad():
+        for parameter in policy.fusion.parameters():  # type: ignore[union-attr]
+            parameter += 0.5 * torch.randn_like(parameter)
+    calls = []
+    encode = policy.geometry.forward  # type: ignore[attr-defined]
+    shift = 0
+
+    def shuffled(*args: Any) -> Any:
+        calls.append(args)
+        features = encode(*args)
+        depth = None if features.depth is None else features.depth.roll(shift, 0)
+        return replace(features, tokens=features.tokens.roll(shift, 0), depth=depth)
+
+    policy.geometry.forward = shuffled  # type: ignore[attr-defined]
+    before = actions(policy, batch)
+    shift = 1
+    assert batch.cameras.depth is not None
+    batch.cameras.depth = batch.cameras.depth.roll(1, 0)
+    moved = (actions(policy, batch) - before).abs().max()
+    if fusion == "align_loss":
+        assert moved == 0
+        assert not calls  # the encoder never ran
+    else:
+        assert moved > 0.05 * before.std()
+
+
+@ALL
+def test_a_missing_view_has_no_say(fusion: str) -> None:
+    policy = awake(build(FUSIONS[fusion]))
+    batch = collate(policy)
+    assert batch.cameras is not None
+    batch.view_mask[1, 1] = False
+    batch.tokens.all_views = False
+    terms = policy(batch, torch.zeros(2, 1, 4, 7), torch.full((2, 1), 0.5))
+    assert all(term.isfinite() for term in terms.values())
+    before = actions(policy, batch)
+    for name in ("depth", "intrinsics", "extrinsics"):
+        getattr(batch.cameras, name)[1, 1] = float("nan")
+    # The encoder lets views see each other, so only what comes after it is compared.
+    tokens = actions(policy, batch)
+    if fusion == "position_3d":
+        assert torch.equal(tokens, before)
+    assert tokens.isfinite().all()
+
+
+def test_position_3d_without_cameras_is_one_line() -> None:
+    policy = build(FUSIONS["position_3d"]).eval()
+    with pytest.raises(UserError, match=r"cameras\.depth: missing"):
+        policy.act([make_observation(SPEC, 0)], [0])
+
+
+def test_vision_only_start_is_the_policy_without_geometry() -> None:
+    """Same backbone and head weights: the same actions, until the fusion has learnt something."""
+    plain = build(None).eval()
+    for name in (
+        "aligned_concat",
+        "cross_attention",
+        "gated",
+        "language_guided",
+        "position_3d",
+        "align_loss",
+    ):
+        policy = build(FUSIONS[name]).eval()
+        policy.vlm.load_state_dict(plain.vlm.state_dict())  # type: ignore[attr-defined]
+        policy.head.load_state_dict(plain.head.state_dict())  # type: ignore[attr-defined]
+        assert torch.equal(actions(policy, collate(policy)), actions(plain, collate(plain))), name
