@@ -21,19 +21,24 @@ def dims() -> HeadDims:
 
 @pytest.fixture
 def make_inputs() -> Callable[..., HeadInputs]:
-    """Random backbone output: the first row has 4 padding tokens, the queries are the last T valid ones."""
+    """Random backbone output: the first row has 4 padding tokens, the queries are the last valid ones, the
+    image is the first two."""
 
-    def make(rows: int = B, context: bool = False, dtype: torch.dtype = torch.float32) -> HeadInputs:
+    def make(
+        rows: int = B, context: bool = False, dtype: torch.dtype = torch.float32, n_queries: int = T
+    ) -> HeadInputs:
         mask = torch.ones(rows, S, dtype=torch.bool)
         mask[0, S - 4 :] = False
         query = torch.zeros_like(mask)
         for row in range(rows):
             end = int(mask[row].sum())
-            query[row, end - T : end] = True
+            query[row, end - n_queries : end] = True
+        image = torch.zeros_like(mask)
+        image[:, :2] = True
         hidden = {i: torch.randn(rows, S, H, dtype=dtype) for i in range(N + 1)}
         extra = Context(torch.randn(rows, K, C, dtype=dtype), torch.ones(rows, K, dtype=torch.bool))
         return HeadInputs(
-            vlm=VLMOutput(hidden=hidden, mask=mask, spans={"query": query}),
+            vlm=VLMOutput(hidden=hidden, mask=mask, spans={"query": query, "image": image}),
             context=extra if context else None,
             state=torch.randn(rows, D),
         )

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from vla_heads import HeadDims, HeadInputs, LayerwiseFM, VLMOutput
+from vla_heads import AdapterHead, GR00TFlow, HeadDims, HeadInputs, LayerwiseFM, VLMOutput
 
 pytestmark = [
     pytest.mark.gpu,
@@ -8,14 +8,27 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def case():
-    dims = HeadDims(hidden_size=128, n_layers=3, action_dim=7, horizon=8, state_dim=5)
-    head = LayerwiseFM.build(LayerwiseFM.Config(n_future_tokens=4), dims).to("cuda", torch.bfloat16)
-    torch.nn.init.normal_(head.decoder.down.weight, std=0.02)
-    hidden = {i: torch.randn(4, 50, 128, device="cuda", dtype=torch.bfloat16) for i in head.layers}
+DIMS = HeadDims(hidden_size=128, n_layers=3, action_dim=7, horizon=8, state_dim=5, n_embodiments=3)
+HEADS = {
+    "layerwise": (LayerwiseFM, {"n_future_tokens": 4}),
+    "projected": (LayerwiseFM, {"n_future_tokens": 4, "project_context": "per_layer", "width": 64}),
+    "groot": (GR00TFlow, {"n_future_tokens": 4, "size": "custom", "width": 128, "n_blocks": 4}),
+    "adapter": (AdapterHead, {"n_queries": 8, "n_blocks": 3, "width": 128}),
+}
+
+
+@pytest.fixture(params=HEADS)
+def case(request):
+    cls, options = HEADS[request.param]
+    head = cls.build(cls.Config(**options), DIMS).to("cuda", torch.bfloat16)
+    torch.nn.init.normal_((head.linear_out if cls is AdapterHead else head.decoder.down).weight, std=0.02)
+    layers = head.request("train").layers
+    hidden = {i: torch.randn(4, 50, 128, device="cuda", dtype=torch.bfloat16) for i in layers}
     mask = torch.ones(4, 50, dtype=torch.bool, device="cuda")
-    return head, HeadInputs(VLMOutput(hidden, mask, {}), state=torch.randn(4, 5, device="cuda"))
+    position = torch.arange(50, device="cuda").expand(4, -1)
+    spans = {"image": position < 32, "query": position >= 42}
+    state, embodiment = torch.randn(4, 5, device="cuda"), torch.tensor([0, 2, 1, 2], device="cuda")
+    return head, HeadInputs(VLMOutput(hidden, mask, spans), state=state, embodiment=embodiment)
 
 
 def test_never_waits_for_the_device(case):

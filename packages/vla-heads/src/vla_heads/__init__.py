@@ -2,11 +2,14 @@
 
 from vla_core.interfaces import Context, HeadDims, HeadInputs, VLMOutput
 
+from vla_heads.adapter import AdapterHead, AdapterHeadConfig
 from vla_heads.groot_flow import GR00TFlow, GR00TFlowConfig
 from vla_heads.layerwise_fm import LayerwiseFM, LayerwiseFMConfig
 from vla_heads.mlp_regression import MLPRegression, MLPRegressionConfig
 
 __all__ = [
+    "AdapterHead",
+    "AdapterHeadConfig",
     "Context",
     "GR00TFlow",
     "GR00TFlowConfig",

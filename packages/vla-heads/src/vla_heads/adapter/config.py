@@ -1,0 +1,57 @@
+"""Choices of :class:`~vla_heads.adapter.AdapterHead`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_core.errors import ConfigError
+from vla_core.interfaces import HeadDims
+
+from vla_heads.flow_config import heads_of
+
+
+@dataclass(frozen=True)
+class AdapterHeadConfig:
+    """YAML node of ``adapter``.
+
+    Args:
+        n_queries: learned query tokens in the prompt.
+        n_blocks: adapter blocks, spread evenly over the backbone's layers (the last block reads the
+            last layer; more blocks than layers share them); null is one per layer.
+        width: width W of the action tokens.
+        n_heads: attention heads; null is W / 64 (at least 1).
+        dropout: in each block, after attention and feed-forward.
+        state_hidden: hidden width of the state encoder.
+    """
+
+    n_queries: int = 64
+    n_blocks: int | None = 24
+    width: int = 1024
+    n_heads: int | None = None
+    dropout: float = 0.0
+    state_hidden: int = 1024
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A config resolved against the backbone: heads, and the layer of each block."""
+
+    n_heads: int
+    layers: tuple[int, ...]
+
+
+def resolve(config: AdapterHeadConfig, dims: HeadDims) -> Sizes:
+    """Fill the nulls and check the rest.
+
+    Raises:
+        ConfigError: a value that cannot work, with the key's name and the fix.
+    """
+    n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
+    for key, value in (("n_queries", config.n_queries), ("n_blocks", n_blocks)):
+        if value < 1:
+            raise ConfigError(f"{key}: {value} must be at least 1")
+    if not 0.0 <= config.dropout < 1.0:
+        raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
+    # ceil((i + 1) N / K): the identity for K = N.
+    layers = tuple(-(-(i + 1) * dims.n_layers // n_blocks) for i in range(n_blocks))
+    return Sizes(heads_of(config.width, config.n_heads), layers)
