@@ -4,10 +4,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from vla_core.batch import Cameras
+from vla_core.build import FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryEncoder
-from vla_core.registry import load
+from vla_core.registry import load, override
+from vla_core.testing import FakeHead, make_spec, register_fakes
 from vla_geometry.mapanything import MapAnythingConfig, MapAnythingEncoder
 from vla_geometry.mapanything.loading import FILE, NOT_BUILT, published_name
 from vla_geometry.mapanything.sizes import SIZES
@@ -214,3 +216,29 @@ def test_weights_of_another_size_are_named(stored):
 def test_bad_input_names_the_field(call, message):
     with pytest.raises(UserError, match=message):
         call(build())
+
+
+def test_a_fusion_that_needs_depth_is_refused_when_the_policy_is_built():
+    class Greedy(torch.nn.Module):
+        Config = FakeHead.Config
+        needs = frozenset({"depth"})
+
+        @classmethod
+        def build(cls, config, dims):
+            return cls()
+
+    spec = make_spec()
+    config = FrameworkConfig(
+        horizon=spec.action.horizon,
+        vlm={"name": "fake"},
+        head={"name": "fake"},
+        geometry={"name": "mapanything", "size": "tiny"},
+        fusion={"name": "greedy"},
+        transforms=[{"name": "resize", "height": 28, "width": 28}],
+    )
+    undo = override("vla.fusions", "greedy", Greedy)
+    with register_fakes(), pytest.raises(ConfigError) as error:
+        build_policy(config, {spec.embodiment: spec})
+    undo()
+    assert "'greedy' needs depth, which framework.geometry 'mapanything' does not give" in str(error.value)
+    assert "\n" not in str(error.value)

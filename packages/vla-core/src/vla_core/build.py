@@ -99,6 +99,19 @@ def resolve_part(group: str, node: Mapping[str, Any], where: str, tree: Tree | N
     return Part(cls, config, {"name": name, **to_plain(config)})
 
 
+def _check_needs(
+    encoder: GeometryEncoder, fuse: Fusion, geometry: Part, fusion: Part, tree: Tree | None
+) -> None:
+    """An encoder whose ``provides`` is set gives no other dense outputs; one without it checks for itself."""
+    missing = sorted(fuse.needs - getattr(encoder, "provides", fuse.needs))
+    if missing:
+        raise ConfigError(
+            f"{_place(tree, 'framework.fusion.name')}framework.fusion: '{fusion.node['name']}' needs "
+            f"{' and '.join(missing)}, which framework.geometry '{geometry.node['name']}' does not give; "
+            "choose another fusion or geometry encoder"
+        )
+
+
 def _views_and_size(pipelines: Mapping[str, Pipeline], place: str) -> tuple[int, tuple[int, int]]:
     cameras = [c for p in pipelines.values() for c in p.output_spec.observation.cameras]
     sizes = sorted({(c.height, c.width) for c in cameras})
@@ -168,6 +181,7 @@ def build_policy(
         encoder = geometry.cls.build(geometry.config, n_views, size, weights=assets is None)
         fusion_dims = FusionDims(dims.hidden_size, encoder.dim, dims.n_layers, dims.grid)
         fuse = fusion.cls.build(fusion.config, fusion_dims)
+        _check_needs(encoder, fuse, geometry, fusion, tree)
     action_head = head.cls.build(
         head.config,
         HeadDims(

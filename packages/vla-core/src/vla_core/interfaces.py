@@ -242,7 +242,9 @@ class VisionLanguageModel(Protocol):
 class GeometryEncoder(Protocol):
     """A geometry encoder (an ``nn.Module``). Entry points ``vla.geometry``.
 
-    ``needs`` is a subset of ``{"depth", "points"}``: dense heads run only when asked for.
+    ``needs`` is a subset of ``{"depth", "points"}``: dense heads run only when asked for. An encoder
+    may state in ``provides: frozenset[str]`` which of them it can give; a fusion that needs another is
+    then refused when the policy is built.
     """
 
     Config: ClassVar[type]
