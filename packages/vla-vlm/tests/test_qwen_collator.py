@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from vla_core.batch import Role
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import PromptSpec
-from vla_vlm import Qwen25VL, Qwen25VLConfig
+from vla_vlm import Qwen25VLConfig
 
 
 def words(vlm, fields, role, row=0):
@@ -40,8 +40,8 @@ def test_order_roles_and_static_shape(vlm, sample):
     assert (fields.roles == Role.PAD).equal(~fields.attention_mask)
 
 
-def test_left_padding_moves_the_row(small, sample):
-    make = lambda padding: Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), 1, (32, 32))  # noqa: E731
+def test_left_padding_moves_the_row(kind, sample):
+    make = lambda padding: kind.build(1, (32, 32), padding=padding)  # noqa: E731
     right, left = (
         make(side).collator(PromptSpec(n_query=2))([sample("open it")]) for side in ("right", "left")
     )
@@ -64,9 +64,8 @@ def test_any_text_is_representable(vlm, sample):
     assert (fields.roles[1] == Role.INSTRUCTION).sum() == 0
 
 
-def test_cot_prompt_surrounds_the_instruction(small, sample):
-    config = Qwen25VLConfig(tiny=small, cot_prompt="Your task is: {instruction}. Think step by step.")
-    vlm = Qwen25VL.build(config, 1, (32, 32))
+def test_cot_prompt_surrounds_the_instruction(kind, sample):
+    vlm = kind.build(1, (32, 32), cot_prompt="Your task is: {instruction}. Think step by step.")
     fields = vlm.collator(PromptSpec())([sample("open the drawer")])
     # A byte-level token carries the space before it.
     assert words(vlm, fields, Role.INSTRUCTION) == " open the drawer"
@@ -98,7 +97,8 @@ def test_bad_templates_are_refused(field, value, message):
         Qwen25VLConfig(**{field: value})
 
 
-def test_pickles_small_and_works_in_workers(vlm, sample):
+def test_pickles_small_and_works_in_workers(qwen25, sample):
+    vlm = qwen25.build(2, (48, 48))
     collator = vlm.collator(PromptSpec(n_query=2))
     samples = [sample("open the drawer"), sample("close the drawer")]
     here = collator(samples)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from vla_core.batch import Role
 from vla_core.interfaces import PromptSpec, VisionLanguageModel, VLMRequest
 from vla_core.registry import load
-from vla_vlm import Qwen25VL, Qwen25VLConfig
-from vla_vlm.qwen2_5_vl.pixels import patchify
-from vla_vlm.qwen2_5_vl.stem import ConvStem
-from vla_vlm.qwen2_5_vl.vision import VisionRunner
+from vla_vlm.qwen.pixels import patchify
+from vla_vlm.qwen.stem import ConvStem
+from vla_vlm.qwen.vision import VisionRunner
 
 
 def run(vlm, batch, request, prefix=None):
@@ -24,8 +24,8 @@ def queries(vlm, n):
     return nn.Embedding(n, vlm.dims.hidden_size)
 
 
-def test_is_found_by_entry_point_and_keeps_the_protocol(vlm):
-    assert load("vla.vlms", "qwen2_5_vl") is Qwen25VL
+def test_is_found_by_entry_point_and_keeps_the_protocol(kind, vlm):
+    assert load("vla.vlms", kind.name) is kind.model
     assert isinstance(vlm, VisionLanguageModel)
     assert vlm.dims.grid == (3, 3)
 
@@ -104,6 +104,29 @@ def test_a_wrong_number_of_tokens_names_both(vlm, make_batch):
         vlm.embed_images(batch.images[:, :1], batch.view_mask[:, :1])
 
 
+def test_deepstack_reaches_the_image_tokens_of_the_right_layers(qwen3, make_batch):
+    vlm = qwen3.build(2, (48, 48)).eval()
+    batch = make_batch(vlm)
+    visual = vlm.embed_images(batch.images, batch.view_mask)
+    assert [tuple(x.shape) for x in visual.deepstack] == [tuple(visual.tokens.shape)] * 2
+    silent = replace(visual, deepstack=tuple(torch.zeros_like(x) for x in visual.deepstack))
+    text, request = vlm.embed_text(batch), VLMRequest((0, 1, 2, 3))
+    ours, none = vlm(text, visual, None, request), vlm(text, silent, None, request)
+    for layer in (0, 1):  # features come after a layer's own output
+        assert torch.equal(ours.hidden[layer], none.hidden[layer])
+    assert not torch.equal(ours.gather("image", 2, 18), none.gather("image", 2, 18))
+    before = batch.tokens.roles.eq(Role.IMAGE).int().argmax(1).min()  # causal: earlier text sees no image
+    for layer in (2, 3):
+        assert torch.equal(ours.hidden[layer][:, :before], none.hidden[layer][:, :before])
+    # A changed token, as a fusion makes one, leaves them as they are.
+    changed = replace(visual, tokens=visual.tokens + 1)
+    assert changed.deepstack is visual.deepstack
+    ours.hidden[3].sum().backward()
+    for merger in vlm.model.visual.deepstack_merger_list:
+        assert merger.linear_fc2.weight.grad.abs().sum() > 0
+    assert vlm.model.visual.pos_embed.weight.grad.abs().sum() > 0
+
+
 def test_a_missing_view_is_masked(vlm, make_batch):
     batch = make_batch(vlm)
     batch.view_mask[1, 0] = False
@@ -129,9 +152,9 @@ MASKS = [  # padding, all_views, whether a row lacks a view, dtype; what attenti
 
 @pytest.mark.parametrize(("padding", "all_views", "lacks_view", "dtype", "expected"), MASKS)
 def test_attention_takes_a_mask_only_where_one_is_needed(
-    small, make_batch, monkeypatch, padding, all_views, lacks_view, dtype, expected
+    kind, make_batch, monkeypatch, padding, all_views, lacks_view, dtype, expected
 ):
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), 2, (48, 48)).eval().to(dtype)
+    vlm = kind.build(2, (48, 48), padding=padding).eval().to(dtype)
     batch = make_batch(vlm)
     batch.view_mask[1, 0] = not lacks_view
     with torch.no_grad():
@@ -150,7 +173,7 @@ def test_attention_takes_a_mask_only_where_one_is_needed(
     for how, kv_heads in calls:
         causal = how["attn_mask"] is None and how["is_causal"] and how["enable_gqa"]
         assert causal == (expected == "causal")
-        assert kv_heads == (small.n_kv_heads if causal else small.n_heads), "keys are copied only with a mask"
+        assert kv_heads == (kind.tiny.n_kv_heads if causal else kind.tiny.n_heads), "copied only with a mask"
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     assert not masked.mask.all()
     assert torch.equal(out.mask, masked.mask)
@@ -169,9 +192,9 @@ def test_rows_of_a_batch_do_not_touch_each_other(vlm, make_batch):
     torch.testing.assert_close(together.hidden[3][:1], alone.hidden[3], atol=1e-5, rtol=1e-5)
 
 
-def test_bfloat16_keeps_tables_in_float32(small, make_batch):
+def test_bfloat16_keeps_tables_in_float32(kind, make_batch):
     torch.manual_seed(0)
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, (48, 48)).eval()
+    vlm = kind.build(2, (48, 48)).eval()
     batch = make_batch(vlm)
     with torch.no_grad():
         exact = run(vlm, batch, VLMRequest((3,)))
@@ -184,17 +207,16 @@ def test_bfloat16_keeps_tables_in_float32(small, make_batch):
     assert half.hidden[3].dtype == torch.bfloat16
     a, b = exact.hidden[3][exact.mask].flatten(), half.hidden[3][half.mask].float().flatten()
     assert torch.cosine_similarity(a, b, dim=0) > 0.999
-    built = Qwen25VL.build(Qwen25VLConfig(tiny=small, dtype="bfloat16", vision="conv_vit"), 1, (32, 32))
+    built = kind.build(1, (32, 32), dtype="bfloat16", vision="conv_vit")
     assert {p.dtype for p in built.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("vision", ["vit", "conv_vit"])
-def test_gradient_checkpointing_gives_the_same_gradients(small, make_batch, vision):
+def test_gradient_checkpointing_gives_the_same_gradients(kind, make_batch, vision):
     grads = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        config = Qwen25VLConfig(tiny=small, gradient_checkpointing=checkpointing, vision=vision)
-        vlm = Qwen25VL.build(config, 2, (48, 48)).train()
+        vlm = kind.build(2, (48, 48), gradient_checkpointing=checkpointing, vision=vision).train()
         calls = []
         vlm.model.language_model.layers[0].input_layernorm.register_forward_hook(
             lambda *_, calls=calls: calls.append(1)
@@ -222,8 +244,8 @@ class NoSync(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("size", [(48, 48), (64, 64)])
-def test_forward_and_backward_never_wait_for_the_device(small, make_batch, size):
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, size)
+def test_forward_and_backward_never_wait_for_the_device(kind, make_batch, size):
+    vlm = kind.build(2, size)
     batch = make_batch(vlm, PromptSpec(n_query=2, n_prefix=1))
     embedding, prefix = queries(vlm, 2), torch.randn(len(batch), 1, 64)
     with NoSync():
@@ -253,8 +275,8 @@ def test_parts_are_reachable_by_prefix(vlm):
     assert not list(VisionRunner.parameters(vlm.vision_runner))
 
 
-def test_conv_stem_takes_the_patch_embeddings_place(small, make_batch):
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, vision="conv_vit"), 2, (48, 80))
+def test_conv_stem_takes_the_patch_embeddings_place(kind, make_batch):
+    vlm = kind.build(2, (48, 80), vision="conv_vit")
     out = run(vlm, make_batch(vlm), VLMRequest((3,)))
     assert vlm.dims.grid == (3, 5)
     assert out.hidden[3].isfinite().all()

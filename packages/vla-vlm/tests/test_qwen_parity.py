@@ -7,19 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from vla_core.batch import Role
 from vla_core.interfaces import PromptSpec, VLMRequest
-from vla_vlm import Qwen25VL, Qwen25VLConfig
-from vla_vlm.qwen2_5_vl.pixels import Normalize, patchify
+from vla_vlm.qwen.pixels import patchify
 
 
-def reference(vlm):
+def reference(kind, vlm):
     """transformers' model with the weights of ``vlm``."""
     config = type(vlm.model.config).from_dict(vlm.model.config.to_dict())
     config._attn_implementation = "eager"
-    full = Qwen2_5_VLForConditionalGeneration(config).eval()
+    full = kind.reference(config).eval()
     missing, unexpected = full.load_state_dict(vlm.state_dict(), strict=False)
     assert not unexpected
     assert missing in ([], ["lm_head.weight"])
@@ -29,7 +27,11 @@ def reference(vlm):
 def processed(vlm, images):
     vision = vlm.model.config.vision_config
     processor = Qwen2VLImageProcessorPil(
-        patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, do_resize=False
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        do_resize=False,
+        image_mean=vlm.stats.mean,
+        image_std=vlm.stats.std,
     )
     return processor([image.permute(1, 2, 0).numpy() for image in images.flatten(0, 1)], return_tensors="pt")
 
@@ -41,8 +43,8 @@ SIZES = [(1, (32, 32)), (2, (48, 48)), (2, (64, 64)), (2, (48, 80)), (1, (80, 32
     ("padding", "all_views"), [("right", True), ("right", False), ("left", True)], ids=str
 )
 @pytest.mark.parametrize(("n_views", "size"), SIZES)
-def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_views, size, padding, all_views):
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, padding=padding), n_views, size).eval()
+def test_hidden_states_and_positions_equal_transformers(kind, make_batch, n_views, size, padding, all_views):
+    vlm = kind.build(n_views, size, padding=padding).eval()
     batch = make_batch(vlm)
     batch.tokens.all_views = all_views  # known or not, the numbers are the same
     layers = tuple(range(vlm.dims.n_layers + 1))
@@ -50,7 +52,7 @@ def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_vie
         out = vlm(
             vlm.embed_text(batch), vlm.embed_images(batch.images, batch.view_mask), None, VLMRequest(layers)
         )
-        theirs = reference(vlm)
+        theirs = reference(kind, vlm)
         pixels = processed(vlm, batch.images)
         fields = batch.tokens
         common = {
@@ -71,17 +73,53 @@ def test_hidden_states_and_positions_equal_transformers(small, make_batch, n_vie
         torch.testing.assert_close(out.hidden[layer][valid], hidden[layer][valid], atol=1e-5, rtol=1e-5)
 
 
+DEEPSTACKS = [  # blocks, position grid; the last is the published models' grid of positions
+    ((0, 1, 2), 5),  # the last decoder layer gets features too
+    ((3,), 12),  # 12 patches a side: nothing to interpolate
+    ((), 48),
+]
+
+
+@pytest.mark.parametrize(("blocks", "grid"), DEEPSTACKS)
+def test_deepstack_and_learned_positions_equal_transformers(qwen3, make_batch, blocks, grid):
+    tiny = replace(qwen3.tiny, deepstack=blocks, position_grid=grid)
+    vlm = qwen3.build(2, (96, 64), tiny=tiny).eval()
+    batch = make_batch(vlm)
+    fields, theirs, pixels = batch.tokens, reference(qwen3, vlm), processed(vlm, batch.images)
+    with torch.no_grad():
+        visual = vlm.embed_images(batch.images, batch.view_mask)
+        out = vlm(vlm.embed_text(batch), visual, None, VLMRequest((0, 1, 2, 3)))
+        features = theirs.model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
+        hidden = theirs.model(
+            input_ids=fields.input_ids,
+            attention_mask=fields.attention_mask.long(),
+            mm_token_type_ids=(fields.roles == Role.IMAGE).int(),
+            **pixels,
+            output_hidden_states=True,
+        ).hidden_states
+        plain = vlm(vlm.embed_text(batch), replace(visual, deepstack=None), None, VLMRequest((3,)))
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(visual.tokens.flatten(0, 1), features.pooler_output, **close)
+    assert len(visual.deepstack or ()) == len(features.deepstack_features) == len(blocks)
+    for ours, other in zip(visual.deepstack or (), features.deepstack_features, strict=True):
+        torch.testing.assert_close(ours.flatten(0, 1), other, **close)
+    valid = fields.attention_mask
+    for layer, state in enumerate(hidden):
+        torch.testing.assert_close(out.hidden[layer][valid], state[valid], **close)
+    assert torch.equal(plain.hidden[3], out.hidden[3]) == (not blocks)
+
+
 @pytest.mark.parametrize("size", [(48, 48), (32, 80)])
-def test_patches_equal_the_processor(small, size):
+def test_patches_equal_the_processor(kind, size):
     images = torch.randint(0, 256, (2, 2, 3, *size), dtype=torch.uint8)
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small), 2, size)
+    vlm = kind.build(2, size)
     theirs = processed(vlm, images)["pixel_values"]
-    ours = patchify(Normalize()(images.flatten(0, 1)), small.patch_size, small.merge_size).flatten(0, 1)
+    normalize = vlm.vision_runner.normalize
+    ours = patchify(normalize(images.flatten(0, 1)), kind.tiny.patch_size, kind.tiny.merge_size).flatten(0, 1)
     theirs = theirs.view(len(ours), 3, 2, -1)  # channels, frames, pixels
     for frame in range(2):
         torch.testing.assert_close(ours, theirs[:, :, frame].flatten(1), atol=1e-6, rtol=1e-6)
-    as_float = Normalize()(images.float() / 255)
-    torch.testing.assert_close(as_float, Normalize()(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(normalize(images.float() / 255), normalize(images), atol=1e-5, rtol=1e-5)
 
 
 # Patch and window of the tiny tests, then of the published models: 5 x 3 tokens in windows of 2 x 2
@@ -90,25 +128,26 @@ LAYOUTS = [(8, 32, (80, 48), False), (14, 112, (224, 224), True), (14, 112, (252
 
 
 @pytest.mark.parametrize(("patch", "window", "size", "regular"), LAYOUTS)
-def test_vision_tokens_equal_transformers(small, patch, window, size, regular):
-    tiny = replace(small, patch_size=patch, window_size=window)
-    vlm = Qwen25VL.build(Qwen25VLConfig(tiny=tiny), 2, size).eval()
+def test_windowed_vision_tokens_equal_transformers(qwen25, patch, window, size, regular):
+    vlm = qwen25.build(2, size, tiny=replace(qwen25.tiny, patch_size=patch, window_size=window)).eval()
     assert vlm.vision_runner.windows is not None
     assert vlm.vision_runner.windows.regular == regular
     images = torch.randint(0, 256, (2, 2, 3, *size), dtype=torch.uint8)
     pixels = processed(vlm, images)
     with torch.no_grad():
         ours = vlm.embed_images(images, torch.ones(2, 2, dtype=torch.bool)).tokens
-        theirs = reference(vlm).model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
+        theirs = reference(qwen25, vlm).model.visual(
+            pixels["pixel_values"], grid_thw=pixels["image_grid_thw"]
+        )
     torch.testing.assert_close(ours.flatten(0, 1), theirs.pooler_output, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(48, 80), (64, 64)])
-def test_eager_equals_sdpa(small, make_batch, size):
+def test_eager_equals_sdpa(kind, make_batch, size):
     outs = []
     for attn in ("sdpa", "eager"):
         torch.manual_seed(0)
-        vlm = Qwen25VL.build(Qwen25VLConfig(tiny=small, attn_implementation=attn), 2, size).eval()
+        vlm = kind.build(2, size, attn_implementation=attn).eval()
         assert vlm.model.language_model.config._attn_implementation == attn
         assert vlm.model.visual.config._attn_implementation == attn
         batch = make_batch(vlm)
@@ -119,13 +158,15 @@ def test_eager_equals_sdpa(small, make_batch, size):
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-5)
 
 
-def test_chat_text_equals_the_processors_tokens(vlm, sample):
+def test_chat_text_equals_the_processors_tokens(kind, vlm, sample):
     """One instruction's ids against the tokenizer run over the whole chat text at once."""
     text = "turn the faucet handle to the left"
     h, w = vlm.dims.grid
     image = "<|vision_start|>" + "<|image_pad|>" * (h * w) + "<|vision_end|>"
+    # Qwen2.5's template begins with this when a chat brings no system message; Qwen3's doesn't.
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     chat = (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        f"{system if kind.name == 'qwen2_5_vl' else ''}<|im_start|>user\n"
         f"{image}{image}{text} Do 8 steps:<|im_end|>\n<|im_start|>assistant\n"
     )
     fields = vlm.collator(PromptSpec(suffix="Do 8 steps:"))([sample(text)])

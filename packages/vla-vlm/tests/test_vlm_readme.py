@@ -21,7 +21,8 @@ def test_the_readmes_example_runs(capsys):
 
 
 def test_names_and_lazy_import():
-    assert vla_vlm.__all__ == ["Qwen25VL", "Qwen25VLConfig", "TinyConfig"]
+    names = ["Qwen25VL", "Qwen25VLConfig", "Qwen3TinyConfig", "Qwen3VL", "Qwen3VLConfig", "TinyConfig"]
+    assert sorted(vla_vlm.__all__) == names
     assert all(hasattr(vla_vlm, name) for name in vla_vlm.__all__)
-    code = "import sys, vla_vlm, vla_vlm.qwen2_5_vl.collator; sys.exit('transformers' in sys.modules)"
+    code = "import sys, vla_vlm, vla_vlm.qwen.collator; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

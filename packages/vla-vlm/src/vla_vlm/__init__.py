@@ -5,18 +5,19 @@ Names are imported on first use: ``import vla_vlm`` costs neither torch nor tran
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vla_vlm.qwen2_5_vl import Qwen25VL, Qwen25VLConfig, TinyConfig
+    from vla_vlm.qwen3_vl import Qwen3TinyConfig, Qwen3VL, Qwen3VLConfig
 
 __version__ = "0.1.0"
-__all__ = ["Qwen25VL", "Qwen25VLConfig", "TinyConfig"]
+__all__ = ["Qwen3TinyConfig", "Qwen3VL", "Qwen3VLConfig", "Qwen25VL", "Qwen25VLConfig", "TinyConfig"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from vla_vlm import qwen2_5_vl
-
-        return getattr(qwen2_5_vl, name)
+        package = "qwen3_vl" if name.startswith("Qwen3") else "qwen2_5_vl"
+        return getattr(import_module(f"vla_vlm.{package}"), name)
     raise AttributeError(f"module 'vla_vlm' has no attribute '{name}'")

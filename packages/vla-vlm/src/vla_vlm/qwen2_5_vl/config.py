@@ -3,63 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar
 
 from vla_core.errors import ConfigError
 
-from vla_vlm.qwen2_5_vl.prompt import Template
+from vla_vlm.qwen.config import USER_PROMPT, QwenConfig, QwenSizes
 
-QWEN_PROMPT = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "<|im_start|>user\n{prefix}{images}{instruction}{suffix}{queries}<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
+QWEN_PROMPT = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + USER_PROMPT
 """The chat format of the published Qwen2.5-VL models, written out."""
 
 
 @dataclass(frozen=True)
-class TinyConfig:
+class TinyConfig(QwenSizes):
     """Sizes of ``base_vlm: tiny``, trained from scratch. Head dims are size / heads.
 
     Args:
-        hidden_size, n_layers, n_heads, n_kv_heads, intermediate_size: the language model.
-        vision_hidden, vision_depth, vision_heads, vision_intermediate: the vision transformer.
-        patch_size: pixels a patch; with ``vision: conv_vit`` a power of two (one stride-2
-            convolution for each factor of two).
-        merge_size: patches merged a side into one token of the language model; an image gives
-            ``(H / (patch_size * merge_size)) * (W / (patch_size * merge_size))`` tokens.
         window_size: pixels a side of an attention window in blocks without full attention.
         full_attention_every: every how many-th vision block attends to the whole image (1: all).
-        init_std: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    intermediate_size: int = 256
-    vision_hidden: int = 96
-    vision_depth: int = 3
-    vision_heads: int = 3
-    vision_intermediate: int = 192
-    patch_size: int = 8
-    merge_size: int = 2
     window_size: int = 64
     full_attention_every: int = 1
-    init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for size, heads in (("hidden_size", "n_heads"), ("vision_hidden", "vision_heads")):
-            dim, rest = divmod(getattr(self, size), getattr(self, heads))
-            if rest or dim % 8:
-                raise ConfigError(
-                    f"tiny.{size} / tiny.{heads} must be a multiple of 8, "
-                    f"got {getattr(self, size)} / {getattr(self, heads)}"
-                )
-        if self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"tiny.n_heads {self.n_heads} must be a multiple of n_kv_heads {self.n_kv_heads}"
-            )
+        super().__post_init__()
         if self.window_size % (self.patch_size * self.merge_size):
             raise ConfigError(
                 f"tiny.window_size {self.window_size} must be a multiple of patch_size * merge_size "
@@ -68,60 +35,14 @@ class TinyConfig:
 
 
 @dataclass(frozen=True)
-class Qwen25VLConfig:
-    """What to build and how to write the prompt.
+class Qwen25VLConfig(QwenConfig):
+    """What to build and how to write the prompt; the published sizes are ``3b`` and ``7b``.
 
     Args:
-        base_vlm: ``tiny`` (sizes below, trained from scratch, the shipped tokenizer), ``3b`` or
-            ``7b`` (the published shapes with random weights and the shipped tokenizer, for
-            measurements), else a hub id or a local directory that transformers can load.
-        init: ``pretrained`` takes the weights of ``base_vlm``, ``random`` only its shapes;
-            ``auto`` is random for the three names, pretrained for everything else.
-        vision: ``vit`` is Qwen's patch embedding; ``conv_vit`` puts a convolutional stem in its
-            place (only without pretrained weights).
-        attn_implementation: kernel family; never replaced silently.
-        dtype: of the weights.
-        gradient_checkpointing: recompute each block in the backward pass to save memory.
-        prompt: the chat text with the placeholders ``{prefix} {images} {instruction} {suffix}
-            {queries}``; an image is written ``<|vision_start|>...<|vision_end|>``.
-        cot_prompt: text around the instruction, with ``{instruction}``.
-        max_text_tokens: room for text, that is everything but image, prefix and query tokens.
-            Every batch is padded to it, so shapes are static; a longer prompt is an error.
-        padding: side on which rows are padded.
         tiny: sizes for ``base_vlm: tiny``.
     """
 
-    base_vlm: str = "tiny"
-    init: Literal["auto", "pretrained", "random"] = "auto"
-    vision: Literal["vit", "conv_vit"] = "vit"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
+    SIZES: ClassVar[tuple[str, ...]] = ("tiny", "3b", "7b")
+
     prompt: str = QWEN_PROMPT
-    cot_prompt: str = "{instruction}"
-    max_text_tokens: int = 64
-    padding: Literal["right", "left"] = "right"
     tiny: TinyConfig = field(default_factory=TinyConfig)
-
-    def __post_init__(self) -> None:
-        Template.parse(self.prompt, self.cot_prompt)
-        if self.vision == "conv_vit" and self.pretrained:
-            raise ConfigError(
-                f"vision: conv_vit has no pretrained weights in '{self.base_vlm}'; "
-                "use vision: vit, or base_vlm: tiny"
-            )
-        if self.init == "pretrained" and self.named_size:
-            raise ConfigError(
-                f"base_vlm '{self.base_vlm}' has no weights to load; "
-                "name a hub id or a directory, or set init: random"
-            )
-
-    @property
-    def named_size(self) -> bool:
-        """Whether ``base_vlm`` is a size of this package rather than something to load."""
-        return self.base_vlm in ("tiny", "3b", "7b")
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether weights are loaded."""
-        return self.init == "pretrained" or (self.init == "auto" and not self.named_size)

@@ -1,18 +1,39 @@
 """The language loop: stops at the highest requested layer, no logits.
 
-B rows, S tokens, H hidden size.
+B rows, S tokens, N visual tokens, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vla_vlm.qwen2_5_vl.attention import for_kernel
-from vla_vlm.qwen2_5_vl.rope import TextRope
+from vla_vlm.qwen.attention import for_kernel
+from vla_vlm.qwen.rope import TextRope
+
+
+@dataclass(frozen=True)
+class Deepstack:
+    """Visual features for early layers (DeepStack, arXiv 2406.04334).
+
+    Args:
+        index: columns ``[B, N]`` of the visual tokens.
+        features: ``[B, N, H]``, one for each of the first decoder layers.
+    """
+
+    index: Tensor
+    features: Sequence[Tensor]
+
+    def add(self, x_BSH: Tensor, layer: int) -> Tensor:
+        """The output of decoder layer ``layer`` (from 1) with its features added, if it has some."""
+        if layer > len(self.features):
+            return x_BSH
+        index = self.index[..., None].expand(-1, -1, x_BSH.shape[-1])
+        return x_BSH.scatter_add(1, index, self.features[layer - 1].to(x_BSH.dtype))
 
 
 def causal_mask(valid_BS: Tensor) -> Tensor:
@@ -47,6 +68,7 @@ def run_layers(
     position_ids: Tensor,
     layers: Sequence[int],
     only_tail_invalid: bool = False,
+    deepstack: Deepstack | None = None,
 ) -> dict[int, Tensor]:
     """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
 
@@ -54,6 +76,8 @@ def run_layers(
         position_ids: long ``[3, B, S]``.
         only_tail_invalid: whether what is not valid comes after all that is, in every row. Causal
             attention alone then hides it, and needs no mask where the kernel can do so.
+        deepstack: added after early layers. As in transformers, a hidden state is a layer's own
+            output, before that; only the last layer's is taken after it.
 
     Raises:
         ValueError: a layer that the model doesn't have.
@@ -77,6 +101,10 @@ def run_layers(
     x = embeds_BSH
     for i in range(1, last + 1):
         x = language_model.layers[i - 1](x, attention_mask=mask, position_embeddings=cos_sin)
-        if i in wanted:
-            hidden[i] = language_model.norm(x) if i == n_layers else x
+        if i in wanted and i < n_layers:
+            hidden[i] = x
+        if deepstack is not None and (i < last or i == n_layers):
+            x = deepstack.add(x, i)
+    if last == n_layers:
+        hidden[last] = language_model.norm(x)
     return hidden

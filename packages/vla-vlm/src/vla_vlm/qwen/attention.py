@@ -5,29 +5,47 @@ M images, N patch tokens, C width, D head dim.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
     eager_attention_forward,
 )
 
-from vla_vlm.qwen2_5_vl.windows import WindowLayout
+
+class Windows(Protocol):
+    """Which tokens attend to each other, when not all of an image do."""
+
+    def split(self, x_BNhd: Tensor) -> Tensor: ...
+
+    def join(self, x_WLhd: Tensor, batch: int) -> Tensor: ...
+
+    def mask(self, batch: int) -> Tensor | None: ...
 
 
-class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
-    """Takes ``[M, N, C]`` and a :class:`WindowLayout` instead of packed tokens and sequence ends."""
+class BatchedVisionAttention(nn.Module):
+    """Takes ``[M, N, C]`` and :class:`Windows` instead of packed tokens and sequence ends.
 
-    def forward(  # type: ignore[override]
+    Args:
+        attention: of transformers' vision block; its projections are taken over.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.scaling, self.config = attention.scaling, attention.config
+        self.num_key_value_groups = 1  # asked for by the attention functions
+
+    def forward(
         self,
         hidden_states: Tensor,
         cu_seqlens: None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        windows: WindowLayout | None = None,
+        windows: Windows | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """``windows`` None is attention over the whole image; ``cu_seqlens`` is what the block passes."""
@@ -59,7 +77,4 @@ def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> 
 def replace_vision_attention(visual: Any) -> None:
     """Swap the attention of every vision block; parameters and their names stay."""
     for block in visual.blocks:
-        with torch.device("meta"):
-            batched = BatchedVisionAttention(visual.config)
-        batched.qkv, batched.proj = block.attn.qkv, block.attn.proj
-        block.attn = batched
+        block.attn = BatchedVisionAttention(block.attn)

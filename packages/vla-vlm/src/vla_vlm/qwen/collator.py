@@ -19,9 +19,9 @@ from vla_core.errors import UserError
 from vla_core.interfaces import PromptSpec
 from vla_core.types import Sample
 
-from vla_vlm.qwen2_5_vl.positions import mrope_positions
-from vla_vlm.qwen2_5_vl.prompt import Template
-from vla_vlm.qwen2_5_vl.tokenizer import SpecialIds
+from vla_vlm.qwen.positions import mrope_positions
+from vla_vlm.qwen.prompt import Template
+from vla_vlm.qwen.tokenizer import SpecialIds
 
 _CACHED_ROWS = 4096
 _INSTRUCTION = None  # stands for the instruction inside a run of text
@@ -35,7 +35,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class Qwen25VLCollator:
+class QwenCollator:
     """Writes prompts of one :class:`PromptSpec`.
 
     Args:

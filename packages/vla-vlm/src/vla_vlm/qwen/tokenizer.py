@@ -45,7 +45,7 @@ def special_ids(tokenizer: Tokenizer, where: str) -> SpecialIds:
             ids[name] = number
     if missing:
         raise ConfigError(
-            f"tokenizer of '{where}' lacks {', '.join(missing)}; use the tokenizer of a Qwen2.5-VL model"
+            f"tokenizer of '{where}' lacks {', '.join(missing)}; use the tokenizer of a Qwen-VL model"
         )
     return SpecialIds(**ids)
 

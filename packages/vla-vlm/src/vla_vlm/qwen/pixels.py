@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vla_vlm.qwen2_5_vl.tables import Tables
+from vla_vlm.qwen.tables import Tables
 
 # The statistics of CLIP's training images, which Qwen's processor uses.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

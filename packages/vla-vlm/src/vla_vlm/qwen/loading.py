@@ -1,0 +1,113 @@
+"""From config to transformers' model: shapes, weights and image statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import initialization
+from transformers.utils.hub import cached_file
+from vla_core.errors import ConfigError
+
+from vla_vlm.qwen.config import QwenConfig
+from vla_vlm.qwen.family import Family
+
+PROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class ImageStats:
+    """Mean and standard deviation of pixels in [0, 1], per channel."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def named_shapes(family: Family, name: str) -> Any:
+    """The published architecture of a size such as ``3b``."""
+    sizes = json.loads(files("vla_vlm").joinpath("assets", "sizes.json").read_text("utf-8"))
+    return family.config_class(**sizes[family.key][name])
+
+
+def tiny_shapes(family: Family, tiny: Any, vocab_size: int) -> Any:
+    """The same architecture at the sizes under ``tiny``."""
+    return family.config_class(tie_word_embeddings=True, **family.tiny_shapes(tiny, vocab_size))
+
+
+def hub_shapes(family: Family, name: str, sizes: Sequence[str]) -> Any:
+    """The config of a hub id or directory, checked to be of ``family``; ``sizes`` are for the error."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error, sizes) from error
+    if not isinstance(config, family.config_class):
+        raise ConfigError(
+            f"base_vlm '{name}' is a '{config.model_type}', not a '{family.key}'; "
+            f"name a {family.title} model or another vlm"
+        )
+    return config
+
+
+def _not_found(name: str, error: Exception, sizes: Sequence[str]) -> ConfigError:
+    reason = str(error).splitlines()[0].rstrip(".")
+    return ConfigError(
+        f"base_vlm '{name}' can't be loaded ({reason}); give a local directory with config.json and "
+        f"weights, a hub id while online, or one of {', '.join(sizes)}"
+    )
+
+
+def image_stats(family: Family, name: str | None = None) -> ImageStats:
+    """Image statistics beside a model's weights; the family's own when it brings no processor."""
+    own = ImageStats(family.mean, family.std)
+    if name is None:
+        return own
+    path = cached_file(name, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return own
+    data = json.loads(Path(path).read_text("utf-8"))
+    return ImageStats(data.get("image_mean", own.mean), data.get("image_std", own.std))
+
+
+def random_model(family: Family, shapes: Any, options: QwenConfig, initialise: bool = True) -> Any:
+    """A model of the given shapes; without ``initialise`` its weights hold garbage."""
+    context = contextlib.nullcontext() if initialise else initialization.no_init_weights()
+    with context:
+        return family.model_class._from_config(
+            shapes,
+            dtype=getattr(torch, options.dtype),
+            attn_implementation=options.attn_implementation,
+        )
+
+
+def pretrained_model(family: Family, options: QwenConfig) -> Any:
+    """The model under a published checkpoint's language head, with its weights.
+
+    Raises:
+        ConfigError: not found, or the checkpoint lacks weights of the model. The language head is
+            the only part of a checkpoint that is dropped.
+    """
+    try:
+        full, info = family.full_class.from_pretrained(
+            options.base_vlm,
+            dtype=getattr(torch, options.dtype),
+            attn_implementation=options.attn_implementation,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise _not_found(options.base_vlm, error, options.SIZES) from error
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        names = sorted(str(key) for key in info[kind] if "lm_head" not in str(key))
+        if names:
+            raise ConfigError(
+                f"base_vlm '{options.base_vlm}': {len(names)} {kind.replace('_', ' ')} in its weights, "
+                f"first '{names[0]}'; the files don't belong to this architecture"
+            )
+    return full.model
