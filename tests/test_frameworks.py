@@ -57,16 +57,19 @@ def shrunk(group: str, node: dict[str, Any], small: dict[str, Any]) -> dict[str,
     return {**node, **{key: value for key, value in small.items() if key in options}}
 
 
-def tiny(name: str) -> VLAPolicy:
+def tiny_preset(name: str) -> dict[str, Any]:
     preset = load_preset(name)
     preset["vlm"] = shrunk("vla.vlms", preset["vlm"], SMALL_VLM)
     preset["head"] = shrunk("vla.heads", preset["head"], SMALL_HEAD)
-    # Both branches of a preset are its own choice; only sizes change.
     preset["transforms"] = [
         {**step, "height": SIZE, "width": SIZE} if step["name"] == "resize" else step
         for step in preset["transforms"]
     ]
-    config = build_config(FrameworkConfig, preset, "framework")
+    return preset
+
+
+def tiny(name: str) -> VLAPolicy:
+    config = build_config(FrameworkConfig, tiny_preset(name), "framework")
     spec = make_spec(n_cameras=2, height=SIZE, width=SIZE, horizon=config.horizon)
     torch.manual_seed(0)
     return build_policy(config, {spec.embodiment: spec})
@@ -110,3 +113,16 @@ def test_preset_learns_and_its_checkpoint_acts_alike(name: str, tmp_path: Path) 
     for ours, theirs in zip(answers, loaded.act(observations, [3, 4]), strict=True):
         np.testing.assert_array_equal(ours.actions, theirs.actions)
     assert loaded.specs[embodiment] == spec
+
+
+def test_each_embodiment_has_encoders_of_its_own() -> None:
+    specs = {name: make_spec(1, SIZE, SIZE, 8, embodiment=name) for name in ("left", "right")}
+    preset = tiny_preset("QwenGR00T")
+    torch.manual_seed(0)
+    policy = build_policy(build_config(FrameworkConfig, preset, "framework"), specs).eval()
+    torch.nn.init.normal_(policy.get_parameter("head.decoder.down.weight"))
+    observations = [make_observation(spec, 0) for spec in specs.values()]
+    left, right = policy.act(observations, [3, 3])
+    assert not np.allclose(left.actions, right.actions)
+    (alone,) = policy.act(observations[1:], [3])
+    np.testing.assert_allclose(right.actions, alone.actions, atol=1e-5)

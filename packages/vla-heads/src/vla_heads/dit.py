@@ -9,6 +9,7 @@ against ``[B, n, S, d]``), self-attention folds it into the batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TypeAlias
 
 import torch
@@ -61,7 +62,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2).contiguous()
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """Base of the blocks that :class:`~vla_heads.flow_head.FlowHead` stacks: attention and its norm.
 
     A block that reads a context has ``context_kv``, and gets what :meth:`project_context` gives; one
@@ -79,13 +80,13 @@ class Block(nn.Module):
         self.ada = AdaLN(width)
 
     @property
+    @abstractmethod
     def residual_outputs(self) -> tuple[nn.Linear, ...]:
         """The projections that write into the residual stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def project_context(self, context: Tensor) -> KeysValues:
         """Keys and values of a context ``[B, S, C]``; once per observation."""
-        raise NotImplementedError
 
     def self_attention(self, qkv: Tensor, token_mask: Tensor | None, repeats: int) -> Tensor:
         """``qkv [B R, L, 3W]`` -> ``[B R, L, W]``; a token sees those of its own repeat."""
