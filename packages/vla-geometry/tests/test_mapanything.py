@@ -5,9 +5,11 @@ import torch
 from safetensors.torch import save_file
 from vla_core.batch import Cameras
 from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryEncoder
+from vla_core.policy import VLAPolicy
 from vla_core.registry import load, override
 from vla_core.testing import FakeHead, make_spec, register_fakes
 from vla_geometry.mapanything import MapAnythingConfig, MapAnythingEncoder
@@ -16,6 +18,7 @@ from vla_geometry.mapanything.sizes import SIZES
 
 SIZE = (28, 42)  # a grid of 2 x 3
 TINY = MapAnythingConfig(size="tiny")
+SPEC = make_spec()
 
 
 def build(image_size=SIZE, **changes):
@@ -218,6 +221,33 @@ def test_bad_input_names_the_field(call, message):
         call(build())
 
 
+def framework(fusion, **geometry):
+    return FrameworkConfig(
+        horizon=SPEC.action.horizon,
+        vlm={"name": "fake"},
+        head={"name": "fake"},
+        geometry={"name": "mapanything", "size": "tiny", **geometry},
+        fusion={"name": fusion},
+        transforms=[{"name": "resize", "height": 28, "width": 28}],
+    )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
+    path, encoder = stored
+    with register_fakes():
+        policy = build_policy(
+            framework("aligned_concat", weights=str(path), bf16=bf16), {SPEC.embodiment: SPEC}
+        )
+        saved = save_checkpoint(policy, path / "steps_1", step=1)
+        (path / FILE).unlink()
+        again = VLAPolicy.from_pretrained(saved)
+    assert again.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    images = torch.randint(0, 256, (1, again.geometry.n_views, 3, 28, 28), dtype=torch.uint8)
+    assert torch.equal(policy.geometry(images).tokens, again.geometry(images).tokens)
+    assert torch.equal(again.geometry.scale_token, encoder.scale_token)
+
+
 def test_a_fusion_that_needs_depth_is_refused_when_the_policy_is_built():
     class Greedy(torch.nn.Module):
         Config = FakeHead.Config
@@ -227,18 +257,9 @@ def test_a_fusion_that_needs_depth_is_refused_when_the_policy_is_built():
         def build(cls, config, dims):
             return cls()
 
-    spec = make_spec()
-    config = FrameworkConfig(
-        horizon=spec.action.horizon,
-        vlm={"name": "fake"},
-        head={"name": "fake"},
-        geometry={"name": "mapanything", "size": "tiny"},
-        fusion={"name": "greedy"},
-        transforms=[{"name": "resize", "height": 28, "width": 28}],
-    )
     undo = override("vla.fusions", "greedy", Greedy)
     with register_fakes(), pytest.raises(ConfigError) as error:
-        build_policy(config, {spec.embodiment: spec})
+        build_policy(framework("greedy"), {SPEC.embodiment: SPEC})
     undo()
     assert "'greedy' needs depth, which framework.geometry 'mapanything' does not give" in str(error.value)
     assert "\n" not in str(error.value)
