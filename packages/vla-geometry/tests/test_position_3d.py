@@ -34,6 +34,8 @@ def test_extrinsics_move_points_to_the_world():
     world, _ = patch_points(depth, intrinsics(), pose.view(1, 1, 4, 4), (2, 3))
     x, y, z = camera.unbind(-1)
     assert torch.allclose(world, torch.stack([z + 0.1, -x + 0.2, -y + 0.3], -1), atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # which would be centimetres off
+        assert torch.equal(world, patch_points(depth, intrinsics(), pose.view(1, 1, 4, 4), (2, 3))[0])
 
 
 @pytest.mark.parametrize("hole", [0.0, -1.0, float("nan"), float("inf")])

@@ -44,6 +44,8 @@ def patch_points(
     known = share[..., 0] > 0
     mean = pooled[..., :3] / share.where(known[..., None], 1.0)
     if extrinsics is not None:
-        # A pose is affine: moving the mean is the mean of moved points.
-        mean = torch.einsum("bvij,bvhwj->bvhwi", pose[..., :3, :3], mean) + pose[:, :, None, None, :3, 3]
+        # A pose is affine: moving the mean is the mean of moved points. Spelled out, because autocast would
+        # round a matrix product to bf16, which is centimetres.
+        rotation, shift = pose[:, :, None, None, :3, :3], pose[:, :, None, None, :3, 3]
+        mean = (rotation * mean[..., None, :]).sum(dim=-1) + shift
     return mean.where(known[..., None], 0.0), known

@@ -36,7 +36,7 @@ class GeometryQueries(nn.Module):
     views are excluded. With ``n_sets`` there are as many independent sets of queries, which share the
     weights of the layers.
 
-    Parameters: about ``depth (14 W^2 + 2 C W)`` plus the queries; FLOP a row with Y sets about
+    Parameters: about ``depth (14 W^2 + 2 C W)`` plus the queries; FLOP a row with Y sets
     ``depth (4 G C W + Y (4 K G W + 28 K W^2 + 4 K^2 W))``.
     """
 

@@ -44,7 +44,7 @@ class Gated(GeometryFusion):
 
     Source: semantic-conditioned gating of 3D-Mix (arXiv 2603.24393), the best of nine schemes there.
     Cost: parameters ``C H + W D`` with D = C (``none``) or C + 2 H (``semantic``); FLOP a row
-    ``2 N (C H + W (C + H)) + 2 W H`` (``none``: ``2 N (C H + W C)``). No extra tokens.
+    ``2 N (C H + W (C + H + 1)) + 2 W H`` (``none``: ``2 N (C H + W (C + 1))``). No extra tokens.
     """
 
     Config: ClassVar[type] = GatedConfig

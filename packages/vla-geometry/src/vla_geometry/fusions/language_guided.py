@@ -56,8 +56,8 @@ class LanguageGuided(GeometryFusion):
     zero, so training starts exactly at the vision-only policy.
 
     Source: instruction-conditioned token selection as in OTTER (arXiv 2503.03734), applied to geometry.
-    Cost: parameters ``H W + (12 depth + 1) W^2 + C W + C H``; FLOP a row about
-    ``2 M H W + depth (24 M W^2 + 4 M^2 W) + 2 G C W + 2 M G W + 2 N C H``. No extra tokens.
+    Cost: parameters ``H W + (12 depth + 1) W^2 + C W + C H``; FLOP a row
+    ``2 M (H W + W^2) + depth (24 M W^2 + 4 M^2 W) + 2 G C W + 2 M G W + 2 N C H``. No extra tokens.
     """
 
     Config: ClassVar[type] = LanguageGuidedConfig
