@@ -54,10 +54,36 @@ def test_scale_of_a_layer_is_normalised_away(dims, make_inputs, wake, concat):
 
 def test_concat_shares_keys_and_values(dims):
     head = build(dims, use_concat_cross_context=True)
-    assert all(block.context_kv is None for block in head.blocks)
+    assert not any(hasattr(block, "context_kv") for block in head.blocks)
+    assert all(block.kv.in_features == 16 for block in head.blocks)
     assert all(block.context_kv.in_features == 16 for block in build(dims).blocks)
     with pytest.raises(ConfigError, match="project_context: 'each'"):
         build(dims, project_context="each")
+
+
+@MODES
+def test_projected_once_and_masks_hold(dims, make_inputs, targets, wake, concat):
+    head, inputs = wake(build(dims, use_concat_cross_context=concat)), make_inputs()
+    calls = []
+    for block in head.blocks:
+        block.context_in.register_forward_hook(lambda module, args, out: calls.append(out.shape))
+    noise, time = torch.randn(3, 5, 6, 5), torch.rand(3, 5)
+    sampled = head.sample(inputs, noise[:, 0], steps=5)
+    assert calls == [(3, 11, 16)] * 4
+    calls.clear()
+    actions, mask = targets
+    loss = head(inputs, actions, mask, noise=noise, time=time)["action_loss"]
+    assert calls == [(3, 11, 16)] * 4
+    for hidden in inputs.vlm.hidden.values():
+        hidden[0, 7:] = 1e3
+    dirty = torch.where(mask, actions, float("nan"))
+    assert torch.equal(loss, head(inputs, dirty, mask, noise=noise, time=time)["action_loss"])
+    assert torch.equal(sampled, head.sample(inputs, noise[:, 0], steps=5))
+    solo = make_inputs(rows=1)
+    solo.state = inputs.state[2:]
+    solo.vlm.mask = inputs.vlm.mask[2:]
+    solo.vlm.hidden = {i: hidden[2:] for i, hidden in inputs.vlm.hidden.items()}
+    assert torch.allclose(sampled[2:], head.sample(solo, noise[2:, 0], steps=5), atol=1e-5)
 
 
 def test_full_size_on_the_meta_device():

@@ -19,7 +19,7 @@ class DiTBlock(Block):
     ``concat=False``: self-attention, then cross-attention behind its own LayerNorm.
     ``concat=True``: one attention whose keys and values are [context | own tokens].
     ``project=True``: LayerNorm and Linear H -> W bring the context to the width of the own tokens first;
-    with ``concat`` the K and V matrices are then those of the own tokens.
+    with ``concat`` context and own tokens then share K and V matrices.
     """
 
     def __init__(
@@ -32,15 +32,18 @@ class DiTBlock(Block):
         project: bool = False,
     ) -> None:
         super().__init__(width, n_heads, dropout)
-        self.concat = concat
-        self.qkv = nn.Linear(width, 3 * width)
+        self.concat, self.shared = concat, concat and project
+        if self.shared:
+            self.q = nn.Linear(width, width)
+            self.kv = nn.Linear(width, 2 * width)
+        else:
+            self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.context_in = (
             nn.Sequential(nn.LayerNorm(context_width), nn.Linear(context_width, width)) if project else None
         )
-        self.context_kv = (
-            None if project and concat else nn.Linear(width if project else context_width, 2 * width)
-        )
+        if not self.shared:
+            self.context_kv = nn.Linear(width if project else context_width, 2 * width)
         if not concat:
             self.cross_norm = nn.LayerNorm(width)
             self.cross_q = nn.Linear(width, width)
@@ -58,11 +61,7 @@ class DiTBlock(Block):
         """Keys and values of the context ``[B, S, H]``; once per observation."""
         if self.context_in is not None:
             context = self.context_in(context)
-        if self.context_kv is not None:
-            keys_values = self.context_kv(context)
-        else:
-            width = self.qkv.in_features
-            keys_values = F.linear(context, self.qkv.weight[width:], self.qkv.bias[width:])
+        keys_values = self.kv(context) if self.shared else self.context_kv(context)
         k, v = split_heads(keys_values, 2, self.n_heads)
         return k, v
 
@@ -76,7 +75,8 @@ class DiTBlock(Block):
     ) -> Tensor:
         """One block; arguments as :class:`~vla_heads.dit.Block` says."""
         repeats = x_BRLW.shape[1]
-        qkv = self.qkv(self.ada(x_BRLW, modulation)).flatten(0, 1)
+        x = self.ada(x_BRLW, modulation).flatten(0, 1)
+        qkv = torch.cat([self.q(x), self.kv(x)], dim=-1) if self.shared else self.qkv(x)
         if self.concat:
             attended = self._joint(qkv, context, context_mask, token_mask, repeats)
             x_BRLW = x_BRLW + self.dropout(self.out(attended.view_as(x_BRLW)))
