@@ -29,6 +29,7 @@ class Encoder(nn.Module):
         return cls()
 
     def forward(self, images, cameras, needs=frozenset()):
+        self.cameras = cameras
         self.features = getattr(self, "features", None) or GeometryFeatures(torch.zeros(1, 2, 3, 3, 5))
         return self.features
 
@@ -66,8 +67,14 @@ def test_a_fusion_knows_the_grid_and_the_missing_views(fakes):
         name()
     assert policy.fusion.dims.grid == policy.vlm.dims.grid == (2, 2)
     batch = policy.collator([policy.pipelines[SPEC.embodiment](make_sample(SPEC, 0))])
+    assert batch.tokens.all_views
+    policy(batch)
+    assert policy.geometry.cameras is batch.cameras  # nothing is masked where nothing is missing
+    policy.fusion.seen.clear()
     batch.view_mask[0, 1] = False
+    batch.tokens.all_views = False
     assert set(policy(batch)) == {"action_l1", "spy"}
+    assert policy.geometry.cameras.view_mask is batch.view_mask
     fused, lost = policy.fusion.seen
     assert fused is lost
     assert fused.view_mask is batch.view_mask

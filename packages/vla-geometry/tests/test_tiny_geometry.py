@@ -133,6 +133,26 @@ def test_views_see_each_other_and_rows_do_not():
     assert not torch.allclose(base.tokens, swapped, atol=1e-5)  # the first view defines the frame
 
 
+@pytest.mark.parametrize("intrinsics", [True, False])
+def test_a_missing_view_is_seen_by_no_other(intrinsics):
+    encoder, images, needs = build(), pictures(), frozenset({"depth"})
+    cameras = pinhole(30.0) if intrinsics else Cameras()
+    everything = encoder(images, cameras, needs)
+    cameras.view_mask = torch.ones(2, 2, dtype=torch.bool)
+    assert torch.allclose(encoder(images, cameras, needs).tokens, everything.tokens, atol=1e-5)
+    cameras.view_mask[0, 1] = False
+    base = encoder(images, cameras, needs)
+    assert not torch.allclose(base.tokens[0, 0], everything.tokens[0, 0], atol=1e-5)
+    assert torch.allclose(base.tokens[1], everything.tokens[1], atol=1e-5)
+    images[0, 1] = 255 - images[0, 1]
+    other = encoder(images, cameras, needs)
+    assert torch.equal(base.tokens[0, 0], other.tokens[0, 0])
+    assert torch.equal(base.registers[0, :3], other.registers[0, :3])  # the scale token and the first view's
+    assert torch.equal(base.depth[0, 0], other.depth[0, 0])
+    cameras.view_mask[:] = False
+    assert encoder(images, cameras).tokens.isfinite().all()
+
+
 def test_frozen_unless_trainable():
     frozen, images = build(), pictures()
     assert not any(p.requires_grad for p in frozen.parameters())

@@ -57,11 +57,14 @@ class Cameras(_Movable):
         intrinsics: ``[B, V, 3, 3]`` pixels of the batch's images.
         extrinsics: ``[B, V, 4, 4]`` camera-to-world, OpenCV axes, metres.
         depth: ``[B, V, H, W]`` metres.
+        view_mask: bool ``[B, V]``; False for missing views, which others should not attend to. The
+            policy writes it when a view may be missing; None: all are there.
     """
 
     intrinsics: Tensor | None = None
     extrinsics: Tensor | None = None
     depth: Tensor | None = None
+    view_mask: Tensor | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_core.batch import Batch
+from vla_core.batch import Batch, Cameras
 from vla_core.collate import PolicyCollator
 from vla_core.errors import UserError, suggest
 from vla_core.interfaces import (
@@ -90,9 +90,12 @@ class VLAPolicy(nn.Module):
         visual = self.vlm.embed_images(batch.images, batch.view_mask)
         fused, features = Fused(visual), None
         if self.geometry is not None and self.fusion is not None and (train or not self.fusion.train_only):
-            features = self.geometry(batch.images, batch.cameras, self.fusion.needs)
+            cameras = batch.cameras
+            if not batch.tokens.all_views:
+                cameras = replace(cameras or Cameras(), view_mask=batch.view_mask)
+            features = self.geometry(batch.images, cameras, self.fusion.needs)
             features = replace(features, view_mask=batch.view_mask)
-            fused = self.fusion(visual, features, text, batch.cameras)
+            fused = self.fusion(visual, features, text, cameras)
             request = request | self.fusion.request
         return self.vlm(text, fused.visual, fused.prefix, request), fused, features
 

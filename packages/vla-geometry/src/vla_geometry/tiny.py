@@ -69,7 +69,8 @@ class TinyGeometryEncoder(nn.Module):
     """Per-view ViT with registers (DINOv2's shape), geometric input, multi-view attention, scale token.
 
     Reads ``cameras.intrinsics`` when given, as viewing rays; without them (or for a view whose matrix
-    is not usable) the features come from the images alone. Extrinsics and depth are not read.
+    is not usable) the features come from the images alone. Extrinsics and depth are not read. Views that
+    ``cameras.view_mask`` says are missing are left out of the attention across views.
     """
 
     Config: ClassVar[type] = TinyGeometryConfig
@@ -124,7 +125,8 @@ class TinyGeometryEncoder(nn.Module):
 
         Args:
             images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1].
-            cameras: only ``intrinsics [B, V, 3, 3]`` (pixels of ``images``) is read.
+            cameras: ``intrinsics [B, V, 3, 3]`` (pixels of ``images``) and ``view_mask [B, V]`` are read;
+                missing views do not influence the others.
             needs: subset of ``{"depth", "points"}``.
 
         Returns:
@@ -152,7 +154,7 @@ class TinyGeometryEncoder(nn.Module):
         if cameras is not None and cameras.intrinsics is not None:
             patches = patches + self._ray_tokens(cameras.intrinsics, b, v)
         x = self.project(torch.cat([self.fusion_norm(patches), registers], dim=2))
-        x, scale = self.info_sharing(x)
+        x, scale = self.info_sharing(x, None if cameras is None else cameras.view_mask)
         tokens = x[:, :, : h * w].unflatten(2, (h, w))
         features = GeometryFeatures(
             tokens=tokens, registers=torch.cat([scale[:, None], x[:, :, h * w :].flatten(1, 2)], dim=1)
