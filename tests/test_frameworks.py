@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from vla_core import registry
+from vla_core.batch import Batch
 from vla_core.build import FrameworkConfig, build_policy
 from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
@@ -75,12 +76,16 @@ def tiny(name: str) -> VLAPolicy:
     return build_policy(config, {spec.embodiment: spec})
 
 
-def overfit(policy: VLAPolicy, steps: int) -> tuple[float, float]:
-    """First and last loss on one fixed batch with fixed noise and time."""
+def fixed_batch(policy: VLAPolicy) -> Batch:
     assert policy.collator is not None
     ((name, pipeline),) = policy.pipelines.items()
     samples = [make_sample(policy.specs[name], seed) for seed in range(ROWS)]
-    batch = policy.collator([pipeline(sample) for sample in samples])
+    return policy.collator([pipeline(sample) for sample in samples])
+
+
+def overfit(policy: VLAPolicy, steps: int) -> tuple[float, float]:
+    """First and last loss on one fixed batch with fixed noise and time."""
+    batch = fixed_batch(policy)
     generator = torch.Generator().manual_seed(0)
     assert batch.actions is not None
     noise = torch.randn(ROWS, REPEATS, *batch.actions.shape[1:], generator=generator)
@@ -126,3 +131,26 @@ def test_each_embodiment_has_encoders_of_its_own() -> None:
     assert not np.allclose(left.actions, right.actions)
     (alone,) = policy.act(observations[1:], [3])
     np.testing.assert_allclose(right.actions, alone.actions, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [("QwenPI", "per_layer"), ("QwenPI_v3", "qformer"), ("QwenGR00T", "pool"), ("QwenAdapter", "per_layer")],
+)
+def test_a_fusion_feeds_the_head(name: str, compress: str) -> None:
+    preset = tiny_preset(name)
+    preset["geometry"] = {"name": "tiny", "patch_size": 16, "dim": 64, "dense_heads": False}
+    preset["fusion"] = {"name": "head_context", "compress": compress, "pool_size": 2, "n_tokens": 3}
+    spec = make_spec(n_cameras=2, height=SIZE, width=SIZE, horizon=preset["horizon"])
+    torch.manual_seed(0)
+    policy = build_policy(build_config(FrameworkConfig, preset, "framework"), {spec.embodiment: spec})
+    batch = fixed_batch(policy)
+    # What starts at zero (the outputs, the gate on vision) wakes up in the first two steps.
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        torch.stack(list(policy(batch).values())).sum().backward()
+        optimizer.step()
+    assert policy.fusion is not None
+    dead = [n for n, p in policy.fusion.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
