@@ -10,10 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    apply_rotary_pos_emb_vision,
-    eager_attention_forward,
-)
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
 
 
 class Windows(Protocol):
@@ -51,8 +48,9 @@ class BatchedVisionAttention(nn.Module):
         """``windows`` None is attention over the whole image; ``cu_seqlens`` is what the block passes."""
         assert position_embeddings is not None
         m, n, _ = hidden_states.shape
-        q, k, v = self.qkv(hidden_states).view(m, n, 3, self.num_heads, self.head_dim).unbind(2)
-        q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+        qkv = self.qkv(hidden_states).view(m, n, 3, self.num_heads, self.head_dim)
+        q, k = rotate(qkv[:, :, :2], *position_embeddings).unbind(2)
+        v = qkv[:, :, 2]
         mask = None
         if windows is None:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -65,6 +63,14 @@ class BatchedVisionAttention(nn.Module):
         out, _ = attend(self, q, k, v, attention_mask=mask, scaling=self.scaling, is_causal=False)
         out = out.reshape(m, n, -1) if windows is None else windows.join(out, m)
         return self.proj(out)
+
+
+def rotate(x_MNRhD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+    """Rotary positions in float32, for queries and keys at once (R): half the kernel launches."""
+    x = x_MNRhD.float()
+    low, high = x.chunk(2, dim=-1)
+    turned = torch.cat([-high, low], dim=-1)
+    return (x * cos_ND[:, None, None] + turned * sin_ND[:, None, None]).to(x_MNRhD.dtype)
 
 
 def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
