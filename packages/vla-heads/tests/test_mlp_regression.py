@@ -100,3 +100,5 @@ def test_gradients_and_overfit(dims, make_inputs, targets, dtype):
 def test_bad_config(dims):
     with pytest.raises(ConfigError, match="n_blocks"):
         build(dims, n_blocks=-1)
+    with pytest.raises(ConfigError, match="cannot read the head context"):
+        build(dataclasses.replace(dims, context_dim=12))

@@ -63,6 +63,11 @@ class MLPRegression(nn.Module):
         super().__init__()
         if config.n_blocks < 0:
             raise ConfigError(f"n_blocks: {config.n_blocks} must be at least 0")
+        if dims.context_dim:
+            raise ConfigError(
+                "head: mlp_regression cannot read the head context of this fusion; use a fusion that joins "
+                "vision or language, or a head that reads it (layerwise_fm, groot_flow, adapter)"
+            )
         self.config, self.dims = config, dims
         self.prompt = PromptSpec(
             suffix=f"Please predict the next {dims.horizon} robot actions: ", n_query=dims.horizon
@@ -85,7 +90,11 @@ class MLPRegression(nn.Module):
 
     @classmethod
     def build(cls, config: MLPRegressionConfig, dims: HeadDims) -> MLPRegression:
-        """Build for a backbone and robot of the given sizes."""
+        """Build for a backbone and robot of the given sizes.
+
+        Raises:
+            ConfigError: too few blocks, or a fusion with head context, which this head cannot read.
+        """
         return cls(config, dims)
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
