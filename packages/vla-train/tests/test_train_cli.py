@@ -104,3 +104,11 @@ def test_another_part_starts_afresh_and_the_same_part_is_merged(toy_config: Path
     config.write_text("framework: {name: QwenPI, vlm: {base_vlm: tiny}}\ndatasets: {train: [{name: toy}]}\n")
     vlm = load_run_tree([config]).data["framework"]["vlm"]
     assert vlm == {"name": "qwen2_5_vl", "base_vlm": "tiny"}
+
+
+def test_an_override_reaches_into_the_lists_of_a_preset(toy_config: Path) -> None:
+    config = toy_config.parent / "bare.yaml"
+    config.write_text("framework: {name: QwenPI}\ndatasets: {train: [{name: toy}]}\n")
+    tree = load_run_tree([config], ["framework.transforms.0.height=64"])
+    assert tree.data["framework"]["transforms"][0] == {"name": "resize", "height": 64, "width": 224}
+    assert tree.where("framework.transforms.0.height") == "command line: "

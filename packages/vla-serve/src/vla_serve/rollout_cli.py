@@ -21,7 +21,7 @@ from vla_serve.client_errors import PolicyServerError
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vla-rollout",
-        description=__doc__,
+        description="Success rates of a served policy in a simulator.",
         epilog="Options of the simulator: --env.KEY VALUE, for example --env.image_size 128.",
         allow_abbrev=False,
     )

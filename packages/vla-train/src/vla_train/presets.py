@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 from vla_core.config import Tree, load_tree
 from vla_core.errors import ConfigError, suggest
 
@@ -37,17 +36,14 @@ def load_preset(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((resources.files("vla_train.frameworks") / f"{name}.yaml").read_text()))
 
 
-def _merge_part(preset: Any, given: Any) -> Any:
-    """A part's node: another ``name`` starts afresh, the same part's keys are merged."""
-    if not isinstance(preset, dict) or not isinstance(given, dict):
-        return given
-    if "name" in given and given["name"] != preset.get("name"):
-        return given
-    return OmegaConf.to_container(OmegaConf.merge(preset, given))
-
-
 def load_run_tree(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Tree:
-    """The config files and overrides over the preset that ``framework.name`` names."""
+    """The config files and overrides over the preset that ``framework.name`` names.
+
+    A part of the preset (vlm, head, geometry, fusion) keeps its keys unless another ``name`` is given.
+
+    Raises:
+        ConfigError: no preset of that name (with the nearest), or anything :func:`load_tree` raises.
+    """
     tree = load_tree(paths, overrides)
     given = tree.data.get("framework")
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
@@ -57,8 +53,9 @@ def load_run_tree(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Tree:
         preset = load_preset(given["name"])
     except ConfigError as error:
         raise ConfigError(f"{tree.where('framework.name')}framework.name: {error}") from error
-    framework = {**preset, **given}
     for part in PARTS:
-        if part in given and part in preset:
-            framework[part] = _merge_part(preset[part], given[part])
-    return Tree({**tree.data, "framework": framework}, tree.origins)
+        node = given.get(part)
+        if isinstance(node, dict) and "name" in node and node["name"] != preset.get(part, {}).get("name"):
+            preset.pop(part, None)
+    # Read again over the preset, so that an override can reach into its lists.
+    return load_tree(paths, overrides, defaults={"framework": preset})
