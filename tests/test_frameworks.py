@@ -19,6 +19,8 @@ from vla_core.testing import make_observation, make_sample, make_spec
 from vla_train.presets import list_presets, load_preset
 
 ROWS, REPEATS, SIZE = 2, 4, 64
+# With a geometry encoder, whose patches have 14 pixels, not 16.
+SIZE_WITH_GEOMETRY = 112
 
 # Option -> small value, for the parts that have the option.
 SMALL_VLM = {
@@ -37,6 +39,7 @@ SMALL_VLM = {
         "merge_size": 1,
     },
 }
+SMALL_GEOMETRY = {"size": "tiny", "weights": None}
 SMALL_HEAD = {
     "size": "custom",
     "width": 32,
@@ -62,8 +65,11 @@ def tiny_preset(name: str) -> dict[str, Any]:
     preset = load_preset(name)
     preset["vlm"] = shrunk("vla.vlms", preset["vlm"], SMALL_VLM)
     preset["head"] = shrunk("vla.heads", preset["head"], SMALL_HEAD)
+    if preset.get("geometry"):
+        preset["geometry"] = shrunk("vla.geometry", preset["geometry"], SMALL_GEOMETRY)
+    size = SIZE_WITH_GEOMETRY if preset.get("geometry") else SIZE
     preset["transforms"] = [
-        {**step, "height": SIZE, "width": SIZE} if step["name"] == "resize" else step
+        {**step, "height": size, "width": size} if step["name"] == "resize" else step
         for step in preset["transforms"]
     ]
     return preset
