@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_entry_point_and_config():
         MapAnythingConfig(bf16=True, trainable=True)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("giant", 1.1683e9), ("large", 0.50656e9)])
+@pytest.mark.parametrize(("name", "parameters"), [("giant", 1.1888e9), ("large", 0.52581e9)])
 def test_published_sizes(name, parameters):
     with torch.device("meta"):
         encoder = MapAnythingEncoder(MapAnythingConfig(size=name), 2, (224, 224))
@@ -124,13 +125,49 @@ def test_views_see_each_other_and_rows_do_not():
     assert not torch.allclose(base.tokens, swapped, atol=1e-5)  # the first view defines the frame
 
 
+def test_a_missing_view_is_seen_by_no_other():
+    encoder, images, needs = build(), pictures(), frozenset({"depth"})
+    cameras = pinhole(30.0)
+    everything = encoder(images, cameras, needs)
+    cameras.view_mask = torch.ones(2, 2, dtype=torch.bool)
+    assert torch.allclose(encoder(images, cameras, needs).tokens, everything.tokens, atol=1e-5)
+    cameras.view_mask[0, 1] = False
+    base = encoder(images, cameras, needs)
+    assert not torch.allclose(base.tokens[0, 0], everything.tokens[0, 0], atol=1e-5)
+    assert torch.allclose(base.tokens[1], everything.tokens[1], atol=1e-5)
+    images[0, 1] = 255 - images[0, 1]
+    other = encoder(images, cameras, needs)
+    assert torch.equal(base.tokens[0, 0], other.tokens[0, 0])
+    assert torch.equal(base.registers[0, :2], other.registers[0, :2])  # the scale token and the first view's
+    assert torch.equal(base.depth[0, 0], other.depth[0, 0])
+    cameras.view_mask[:] = False
+    assert encoder(images, cameras).tokens.isfinite().all()
+
+
+def test_depth_runs_only_when_asked():
+    encoder, images, calls = build(), pictures(), []
+    for part in (encoder.dense_head[0], encoder.scale_head):
+        part.register_forward_hook(lambda *_: calls.append(1))
+    plain = encoder(images)
+    assert calls == []
+    assert plain.depth is None
+    features = encoder(images, None, frozenset({"depth"}))
+    assert torch.equal(plain.tokens, features.tokens)
+    assert features.depth.shape == (2, 2, *SIZE)
+    assert features.depth.dtype == torch.float32
+    assert features.depth.isfinite().all()
+    with pytest.raises(ConfigError, match=r"tokens only, as geometry\.dense_heads is false"):
+        build(dense_heads=False)(images, None, frozenset({"depth"}))
+
+
 def test_frozen_unless_trainable():
     frozen, images = build(), pictures()
     assert not any(p.requires_grad for p in frozen.parameters())
     assert not frozen(images).tokens.requires_grad
     trained = build(trainable=True)
-    features = trained(images, pinhole(30.0))
-    (features.tokens.square().sum() + features.tokens.sum() + features.registers.sum()).backward()
+    features = trained(images, pinhole(30.0), frozenset({"depth"}))
+    loss = features.tokens.square().sum() + features.tokens.sum() + features.registers.sum()
+    (loss + features.depth.square().sum()).backward()
     dead = [name for name, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
@@ -141,7 +178,7 @@ def test_bf16_outlives_a_change_of_the_policys_dtype(stored):
     assert half.encoder.cls_token.dtype == half.info_sharing.norm.weight.dtype == torch.bfloat16
     assert half.fusion_norm_layer.weight.dtype == half.ray_dirs_encoder.conv_in.weight.dtype == torch.float32
     images = pictures()
-    rounded, exact = half(images, pinhole(30.0)).tokens, encoder(images, pinhole(30.0)).tokens
+    rounded, exact = (half(images, pinhole(30.0)).tokens, encoder(images, pinhole(30.0)).tokens)
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).norm() < 0.05 * exact.norm()
     assert build().to(torch.bfloat16)(images, pinhole(30.0)).tokens.dtype == torch.bfloat16
@@ -197,6 +234,26 @@ def test_strictness_lists_the_keys(stored):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dense_heads", [False, True])
+def test_the_depth_head_by_any_of_its_published_names(stored, dense_heads):
+    path, encoder = stored
+    state = published(encoder)
+    for name in [name for name in state if name.startswith("dense_head.")]:
+        other = name.replace("dense_head.0.", "dpt_feature_head.").replace(
+            "dense_head.1.", "dpt_regressor_head."
+        )
+        other = re.sub(r"input_process\.([01])\.1\.", r"scratch.layer_rn.\1.", other)
+        other = re.sub(r"input_process\.3\.1\.", "scratch.layer4_rn.", other)
+        state[other] = state.pop(name)
+    save_file(state, path / FILE)
+    again = build(weights=str(path), dense_heads=dense_heads)
+    assert same(encoder, again)
+    assert hasattr(again, "dense_head") == dense_heads
+    if dense_heads:
+        for name, tensor in encoder.dense_head.state_dict().items():
+            assert torch.equal(tensor, again.dense_head.state_dict()[name])
+
+
 def test_weights_of_another_size_are_named(stored):
     path, _ = stored
     with pytest.raises(ConfigError, match="its widths are those of size 'tiny'"):
@@ -212,7 +269,7 @@ def test_weights_of_another_size_are_named(stored):
         (lambda e: e(pictures(views=1)), r"images: shape \[2, 1, 3, 28, 42\] must be \[B, 2, 3, 28, 42\]"),
         (lambda e: e(pictures(), pinhole(9.0, views=1)), r"cameras\.intrinsics: shape \[2, 1, 3, 3\]"),
         (lambda e: e(pictures(), Cameras(intrinsics=torch.eye(3))), r"cameras\.intrinsics: shape \[3, 3\]"),
-        (lambda e: e(pictures(), None, frozenset({"depth"})), r"needs: \['depth'\] .* gives tokens only"),
+        (lambda e: e(pictures(), None, frozenset({"points"})), r"needs: \['points'\] .* tokens and depth"),
         (lambda e: build((28, 40)), "image_size: 28 x 40 is not a multiple of patch_size 14"),
     ],
 )
@@ -248,18 +305,21 @@ def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
     assert torch.equal(again.geometry.scale_token, encoder.scale_token)
 
 
-def test_a_fusion_that_needs_depth_is_refused_when_the_policy_is_built():
+def test_a_fusion_that_needs_more_is_refused_when_the_policy_is_built():
     class Greedy(torch.nn.Module):
         Config = FakeHead.Config
-        needs = frozenset({"depth"})
+        needs = frozenset({"points", "depth"})
 
         @classmethod
         def build(cls, config, dims):
             return cls()
 
     undo = override("vla.fusions", "greedy", Greedy)
-    with register_fakes(), pytest.raises(ConfigError) as error:
-        build_policy(framework("greedy"), {SPEC.embodiment: SPEC})
+    for dense_heads, missing in ((True, "points"), (False, "depth and points")):
+        with register_fakes(), pytest.raises(ConfigError) as error:
+            build_policy(framework("greedy", dense_heads=dense_heads), {SPEC.embodiment: SPEC})
+        assert f"'greedy' needs {missing}, which framework.geometry 'mapanything' does not" in str(
+            error.value
+        )
+        assert "\n" not in str(error.value)
     undo()
-    assert "'greedy' needs depth, which framework.geometry 'mapanything' does not give" in str(error.value)
-    assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ EPS = 1e-6
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention ``[B, L, W]`` -> ``[B, L, W]``."""
+    """Multi-head self-attention ``[B, L, W]`` -> ``[B, L, W]`` over the keys that ``seen [B, L]`` allows."""
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
@@ -21,9 +21,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        mask = None if seen is None else seen[:, None, None]
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -75,6 +76,6 @@ class Block(nn.Module):
             nn.Identity() if layer_scale is None else LayerScale(width, layer_scale) for _ in range(2)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x), seen))
         return x + self.ls2(self.mlp(self.norm2(x)))

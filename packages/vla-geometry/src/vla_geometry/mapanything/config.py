@@ -21,14 +21,17 @@ class MapAnythingConfig:
             ``.safetensors`` file; null starts at random (nothing can be learnt from a frozen random encoder).
         revision: commit, tag or branch of the hub id.
         trainable: false freezes the encoder and runs it without gradients.
+        dense_heads: build the depth head (it runs only when a fusion needs depth). Set to false when training
+            the encoder with a fusion that does not, or its parameters get no gradient.
         bf16: run the two transformers in bfloat16, whatever the policy's dtype; only when frozen. The
-            geometric input stays in the policy's dtype, as in the published model.
+            geometric input and the depth head stay in the policy's dtype, as in the published model.
     """
 
     size: str = "giant"
     weights: str | None = None
     revision: str | None = None
     trainable: bool = False
+    dense_heads: bool = True
     bf16: bool = False
 
     def __post_init__(self) -> None:

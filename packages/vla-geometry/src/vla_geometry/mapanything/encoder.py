@@ -19,6 +19,7 @@ from vla_core.interfaces import GeometryFeatures
 from vla_geometry.images import check_image_size, check_images, normalise
 from vla_geometry.mapanything.blocks import EPS
 from vla_geometry.mapanything.config import MapAnythingConfig
+from vla_geometry.mapanything.dense import DenseHead, ScaleHead
 from vla_geometry.mapanything.dinov2 import Dinov2
 from vla_geometry.mapanything.loading import load_published
 from vla_geometry.mapanything.ray_encoder import RayEncoder
@@ -33,11 +34,10 @@ class MapAnythingEncoder(nn.Module):
     """DINOv2 per view, rays of known intrinsics added and normalised, then attention across views.
 
     Reads ``cameras.intrinsics`` when given; without them (or for a view whose matrix is not usable) it is
-    the model's images-only path. Extrinsics and depth are not read, and there are no dense heads.
+    the model's images-only path. Extrinsics and depth are not read. It predicts depth, but no points.
     """
 
     Config: ClassVar[type] = MapAnythingConfig
-    provides: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: MapAnythingConfig, n_views: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -45,12 +45,16 @@ class MapAnythingEncoder(nn.Module):
         self.config, self.n_views, self.image_size = config, n_views, image_size
         self.grid = check_image_size(image_size, PATCH)
         self.dim = size.dim
-        self.class_token = size.class_token
+        self.class_token, self.taps = size.class_token, size.taps
+        self.provides = frozenset({"depth"} if config.dense_heads else ())
         self.encoder = Dinov2(size)
         self.ray_dirs_encoder = RayEncoder(size.encoder_dim, size.ray_dims)
         self.fusion_norm_layer = nn.LayerNorm(size.encoder_dim, eps=EPS)
         self.scale_token = nn.Parameter(torch.empty(size.encoder_dim))
         self.info_sharing = AlternatingAttention(size)
+        if config.dense_heads:
+            self.dense_head = DenseHead(size)
+            self.scale_head = ScaleHead(size.dim)
         nn.init.trunc_normal_(self.scale_token, std=0.02)
         self.requires_grad_(config.trainable)
         self._keep_bf16()
@@ -81,40 +85,50 @@ class MapAnythingEncoder(nn.Module):
 
         Args:
             images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1]; ImageNet's mean and std are applied here.
-            cameras: only ``intrinsics [B, V, 3, 3]`` (pixels of ``images``, the centre of the top-left
-                pixel at (0.5, 0.5)) is read.
-            needs: must be empty.
+            cameras: ``intrinsics [B, V, 3, 3]`` (pixels of ``images``, the centre of the top-left pixel at
+                (0.5, 0.5)) and ``view_mask [B, V]`` are read; missing views do not influence the others.
+            needs: empty, or ``{"depth"}``.
 
         Returns:
             ``tokens [B, V, h, w, C]``; ``registers [B, 1 + V, C]``: the scale token, then the class token
-            of each view (``[B, 1, C]`` for the first release, which has no class tokens here).
+            of each view (``[B, 1, C]`` for the first release, which has no class tokens here). With
+            ``needs``, ``depth [B, V, H, W]`` in metres, fp32.
 
         Raises:
             UserError: images or intrinsics of another shape.
-            ConfigError: any need.
+            ConfigError: a need that this encoder cannot meet.
         """
         check_images(images, self.n_views, self.image_size)
-        if needs:
+        if needs - self.provides:
+            given = "tokens and depth" if self.provides else "tokens only, as geometry.dense_heads is false"
             raise ConfigError(
-                f"needs: {sorted(needs)} asked for, but geometry 'mapanything' gives tokens only; choose "
-                "a fusion that needs no depth or points, or a geometry encoder with dense heads"
+                f"needs: {sorted(needs)} asked for, but geometry 'mapanything' gives {given}; "
+                "choose another fusion or geometry encoder"
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.trainable):
-            return self._features(images, cameras)
+            return self._features(images, cameras, with_depth="depth" in needs)
 
-    def _features(self, images: Tensor, cameras: Cameras | None) -> GeometryFeatures:
+    def _features(self, images: Tensor, cameras: Cameras | None, with_depth: bool) -> GeometryFeatures:
         b, v = images.shape[:2]
         pixels = normalise(images, self.encoder.cls_token.dtype).flatten(0, 1)
         patches, class_token = (x.unflatten(0, (b, v)) for x in self.encoder(pixels))
         patches = self._fuse(patches, cameras)
         x = torch.cat([patches.to(class_token.dtype), class_token], dim=2) if self.class_token else patches
         inner = self.info_sharing.norm.weight.dtype
-        x, scale = self.info_sharing(x.to(inner), self.scale_token.to(inner).expand(b, 1, -1))
+        scale = self.scale_token.to(inner).expand(b, 1, -1)
+        view_mask = None if cameras is None else cameras.view_mask
+        x, scale, tapped = self.info_sharing(x.to(inner), scale, view_mask, self.taps if with_depth else ())
         n = self.grid[0] * self.grid[1]
-        return GeometryFeatures(
+        features = GeometryFeatures(
             tokens=x[:, :, :n].unflatten(2, self.grid),
             registers=torch.cat([scale, x[:, :, n:].flatten(1, 2)], dim=1),
         )
+        if with_depth:
+            stages = [y[:, :, :n].unflatten(2, self.grid) for y in (patches, *tapped, x)]
+            with torch.autocast(images.device.type, enabled=False):
+                metric = self.scale_head(scale.to(self.scale_head.proj.weight.dtype))
+                features.depth = self.dense_head(stages, metric, self.image_size)
+        return features
 
     def _fuse(self, patches_BVLE: Tensor, cameras: Cameras | None) -> Tensor:
         """Add what is known of the cameras and normalise; not under autocast, as the model was trained."""

@@ -1,11 +1,12 @@
 """Strict loading of the published weights.
 
-A published file holds the whole model. What this encoder has no use for is named in ``NOT_BUILT``; every
-other key must be there, and no further one.
+A published file holds the whole model. What this encoder has no use for is named in ``NOT_BUILT`` (and
+``DENSE``, when the depth head is not built); every other key must be there, and no further one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,12 +19,8 @@ from vla_geometry.mapanything.sizes import SIZES
 
 FILE = "model.safetensors"
 NOT_BUILT = (
-    # Dense, pose and scale heads: this encoder gives tokens.
-    "dense_head.",
-    "dpt_feature_head.",
-    "dpt_regressor_head.",
+    # Poses are not predicted.
     "pose_head.",
-    "scale_head.",
     # Geometric inputs other than rays: depth and camera poses are not read.
     "depth_encoder.",
     "depth_scale_encoder.",
@@ -32,11 +29,21 @@ NOT_BUILT = (
     "cam_trans_scale_encoder.",
 )
 """Prefixes of published keys that are left out."""
+DENSE = ("dense_head.", "scale_head.")
+"""Prefixes, after :func:`canonical`, of the depth head."""
 
 
 def published_name(name: str) -> str:
     """Key of a published file for a parameter or buffer of the encoder."""
     return name.replace("encoder.", "encoder.model.", 1) if name.startswith("encoder.") else name
+
+
+def canonical(key: str) -> str:
+    """One name for each tensor that the published model holds under several; a file may have any of them."""
+    key = re.sub(r"^dpt_feature_head\.", "dense_head.0.", key)
+    key = re.sub(r"^dpt_regressor_head\.", "dense_head.1.", key)
+    key = re.sub(r"\.scratch\.layer_rn\.(\d)\.", r".input_process.\1.1.", key)
+    return re.sub(r"\.scratch\.layer(\d)_rn\.", lambda m: f".input_process.{int(m[1]) - 1}.1.", key)
 
 
 def load_published(module: nn.Module, source: str, revision: str | None = None) -> None:
@@ -48,13 +55,18 @@ def load_published(module: nn.Module, source: str, revision: str | None = None) 
     path = find(source, revision)
     try:
         with safe_open(path, framework="pt") as file:
-            names = [key for key in file.keys() if not key.startswith(NOT_BUILT)]  # noqa: SIM118
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in names}
+            left_out = NOT_BUILT if hasattr(module, "dense_head") else NOT_BUILT + DENSE
+            names = {canonical(key): key for key in file.keys()}  # noqa: SIM118
+            found = {
+                key: tuple(file.get_slice(name).get_shape())
+                for key, name in names.items()
+                if not key.startswith(left_out)
+            }
             targets = {published_name(name): tensor for name, tensor in module.state_dict().items()}
             _check(found, {key: tuple(tensor.shape) for key, tensor in targets.items()}, source)
             with torch.no_grad():
                 for key, tensor in targets.items():
-                    tensor.copy_(file.get_tensor(key))
+                    tensor.copy_(file.get_tensor(names[key]))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"geometry.weights: cannot read '{path}': {error}") from error
 

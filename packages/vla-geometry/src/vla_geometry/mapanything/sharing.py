@@ -5,6 +5,8 @@ Shape legend: B rows, V views, L tokens of a view (patches, then its class token
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -32,14 +34,30 @@ class AlternatingAttention(nn.Module):
         # sin(0) and cos(0) alternate; the published weights hold it as a buffer.
         self.register_buffer("view_pos_table", (torch.arange(size.dim) % 2).float()[None])
 
-    def forward(self, x_BVLE: Tensor, scale_B1E: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x_BVLE: Tensor,
+        scale_B1E: Tensor,
+        view_mask: Tensor | None = None,
+        taps: Collection[int] = (),
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Also the tokens after the blocks in ``taps``, normalised like the last.
+
+        Views that are False in ``view_mask`` (bool ``[B, V]``) are seen by no other.
+        """
         b, v, n, _ = x_BVLE.shape
-        x, scale = self.proj_embed(x_BVLE), self.proj_embed(scale_B1E)
+        seen = None
+        if view_mask is not None:
+            # The scale token is always seen, so that no row is without a key.
+            seen = torch.cat([view_mask.repeat_interleave(n, dim=1), view_mask.new_ones(b, 1)], dim=1)
+        x, scale, tapped = self.proj_embed(x_BVLE), self.proj_embed(scale_B1E), []
         x = torch.cat([x[:, :1] + self.view_pos_table, x[:, 1:]], dim=1)
         for i, block in enumerate(self.self_attention_blocks):
             if i % 2 == 0:
-                joint = block(torch.cat([x.flatten(1, 2), scale], dim=1))
+                joint = block(torch.cat([x.flatten(1, 2), scale], dim=1), seen)
                 x, scale = joint[:, :-1].unflatten(1, (v, n)), joint[:, -1:]
             else:
                 x = block(x.flatten(0, 1)).unflatten(0, (b, v))
-        return self.norm(x), self.norm(scale)
+            if i in taps:
+                tapped.append(self.norm(x))
+        return self.norm(x), self.norm(scale), tapped
