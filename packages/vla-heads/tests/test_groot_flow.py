@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import ActionHead, Context, HeadDims, HeadInputs, VLMOutput
 from vla_heads import GR00TFlow, GR00TFlowConfig
@@ -96,6 +98,26 @@ def test_context_is_projected_once(observe, wake, targets):
     calls.clear()
     head(inputs, *targets, noise=torch.randn(3, 9, 6, 5))
     assert [c.shape for c in calls] == [(3, 11, 32)] * 2
+
+
+def test_cost_is_the_documented_one():
+    w, k, s, t, h, future = 64, 4, 40, 8, 96, 7
+    dims = HeadDims(hidden_size=h, n_layers=3, action_dim=4, horizon=t)
+    head = build(dims, width=w, n_blocks=k, n_future_tokens=future, output_width=16).eval()
+    inputs = HeadInputs(VLMOutput({3: torch.randn(1, s, h)}, torch.ones(1, s, dtype=torch.bool), {}))
+    mask = torch.ones(1, t, 4, dtype=torch.bool)
+
+    def flops(repeats):
+        noise, time = torch.randn(1, repeats, t, 4), torch.rand(1, repeats)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            head(inputs, torch.zeros(1, t, 4), mask, noise=noise, time=time)
+        return counter.get_total_flops()
+
+    per_repeat = (flops(5) - flops(1)) / 4
+    assert flops(1) - per_repeat == 2 * k * s * h * w  # the context, however many repeats share it
+    tokens = t + future
+    blocks = k * (tokens * (22 * w * w + 2 * w * (s + tokens)) + 4 * w * w)
+    assert per_repeat == pytest.approx(blocks, rel=0.05)  # the rest is encoder, decoder and time
 
 
 def test_repeats_equal_separate_passes_and_draws_reproduce(observe, targets, wake):
