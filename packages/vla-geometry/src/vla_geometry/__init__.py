@@ -15,6 +15,7 @@ from vla_geometry.fusions import (
     Position3D,
     Prefix,
 )
+from vla_geometry.mapanything import MapAnythingConfig, MapAnythingEncoder
 from vla_geometry.tiny import TinyGeometryConfig, TinyGeometryEncoder
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "HeadContext",
     "Hierarchical",
     "LanguageGuided",
+    "MapAnythingConfig",
+    "MapAnythingEncoder",
     "MeanPool",
     "Position3D",
     "Prefix",
