@@ -155,6 +155,6 @@ class MapAnythingEncoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MapAnythingEncoder:
         # A policy is moved to its dtype as a whole; config.bf16 holds for this part of it all the same.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._keep_bf16()
         return self
