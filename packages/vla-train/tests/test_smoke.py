@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from vla_core.build import FrameworkConfig
+from vla_core.config import build_config
 from vla_train import smoke
 from vla_train._smoke_sizes import framework_tree
 from vla_train._smoke_trace import build, count_flop, recorded, shapes, training_batch
@@ -36,6 +39,15 @@ def test_every_preset_is_built_and_shown(name: str, capsys: pytest.CaptureFixtur
     assert chunk
     assert int(chunk[1]) == framework_tree(name, "tiny").data["framework"]["horizon"]
     assert re.search(r"position \[m, absolute\]\n +0( +-?\d+\.\d{4}){3}\n", text)
+
+
+def test_the_commands_of_the_readme_are_valid() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    commands = re.findall(r"^python -m vla_train\.smoke (\w+)(?: --size (full))?(.*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for name, size, words in commands:
+        tree = framework_tree(name, "full" if size else "tiny", words.split())
+        build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
 
 
 def test_parameters_add_up(capsys: pytest.CaptureFixture[str]) -> None:
