@@ -23,6 +23,9 @@ examples:
   vla-train --config my.yaml trainer.learning_rate.vlm=1e-5 run_id=lower_vlm
   vla-train --config my.yaml run_id=lower_vlm trainer.resume=true
   accelerate launch --config_file configs/deepspeed_zero2.yaml -m vla_train --config my.yaml
+
+compare variants of a run over several seeds:
+  vla-train ablate --help
 """
 
 
@@ -47,6 +50,7 @@ def _overrides(words: Sequence[str]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vla-train",
+        usage="vla-train --config FILE [FILE ...] [key=value ...]",
         description="Train a Vision-Language-Action policy and evaluate it in closed loop.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -194,15 +198,23 @@ def _print_results(console: Console, results: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 2 for a mistake in the input, with one line on stderr."""
-    console = Console()
+    """Entry point; 2 for a mistake in the input, with one line on stderr; 1 if an ablation's run failed."""
+    # Lines stay whole where output is not a terminal: logs are searched by line.
+    console = Console(soft_wrap=True)
+    argv = sys.argv[1:] if argv is None else argv
+    ablation = bool(argv) and argv[0] == "ablate"
     try:
-        run(sys.argv[1:] if argv is None else argv, console)
+        if ablation:
+            from vla_train.ablate.cli import run as ablate
+
+            return ablate(argv[1:], console, _overrides)
+        run(argv, console)
     except UserError as error:
         print(f"vla-train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("vla-train: interrupted; go on with trainer.resume=true", file=sys.stderr)
+        go_on = "the same command" if ablation else "trainer.resume=true"
+        print(f"vla-train: interrupted; go on with {go_on}", file=sys.stderr)
         return 130
     return 0
 

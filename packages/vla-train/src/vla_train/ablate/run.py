@@ -1,0 +1,160 @@
+"""Runs of an ablation, one after the other: compose, train, time, evaluate, write the row."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import statistics
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from rich.console import Console
+from vla_core.config import to_plain
+
+from vla_train import resume
+from vla_train.ablate.check import check_rows
+from vla_train.ablate.plan import Plan, Variant
+from vla_train.ablate.rows import Row, locked, put_row, read_rows
+from vla_train.ablate.table import write_tables
+from vla_train.composition import Composed, compose
+from vla_train.evaluate import evaluate
+from vla_train.report import write_report
+from vla_train.trainer import Trainer
+
+ACT_WARMUP, ACT_CALLS = 3, 20
+VARIANT_FILE = "variant.json"
+FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError, subprocess.SubprocessError,
+)  # fmt: skip
+"""What ends one run and not the others; an interrupt ends them all."""
+
+
+def run_plan(plan: Plan, folder: Path, console: Console, command: str = "") -> list[Row]:
+    """Run what is not finished, writing rows and tables after each run; returns the rows of this plan.
+
+    Raises:
+        UserError: before any run, if rows in ``folder`` do not belong with the plan.
+    """
+    with locked(folder):
+        rows = read_rows(folder)
+        check_rows(rows, plan.variants, folder)
+        finished = {row.key for row in rows if row.status == "finished"}
+        cells = [(variant, seed) for variant in plan.variants for seed in plan.seeds]
+        for number, (variant, seed) in enumerate(cells, start=1):
+            done = (variant.label, seed) in finished
+            state = "finished before" if done else "runs"
+            console.print(f"[{number}/{len(cells)}] {variant.label} seed {seed}: {state}",
+                          highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+            if done:
+                continue
+            row = _attempt(variant, seed, folder, console, command)
+            put_row(folder, row)
+            write_tables(read_rows(folder), folder, plan)
+            if row.error:
+                console.print(f"  failed: {row.error}", highlight=False, markup=False, soft_wrap=True)
+        rows = read_rows(folder)
+        write_tables(rows, folder, plan)
+    wanted = {(variant.label, seed) for variant, seed in cells}
+    return [row for row in rows if row.key in wanted]
+
+
+def _attempt(variant: Variant, seed: int, folder: Path, console: Console, command: str) -> Row:
+    run_dir = folder / variant.folder / f"seed_{seed}"
+    row = Row(variant.label, seed, "failed", variant.axes, variant.keys, variant.config)
+    row = replace(row, run=str(run_dir.relative_to(folder)))
+    try:
+        row = replace(row, status="finished", **_run(variant, seed, folder, run_dir, console, command))
+    except FAILURES as error:
+        lines = str(error).strip().splitlines() or [""]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        row = replace(row, error=(kind + lines[0]).strip() or type(error).__name__)
+        if run_dir.is_dir():
+            (run_dir / "error.txt").write_text(traceback.format_exc())
+    gc.collect()
+    torch.cuda.empty_cache()
+    return replace(row, finished=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+def _run(
+    variant: Variant, seed: int, folder: Path, run_dir: Path, console: Console, command: str
+) -> dict[str, Any]:
+    """One run; the measured fields of its row."""
+    going_on = _can_resume(run_dir, variant)
+    if run_dir.exists() and not going_on:
+        shutil.rmtree(run_dir)
+    # accelerate keeps device and precision for the life of a process; they may be an axis.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    composed = compose(variant.tree(seed, folder, going_on))
+    trainer = Trainer(composed, run_dir, console, command)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    resolved = {**to_plain(composed.config), "framework": composed.policy.config}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    (run_dir / VARIANT_FILE).write_text(json.dumps(variant.config, indent=1))
+    info = trainer.describe()
+    outcome = trainer.train()
+    (run_dir / "run.json").write_text(
+        json.dumps({**info, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}, indent=1)
+    )
+    steps = composed.config.trainer.max_steps
+    measured = _read_metrics(run_dir / "metrics.jsonl", steps) | {
+        "parameters": info["parameters"]["total"],
+        "trainable": info["parameters"]["trainable"],
+        "latency_p50_ms": _latency_ms(composed),
+        "device": _device_name(trainer.device),
+    }
+    evaluation = composed.config.trainer.evaluation
+    if evaluation.tasks:
+        results = evaluate(outcome.checkpoint, evaluation, run_dir, trainer.device.type)
+        counts = ("successes", "episodes", "failed")
+        measured["success"] = {key: sum(int(task[key]) for task in results["tasks"]) for key in counts}
+    write_report(run_dir)
+    return measured
+
+
+def _can_resume(run_dir: Path, variant: Variant) -> bool:
+    """Whether an interrupted run of this very config left a state to go on from."""
+    path = run_dir / VARIANT_FILE
+    if resume.newest(run_dir) is None or not path.is_file():
+        return False
+    return bool(json.loads(path.read_text()) == variant.config)
+
+
+def _read_metrics(path: Path, last_step: int) -> dict[str, Any]:
+    lines: list[Mapping[str, float]] = [json.loads(line) for line in path.read_text().splitlines()]
+    speeds = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
+    validated = [line for line in lines if line["step"] == last_step and "val/action_mae" in line]
+    metrics = {k: v for line in validated for k, v in line.items() if k.startswith("val/")}
+    return {
+        # The first interval holds what happens once: worker starts, memory, autotuning.
+        "samples_per_s": statistics.median(speeds[1:] or speeds),
+        "action_error": metrics.get("val/action_mae"),
+        "metrics": metrics,
+    }
+
+
+def _latency_ms(composed: Composed, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Median time of ``act()`` for one observation, from raw images to actions in real units."""
+    source = (composed.data.val or composed.data.train)[0]
+    observation = source[0].observation
+    composed.policy.eval()
+    times = []
+    for call in range(ACT_WARMUP + ACT_CALLS):
+        start = clock()
+        composed.policy.act([observation], [call])
+        times.append(1000 * (clock() - start))
+    return statistics.median(times[ACT_WARMUP:])
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
