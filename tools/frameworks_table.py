@@ -1,0 +1,205 @@
+"""Write docs/frameworks.md: every preset with its parameters, FLOP, tokens and times.
+
+uv run tools/frameworks_table.py                      fails when a preset has no row, or a row no preset
+uv run tools/frameworks_table.py --write              measures all on this machine and writes the page
+uv run tools/frameworks_table.py --write NAME ...     measures these alone and keeps the other rows
+
+Times are of one machine and never compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from vla_core.errors import UserError
+from vla_core.testing import make_observation
+from vla_train import _smoke_trace as smoke
+from vla_train._smoke_sizes import framework_tree
+from vla_train.presets import list_presets, load_preset
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "frameworks.md"
+BENCHMARKS = ROOT / "benchmarks" / "README.md"
+WARMUP, REPEATS, ROWS = 3, 20, 4
+NONE = "-"
+HEADER = """\
+| framework | backbone [+ geometry, fusion] -> head | parameters, B | trainable, B | head, B \
+| TFLOP, loss | TFLOP, chunk | prompt tokens | CPU tiny, step ms | CPU tiny, `act()` ms \
+| GPU full, samples/s | GPU full, chunk ms |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+PAGE_TEXT = """\
+# Frameworks
+
+<!-- Written by `uv run tools/frameworks_table.py --write`; change that. -->
+
+One row for each preset of `vla-train --list`. `python -m vla_train.smoke NAME` builds one at size tiny and
+prints parts, parameters, shapes, a loss and a chunk; `--size full` prints counts and shapes at full size.
+
+{table}
+- **Full size** is what the preset names: two cameras, images and options of the preset, the published
+  shapes of its backbone. Parameters and FLOP are counted on shapes alone, without weights. FLOP are those
+  of one forward pass of one sample: matrix products and convolutions as `torch.utils.flop_counter` counts
+  them, attention in full; a loss with all its noise draws, a chunk with all its denoise steps. "-": it
+  depends on values.
+- **Prompt tokens** include padding: the text of every prompt is filled to `max_text_tokens`, so the tokenizer
+  does not matter.
+- **CPU tiny** has nothing to do with full size: the small random parts of the smoke test, float32, one
+  thread, on {machine}, torch {torch}, transformers {transformers};
+  median CPU time of {repeats} calls after {warmup} of warm-up. A step is forward, backward and AdamW on
+  {rows} samples; `act()` answers one raw observation. It compares the overhead of frameworks on one machine,
+  and rows measured at different times only roughly: the CPU time of a busy machine is longer, too.
+- **GPU full** is copied from [the benchmarks](../benchmarks/README.md#full-size-on-one-gpu), with their
+  settings: one GPU, bf16, eager, a training step at batch 32 and `predict` at batch 1, horizon 8 and a prompt
+  of 212 to 220 tokens, whatever the preset says. "-": not measured.
+"""
+
+
+def milliseconds(fn: Callable[[], object]) -> float:
+    """Median CPU time of a call: with one thread that is its wall time where nothing else runs."""
+    for _ in range(WARMUP):
+        fn()
+    spent = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        fn()
+        spent.append(1e3 * (time.process_time() - began))
+    return statistics.median(spent)
+
+
+def tiny_times(name: str) -> tuple[float, float]:
+    """A training step and ``act()`` of the tiny policy, in ms."""
+    torch.manual_seed(0)
+    policy = smoke.build(framework_tree(name, "tiny"), "tiny")
+    batch = smoke.training_batch(policy, ROWS)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.stack(list(policy(batch).values())).sum().backward()
+        optimizer.step()
+
+    policy.train()
+    step_ms = milliseconds(step)
+    policy.eval()
+    ((_, spec),) = policy.specs.items()
+    observation = make_observation(spec)
+    return step_ms, milliseconds(lambda: policy.act([observation], [0]))
+
+
+def billions(count: int) -> str:
+    """Parameters in units of 1e9."""
+    return f"{count / 1e9:.2f}"
+
+
+def full_cells(name: str) -> list[str]:
+    """Parameters, FLOP and prompt tokens at full size; a dash for what cannot be had."""
+    try:
+        policy = smoke.build(framework_tree(name, "full"), "full")
+    except UserError as error:
+        print(f"frameworks_table: {name}: {error}", file=sys.stderr)
+        return [NONE] * 6
+    total, trainable = smoke.count_parameters(policy)
+    head, _ = smoke.count_parameters(policy.head)
+    tokens = smoke.training_batch(policy, 1).tokens.input_ids.shape[1]
+    with smoke.without_storage(policy):
+        flop = smoke.count_flop(policy)
+    shown = [NONE if n is None else f"{n / 1e12:.2f}" for n in flop]
+    return [billions(total), billions(trainable), billions(head), *shown, str(tokens)]
+
+
+def gpu_cells(name: str) -> list[str]:
+    """Samples/s at batch 32 and chunk ms at batch 1, from the tables of the benchmarks."""
+    found = {"training": NONE, "inference": NONE}
+    wanted = (("training", [name, "eager", "32"]), ("inference", [name, "eager", "1"]))
+    table = ""
+    for line in BENCHMARKS.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|"):
+            table = ""
+        elif not table:
+            table = cells[0].split(",")[0]
+        elif (table, cells[:3]) in wanted and len(cells) > 3:
+            found[table] = cells[3]
+    return [found["training"], found["inference"]]
+
+
+def parts_cell(name: str) -> str:
+    """The names of the parts, from the preset."""
+    preset = load_preset(name)
+    left = " + ".join(preset[part]["name"] for part in ("vlm", "geometry", "fusion") if preset.get(part))
+    return f"{left} -> {preset['head']['name']}"
+
+
+def row(name: str) -> str:
+    """Measure one preset."""
+    step, act = tiny_times(name)
+    cells = [f"`{name}`", parts_cell(name), *full_cells(name), f"{step:.1f}", f"{act:.1f}", *gpu_cells(name)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def existing() -> dict[str, str]:
+    """Preset -> its row on the page as it stands."""
+    text = PAGE.read_text() if PAGE.exists() else ""
+    return {m[1]: m[0] for m in re.finditer(r"^\| `(\w+)` \|.*$", text, re.MULTILINE)}
+
+
+def machine() -> str:
+    """The CPU's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found[1] if found else platform.machine()
+
+
+def write(names: list[str]) -> None:
+    """Measure ``names`` and write the page with the rows of the others kept."""
+    torch.set_num_threads(1)
+    rows = {name: line for name, line in existing().items() if name in list_presets()}
+    for name in names:
+        rows[name] = row(name)
+        print(rows[name], flush=True)
+    PAGE.write_text(
+        PAGE_TEXT.format(
+            table=HEADER + "".join(f"{rows[name]}\n" for name in list_presets() if name in rows),
+            machine=machine(),
+            torch=torch.__version__.partition("+")[0],
+            transformers=transformers.__version__,
+            repeats=REPEATS,
+            warmup=WARMUP,
+            rows=ROWS,
+        )
+    )
+
+
+def main() -> int:
+    """Check that rows and presets agree, or measure with ``--write``; returns the exit code."""
+    parser = argparse.ArgumentParser(description="docs/frameworks.md from the presets")
+    parser.add_argument("--write", nargs="*", metavar="NAME", help="measure (these presets, or all)")
+    names = parser.parse_args().write
+    if names is not None:
+        unknown = [name for name in names if name not in list_presets()]
+        if unknown:
+            parser.error(f"no preset '{unknown[0]}' (known: {', '.join(list_presets())})")
+        write(names or list(list_presets()))
+    differ = sorted(existing().keys() ^ list_presets().keys())
+    if differ:
+        print(
+            f"frameworks_table: docs/frameworks.md and the presets differ in {', '.join(differ)}; "
+            f"run `uv run tools/frameworks_table.py --write {' '.join(differ)}`",
+            file=sys.stderr,
+        )
+    return int(bool(differ))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
