@@ -223,6 +223,29 @@ def test_intervals() -> None:
     assert (one.mean, one.low, one.n) == (2.0, None, 1)
 
 
+def test_closed_loop_counts_of_all_tasks_are_in_the_row(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def evaluated(checkpoint: Path, config: Any, run_dir: Path, device: str) -> dict[str, Any]:
+        calls.append((checkpoint.name, config.tasks, run_dir.name, device))
+        return {
+            "tasks": [
+                {"successes": 2, "episodes": 3, "failed": 1},
+                {"successes": 1, "episodes": 4, "failed": 0},
+            ]
+        }
+
+    monkeypatch.setattr("vla_train.ablate.run.evaluate", evaluated)
+    out = toy_config.parent / "out"
+    words = ("trainer.evaluation.tasks=[reach,push]",)
+    assert call(toy_config, out, *words, axis="trainer.learning_rate.base=0.01", seeds="0") == 0
+    assert calls == [("steps_3", ("reach", "push"), "seed_0", "cpu")]
+    assert read_rows(out)[0].success == {"successes": 3, "episodes": 7, "failed": 1}
+    assert "(3/7)" in (out / "table.md").read_text()
+
+
 def test_success_is_pooled_with_its_wilson_interval(tmp_path: Path) -> None:
     row = Row(
         "a", 0, "finished", {}, (), {}, parameters=1, success={"successes": 7, "episodes": 10, "failed": 0}

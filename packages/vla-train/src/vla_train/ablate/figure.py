@@ -55,7 +55,7 @@ def draw_figure(
     _frame(axes[0], "action error, 95 % t interval over seeds", labels, named=True)
     for y, label in enumerate(labels):
         values = [v for v in points[label] if v is not None]
-        axes[0].plot(values, [y] * len(values), marker="o", markersize=4, color=_SOFT, linestyle="none")
+        axes[0].plot(values, [y] * len(values), "o", markersize=3.5, color=_SOFT, zorder=3)
         mean = errors[label]
         if mean is not None:
             _whisker(axes[0], y, mean.mean, mean.low, mean.high)

@@ -93,6 +93,7 @@ def _run(
     going_on = _can_resume(run_dir, variant)
     if run_dir.exists() and not going_on:
         shutil.rmtree(run_dir)
+    (run_dir / "error.txt").unlink(missing_ok=True)
     # accelerate keeps device and precision for the life of a process; they may be an axis.
     AcceleratorState._reset_state(reset_partial_state=True)
     composed = compose(variant.tree(seed, folder, going_on))
