@@ -15,7 +15,9 @@ from vla_core.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vla-serve", description="Answer action requests from a checkpoint over gRPC.")
+    parser = argparse.ArgumentParser(
+        prog="vla-serve", description="Answer action requests from a checkpoint over gRPC."
+    )
     add = parser.add_argument
     add("--ckpt_path", type=Path, required=True, help="checkpoint directory, or the weights file inside it")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
