@@ -21,7 +21,7 @@ from vla_data._demonstrate import Demonstration
 from vla_data._layout import SPEC_FILE
 
 # A short GOP keeps random access cheap (at most 10 frames to decode); crf 20 and preset slow give
-# about 32 dB at 1 kB for two 128 x 128 frames, where all-intra coding would take three times as much.
+# about 32 dB at 1 kB for two 128 x 128 frames.
 GOP, CRF, PRESET = 10, 20, "slow"
 
 
