@@ -16,6 +16,7 @@ from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
+from vla_train._smoke_sizes import TINY
 from vla_train.presets import list_presets, load_preset
 
 ROWS, REPEATS, SIZE = 2, 4, 64
@@ -40,19 +41,7 @@ SMALL_VLM = {
     },
 }
 SMALL_GEOMETRY = {"size": "tiny", "weights": None}
-SMALL_HEAD = {
-    "size": "custom",
-    "width": 32,
-    "n_heads": 2,
-    "n_blocks": 2,
-    "output_width": 32,
-    "n_future_tokens": 2,
-    "n_queries": 4,
-    "state_hidden": 32,
-    "decoder_hidden": 32,
-    "dropout": 0.0,
-    "steps": 2,
-}
+SMALL_HEAD = TINY["head"]
 
 
 def shrunk(group: str, node: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:

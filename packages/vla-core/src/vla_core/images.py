@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -38,7 +42,7 @@ def resize_intrinsics(
     return out
 
 
-def shift(image: NDArray[np.generic], dy: int, dx: int) -> NDArray[np.generic]:
+def shift(image: NDArray[Scalar], dy: int, dx: int) -> NDArray[Scalar]:
     """Move the content by (dy, dx) pixels, repeating the border. Shape ``[H, W, ...]``."""
     rows = np.clip(np.arange(image.shape[0]) - dy, 0, image.shape[0] - 1)
     cols = np.clip(np.arange(image.shape[1]) - dx, 0, image.shape[1] - 1)

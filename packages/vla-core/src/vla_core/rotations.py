@@ -8,6 +8,7 @@ are intrinsic x-y-z in radians; axis-angle is the rotation vector.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +116,7 @@ _TO: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def to_matrix(values: NDArray[np.floating], kind: str) -> Array:  # type: ignore[type-arg]
+def to_matrix(values: NDArray[np.floating[Any]], kind: str) -> Array:
     """Rotation matrices ``[..., 3, 3]`` of ``values [..., d]`` in parametrisation ``kind``."""
     return _FROM[kind](np.asarray(values, np.float64))
 
@@ -125,6 +126,6 @@ def from_matrix(matrix: Array, kind: str) -> Array:
     return _TO[kind](np.asarray(matrix, np.float64))
 
 
-def convert(values: NDArray[np.floating], old: str, new: str) -> Array:  # type: ignore[type-arg]
+def convert(values: NDArray[np.floating[Any]], old: str, new: str) -> Array:
     """``values [..., d_old]`` re-expressed as ``[..., d_new]``."""
     return from_matrix(to_matrix(values, old), new)

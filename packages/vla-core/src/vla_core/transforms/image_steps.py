@@ -79,7 +79,7 @@ class RandomShift(Transform):
             dy, dx = (int(d) for d in rng.integers(-self.config.pixels, self.config.pixels + 1, size=2))
             new[name] = images.shift(image, dy, dx)
             if name in depth:
-                depth[name] = images.shift(depth[name], dy, dx)  # type: ignore[assignment]
+                depth[name] = images.shift(depth[name], dy, dx)
             if name in intrinsics:
                 moved = intrinsics[name].copy()
                 moved[0, 2] += dx
@@ -87,7 +87,7 @@ class RandomShift(Transform):
                 intrinsics[name] = moved
         return replace(
             observation,
-            images=new,  # type: ignore[arg-type]
+            images=new,
             depth=depth if observation.depth is not None else None,
             intrinsics=intrinsics if observation.intrinsics is not None else None,
         )
