@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("metaworld")
 
 from vla_core.envs.metaworld import MetaWorldConfig, MetaWorldEnv
+from vla_core.errors import ConfigError
 
 SIZE = 128
 
@@ -66,3 +67,46 @@ def test_two_cameras_see_the_same_world(observation, pair):
     assert np.median(error[seen]) < 0.005
     difference = np.abs(observation.images[there][y, x].astype(int) - colours[inside]).mean(1)
     assert np.median(difference[seen]) < 8
+
+
+def test_orbiting_cameras_keep_the_pivot_and_move_with_the_seed():
+    """Same world under other cameras: the depth still back-projects to a flat table at height zero."""
+    options = {"image_size": SIZE, "depth": True, "intrinsics": True, "extrinsics": True}
+    still = MetaWorldEnv(MetaWorldConfig(**options))
+    moved = MetaWorldEnv(MetaWorldConfig(**options, camera_orbit=(10.0, 20.0)))
+    pivot = np.array([0.0, 0.6, 0.1])
+    for seed in (4, 5):
+        before, after = still.reset(seed), moved.reset(seed)
+        assert np.array_equal(before.state, after.state)
+        assert before.instruction == after.instruction
+        for camera in after.images:
+            old, new = (o.extrinsics[camera].astype(np.float64) for o in (before, after))
+            arms = [pose[:3, 3] - pivot for pose in (old, new)]
+            lengths = [np.linalg.norm(arm) for arm in arms]
+            assert lengths[0] == pytest.approx(lengths[1], abs=1e-5)
+            angle = np.rad2deg(np.arccos(arms[0] @ arms[1] / (lengths[0] * lengths[1])))
+            assert 9.9 < angle < 20.1
+            # The pivot stays where it was in the image.
+            seen = [(np.linalg.inv(pose) @ [*pivot, 1.0])[:3] for pose in (old, new)]
+            assert np.allclose(*seen, atol=1e-5)
+            height = world_points(after, camera)[..., 2]
+            assert np.mean(np.abs(height) < 0.003) > 0.15, camera
+    again = moved.reset(4)
+    first = moved.reset(5)
+    assert not np.allclose(again.extrinsics["topview"], first.extrinsics["topview"])
+    assert np.array_equal(moved.reset(4).images["topview"], again.images["topview"])
+    still.close()
+    moved.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"camera_orbit": (20.0, 10.0)}, "camera_orbit"),
+        ({"camera_orbit": (0.0, 120.0)}, "camera_orbit"),
+        ({"camera_orbit": (0.0, 10.0), "cameras": ("gripperPOV",)}, "gripperPOV"),
+    ],
+)
+def test_wrong_orbits(options, what):
+    with pytest.raises(ConfigError, match=what):
+        MetaWorldEnv(MetaWorldConfig(**options))

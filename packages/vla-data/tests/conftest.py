@@ -57,15 +57,23 @@ class Toy:
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory) -> Toy:
+def toy_spec() -> RobotSpec:
+    return _spec()
+
+
+@pytest.fixture(scope="session")
+def toy_demonstrations() -> tuple[Demonstration, ...]:
+    return tuple(_demonstration(i, frames) for i, frames in enumerate((23, 9, 31)))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory, toy_spec, toy_demonstrations) -> Toy:
     pytest.importorskip("lerobot")
     from vla_data._lerobot_writer import LeRobotWriter
 
     root = tmp_path_factory.mktemp("data") / "toy"
-    spec = _spec()
-    demonstrations = tuple(_demonstration(i, frames) for i, frames in enumerate((23, 9, 31)))
-    writer = LeRobotWriter(root, spec, demonstrations[0], "toy")
-    for demonstration in demonstrations:
+    writer = LeRobotWriter(root, toy_spec, toy_demonstrations[0], "toy")
+    for demonstration in toy_demonstrations:
         writer.add(demonstration)
     writer.close({})
-    return Toy(str(root), spec, demonstrations)
+    return Toy(str(root), toy_spec, toy_demonstrations)

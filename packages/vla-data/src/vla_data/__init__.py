@@ -1,15 +1,18 @@
-"""LeRobot datasets as sources of samples, statistics, and recording of simulator demonstrations."""
+"""LeRobot and array datasets as sources of samples, statistics, and recording of simulator demonstrations."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vla_data.arrays import ArraysConfig, ArraysSource
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
     from vla_data.record import RecordConfig, RecordReport, record
     from vla_data.stats import compute_norm_stats
 
 __all__ = [
+    "ArraysConfig",
+    "ArraysSource",
     "LeRobotConfig",
     "LeRobotSource",
     "RecordConfig",
@@ -19,6 +22,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "ArraysConfig": "vla_data.arrays",
+    "ArraysSource": "vla_data.arrays",
     "LeRobotConfig": "vla_data.lerobot",
     "LeRobotSource": "vla_data.lerobot",
     "RecordConfig": "vla_data.record",

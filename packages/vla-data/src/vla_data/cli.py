@@ -52,6 +52,7 @@ def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
         noise=args.noise,
         workers=args.workers,
         env_options=_env_options(rest),
+        format=args.format,
     )
     started = time.monotonic()
 
@@ -109,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         help="std of Gaussian noise on the executed (never on the recorded) actions, in action units: "
         "demonstrations then show how to recover (default 0)",
+    )
+    rec.add_argument(
+        "--format",
+        default="lerobot",
+        choices=("lerobot", "arrays"),
+        help="lerobot: LeRobot v3.0, images as video (default); arrays: plain .npy files, exact pixels",
     )
     rec.set_defaults(run=_record)
     look = commands.add_parser(

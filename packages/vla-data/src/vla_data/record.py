@@ -1,4 +1,4 @@
-"""Records scripted experts of a simulator into a LeRobot dataset, in parallel processes."""
+"""Records scripted experts of a simulator into a dataset, in parallel processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
@@ -17,6 +17,7 @@ from vla_core.registry import load
 
 from vla_data._demonstrate import Demonstration, Job, close_envs, demonstrate, open_env, robot_spec
 
+FORMATS = ("lerobot", "arrays")
 Progress = Callable[[int, int, int], None]
 
 
@@ -34,7 +35,7 @@ class RecordConfig:
         noise: standard deviation of the noise on executed (not recorded) actions, in action units.
         workers: simulator processes; 1 runs in this process.
         env_options: further keys of the environment's config.
-        embodiment: name of the robot in the dataset.
+        format: ``lerobot`` (v3.0, video), or ``arrays`` (plain .npy: exact pixels, larger, needs no lerobot).
     """
 
     env: str
@@ -45,6 +46,7 @@ class RecordConfig:
     noise: float = 0.0
     workers: int = 1
     env_options: Mapping[str, Any] = field(default_factory=dict)
+    format: Literal["lerobot", "arrays"] = "lerobot"
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -58,6 +60,8 @@ class RecordConfig:
             raise ConfigError(f"--workers: must be at least 1, got {self.workers}")
         if not 0 <= self.noise < float("inf"):
             raise ConfigError(f"--noise: must be a finite number >= 0, got {self.noise}")
+        if self.format not in FORMATS:
+            raise ConfigError(f"--format: '{self.format}' is none of {', '.join(FORMATS)}")
         if "task" in self.env_options:
             raise ConfigError("--env.task: say --task instead")
 
@@ -144,7 +148,7 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
     for task in config.tasks:
         node = {**config.env_options, "task": task}
         cls(build_config(cls.Config, node, "env")).close()
-    from vla_data._lerobot_writer import LeRobotWriter  # imports torch; no worker needs it
+    writer_type = _writer(config.format)
 
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,7 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
     close_envs()
     try:
         for demonstration in _successes(config, failed):
-            writer = writer or LeRobotWriter(partial, spec, demonstration, out.name)
+            writer = writer or writer_type(partial, spec, demonstration, out.name)
             writer.add(demonstration)
             kept[dict(demonstration.job.options)["task"]] += 1
             frames += len(demonstration.columns["action"])
@@ -169,6 +173,17 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return RecordReport(kept, {task: tuple(seeds) for task, seeds in failed.items()}, frames)
+
+
+def _writer(name: str) -> Any:
+    # Imported late: the one for LeRobot imports torch, which no worker needs.
+    if name == "arrays":
+        from vla_data._arrays_writer import ArraysWriter
+
+        return ArraysWriter
+    from vla_data._lerobot_writer import LeRobotWriter
+
+    return LeRobotWriter
 
 
 def _provenance(config: RecordConfig) -> dict[str, Any]:

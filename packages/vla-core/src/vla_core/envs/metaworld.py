@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_core.envs._camera_orbit import CameraOrbit
 from vla_core.envs._metaworld_tasks import PHRASINGS, scene_of
 from vla_core.envs._mujoco_render import GL_PACKAGES, CameraRenderer
 from vla_core.envs.protocol import StepResult
@@ -33,8 +34,10 @@ from metaworld.types import Task  # isort: skip
 __all__ = ["CAMERAS", "GL_PACKAGES", "MetaWorldConfig", "MetaWorldEnv"]
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
+CARRIED = frozenset({"behindGripper", "gripperPOV"})  # fastened to the robot's hand
 _UPSIDE_DOWN = frozenset({"corner", "corner2", "corner3", "corner4"})
 _LONGEST = 500  # Meta-World refuses to go on after that
+_WORKSPACE = (0.0, 0.6, 0.1)  # metres: above the middle of the table, where hand and objects are
 _OPEN_M = 0.1  # Meta-World's gripper reading of 1 is fingers this far apart
 
 
@@ -58,6 +61,9 @@ class MetaWorldConfig:
         depth: also give metric depth.
         intrinsics: also give pinhole matrices.
         extrinsics: also give camera poses.
+        camera_orbit: smallest and largest angle in degrees (at most 90) by which the episode's seed moves
+            each fixed camera on a sphere around the workspace, in a random direction; it still looks at
+            the same point. (0, 0): the cameras stay where Meta-World has them.
     """
 
     task: str = "faucet-open"
@@ -71,6 +77,7 @@ class MetaWorldConfig:
     depth: bool = False
     intrinsics: bool = False
     extrinsics: bool = False
+    camera_orbit: tuple[float, float] = (0.0, 0.0)
 
 
 def _check(config: MetaWorldConfig) -> None:
@@ -88,6 +95,14 @@ def _check(config: MetaWorldConfig) -> None:
         raise ConfigError(f"env.image_size: {config.image_size} is outside 16 to 4096")
     if not 1 <= config.max_steps <= _LONGEST:
         raise ConfigError(f"env.max_steps: {config.max_steps} is outside 1 to {_LONGEST}")
+    if len(config.camera_orbit) != 2 or not 0 <= config.camera_orbit[0] <= config.camera_orbit[1] <= 90:
+        raise ConfigError(
+            f"env.camera_orbit: {list(config.camera_orbit)} must be two angles in degrees, smallest first, "
+            "from 0 to 90"
+        )
+    if config.camera_orbit[1] and set(config.cameras) & CARRIED:
+        carried = sorted(set(config.cameras) & CARRIED)
+        raise ConfigError(f"env.camera_orbit: {carried} move with the robot; choose fixed cameras")
     if config.start not in ("shared", "task"):
         raise ConfigError(f"env.start: '{config.start}' is neither 'shared' nor 'task'")
     if config.phrasings not in ("train", "heldout", "all"):
@@ -128,6 +143,7 @@ class MetaWorldEnv:
         policy: Any = ENV_POLICY_MAP[f"{config.task}-v3"]
         self._expert = policy()
         self._renderer = CameraRenderer(self._sim.model, config.image_size, _UPSIDE_DOWN, markers=not shared)
+        self._orbit = CameraOrbit(self._sim.model, config.cameras, _WORKSPACE)
         self._raw: NDArray[np.float64] | None = None
         self._instruction = ""
         self._steps = 0
@@ -163,6 +179,9 @@ class MetaWorldEnv:
             data = {"rand_vec": where, "env_cls": type(sim), "partially_observable": False}
             sim.set_task(Task(env_name=task, data=pickle.dumps(data)))
             sim.reset()
+        if self._config.camera_orbit[1]:
+            # A stream of its own, as for phrasings: where things are does not depend on the cameras.
+            self._orbit.move(np.random.default_rng([seed, 3]), *self._config.camera_orbit)
         if self._scene and self._start_joint:
             self._sim.data.joint(self._start_joint).qpos[:] = self._scene.value
             self._sim.data.joint(self._start_joint).qvel[:] = 0.0
