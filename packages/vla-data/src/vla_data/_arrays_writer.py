@@ -55,7 +55,8 @@ class ArraysWriter:
         assert columns.keys() == self._files.keys()
         for key, values in columns.items():
             like = self._like[key]
-            assert values.shape[1:] == like.shape[1:] and values.dtype == like.dtype
+            assert values.shape[1:] == like.shape[1:]
+            assert values.dtype == like.dtype
             self._files[key].write(np.ascontiguousarray(values).tobytes())
         self._episodes.append({"frames": len(columns["action"]), "instruction": demonstration.instruction})
 
