@@ -70,7 +70,7 @@ def arguments(cls: type) -> dict[str, str]:
         else:
             names = []
     own = {name: markdown(value) for name, value in found.items()}
-    return {k: v for base in inherited for k, v in arguments(base).items()} | own
+    return {k: v for base in reversed(inherited) for k, v in arguments(base).items()} | own
 
 
 def markdown(text: str) -> str:

@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 from vla_core.errors import ConfigError
 from vla_core.interfaces import PromptSpec, VLMRequest
 from vla_vlm import Qwen3TinyConfig, TinyConfig
-from vla_vlm.qwen import loading, tokenizer
-from vla_vlm.qwen.rope import TextRope
+from vla_vlm.common import tokenizer
+from vla_vlm.common.pixels import PROCESSOR_FILE, ImageStats
+from vla_vlm.common.rope import TextRope
+from vla_vlm.qwen import loading
+from vla_vlm.qwen.tokenizer import special_ids
 
 
 @pytest.fixture
@@ -110,14 +113,14 @@ def test_assets_round_trip(tmp_path, kind, make_batch):
 
 
 def test_image_statistics_come_with_the_weights(checkpoint, kind):
-    path = checkpoint / loading.PROCESSOR_FILE
+    path = checkpoint / PROCESSOR_FILE
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}))
     vlm = kind.build(1, (32, 32), base_vlm=str(checkpoint))
     assert vlm.vision_runner.normalize.mean.flatten().tolist() == [127.5] * 3
     path.unlink()
     vlm = kind.build(1, (32, 32), base_vlm=str(checkpoint))
-    assert vlm.stats == loading.image_stats(kind.model.family)
+    assert vlm.stats == ImageStats(kind.model.family.mean, kind.model.family.std)
 
 
 def one_line(error) -> str:
@@ -186,9 +189,9 @@ def test_a_rope_that_is_not_built_is_refused(kind, key, value, message):
 
 def test_a_tokenizer_without_image_tokens_is_refused():
     tokens = tokenizer.shipped()
-    ids = tokenizer.special_ids(tokens, "tiny")
+    ids = special_ids(tokens, "tiny")
     assert len({ids.pad, ids.image, ids.prefix, ids.query, ids.vision_start, ids.vision_end}) == 6
     from tokenizers import Tokenizer, models
 
     with pytest.raises(ConfigError, match=r"tokenizer of 'x' lacks <\|endoftext\|>"):
-        tokenizer.special_ids(Tokenizer(models.BPE()), "x")
+        special_ids(Tokenizer(models.BPE()), "x")

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
 
+from vla_vlm.common.text import for_kernel
+
 
 class Windows(Protocol):
     """Which tokens attend to each other, when not all of an image do."""
@@ -71,13 +73,6 @@ def rotate(x_MNRhD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
     low, high = x.chunk(2, dim=-1)
     turned = torch.cat([-high, low], dim=-1)
     return (x * cos_ND[:, None, None] + turned * sin_ND[:, None, None]).to(x_MNRhD.dtype)
-
-
-def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
-    """A bool mask (True attends) as the attention implementation wants it: eager adds it to the scores."""
-    if mask is None or implementation != "eager":
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def replace_vision_attention(visual: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from vla_core.errors import ConfigError
 
-from vla_vlm.qwen.prompt import Template
+from vla_vlm.common.config import BackboneConfig
 
 USER_PROMPT = (
     "<|im_start|>user\n{prefix}{images}{instruction}{suffix}{queries}<|im_end|>\n<|im_start|>assistant\n"
@@ -57,60 +57,23 @@ class QwenSizes:
 
 
 @dataclass(frozen=True)
-class QwenConfig:
+class QwenConfig(BackboneConfig):
     """What to build and how to write the prompt.
 
     Args:
-        base_vlm: ``tiny`` (sizes below, trained from scratch, the shipped tokenizer), a published
-            size (its shapes with random weights and the shipped tokenizer, for measurements), else
-            a hub id or a local directory that transformers can load.
-        init: ``pretrained`` takes the weights of ``base_vlm``, ``random`` only its shapes;
-            ``auto`` is random for the named sizes, pretrained for everything else.
         vision: ``vit`` is Qwen's patch embedding; ``conv_vit`` puts a convolutional stem in its
             place (only without pretrained weights).
-        attn_implementation: kernel family; never replaced silently.
-        dtype: of the weights.
-        gradient_checkpointing: recompute each block in the backward pass to save memory.
         prompt: the chat text with the placeholders ``{prefix} {images} {instruction} {suffix}
             {queries}``; an image is written ``<|vision_start|>...<|vision_end|>``.
-        cot_prompt: text around the instruction, with ``{instruction}``.
-        max_text_tokens: room for text, that is everything but image, prefix and query tokens.
-            Every batch is padded to it, so shapes are static; a longer prompt is an error.
-        padding: side on which rows are padded.
     """
 
-    SIZES: ClassVar[tuple[str, ...]] = ("tiny",)
-
-    base_vlm: str = "tiny"
-    init: Literal["auto", "pretrained", "random"] = "auto"
     vision: Literal["vit", "conv_vit"] = "vit"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
     prompt: str = USER_PROMPT
-    cot_prompt: str = "{instruction}"
-    max_text_tokens: int = 64
-    padding: Literal["right", "left"] = "right"
 
     def __post_init__(self) -> None:
-        Template.parse(self.prompt, self.cot_prompt)
+        super().__post_init__()
         if self.vision == "conv_vit" and self.pretrained:
             raise ConfigError(
                 f"vision: conv_vit has no pretrained weights in '{self.base_vlm}'; "
                 "use vision: vit, or base_vlm: tiny"
             )
-        if self.init == "pretrained" and self.named_size:
-            raise ConfigError(
-                f"base_vlm '{self.base_vlm}' has no weights to load; "
-                "name a hub id or a directory, or set init: random"
-            )
-
-    @property
-    def named_size(self) -> bool:
-        """Whether ``base_vlm`` is a size of this package rather than something to load."""
-        return self.base_vlm in self.SIZES
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether weights are loaded."""
-        return self.init == "pretrained" or (self.init == "auto" and not self.named_size)

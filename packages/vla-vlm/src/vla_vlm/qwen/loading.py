@@ -1,32 +1,19 @@
-"""From config to transformers' model: shapes, weights and image statistics."""
+"""From config to transformers' model: shapes and weights."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import initialization
-from transformers.utils.hub import cached_file
 from vla_core.errors import ConfigError
 
 from vla_vlm.qwen.config import QwenConfig
 from vla_vlm.qwen.family import Family
-
-PROCESSOR_FILE = "preprocessor_config.json"
-
-
-@dataclass(frozen=True)
-class ImageStats:
-    """Mean and standard deviation of pixels in [0, 1], per channel."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
 
 
 def named_shapes(family: Family, name: str) -> Any:
@@ -62,18 +49,6 @@ def _not_found(name: str, error: Exception, sizes: Sequence[str]) -> ConfigError
         f"base_vlm '{name}' can't be loaded ({reason}); give a local directory with config.json and "
         f"weights, a hub id while online, or one of {', '.join(sizes)}"
     )
-
-
-def image_stats(family: Family, name: str | None = None) -> ImageStats:
-    """Image statistics beside a model's weights; the family's own when it brings no processor."""
-    own = ImageStats(family.mean, family.std)
-    if name is None:
-        return own
-    path = cached_file(name, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return own
-    data = json.loads(Path(path).read_text("utf-8"))
-    return ImageStats(data.get("image_mean", own.mean), data.get("image_std", own.std))
 
 
 def random_model(family: Family, shapes: Any, options: QwenConfig, initialise: bool = True) -> Any:

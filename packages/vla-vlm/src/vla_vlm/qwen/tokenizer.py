@@ -1,15 +1,12 @@
-"""The tokenizer as ``tokenizers.Tokenizer`` and the ids of Qwen's special tokens."""
+"""The ids of Qwen's special tokens."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 
 from tokenizers import Tokenizer
 from vla_core.errors import ConfigError
 
-TOKENIZER_FILE = "tokenizer.json"
+from vla_vlm.common.tokenizer import SpecialIds
+
 _SPECIAL = {
     "pad": "<|endoftext|>",
     "vision_start": "<|vision_start|>",
@@ -19,18 +16,6 @@ _SPECIAL = {
     "prefix": "<|vision_pad|>",
     "query": "<|video_pad|>",
 }
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Ids of the tokens the collator writes itself."""
-
-    pad: int
-    vision_start: int
-    vision_end: int
-    image: int
-    prefix: int
-    query: int
 
 
 def special_ids(tokenizer: Tokenizer, where: str) -> SpecialIds:
@@ -48,29 +33,3 @@ def special_ids(tokenizer: Tokenizer, where: str) -> SpecialIds:
             f"tokenizer of '{where}' lacks {', '.join(missing)}; use the tokenizer of a Qwen-VL model"
         )
     return SpecialIds(**ids)
-
-
-def shipped() -> Tokenizer:
-    """The small byte-level BPE of this package."""
-    return Tokenizer.from_str(files("vla_vlm").joinpath("assets", TOKENIZER_FILE).read_text("utf-8"))
-
-
-def from_directory(directory: Path) -> Tokenizer:
-    """The tokenizer that ``save_assets`` wrote."""
-    path = directory / TOKENIZER_FILE
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; the checkpoint lacks its tokenizer, save it again")
-    return Tokenizer.from_file(str(path))
-
-
-def from_pretrained(name: str) -> Tokenizer:
-    """The tokenizer of a hub id or local model directory."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name).backend_tokenizer
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"base_vlm '{name}': no tokenizer found ({str(error).splitlines()[0]}); "
-            "put tokenizer.json into the directory, or use base_vlm: tiny"
-        ) from error

@@ -11,9 +11,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLModel,
 )
 
+from vla_vlm.common.pixels import CLIP_MEAN, CLIP_STD
 from vla_vlm.qwen.family import Family
 from vla_vlm.qwen.model import QwenVLM
-from vla_vlm.qwen.pixels import CLIP_MEAN, CLIP_STD
 from vla_vlm.qwen.shapes import text_shapes, vision_shapes
 from vla_vlm.qwen2_5_vl.config import Qwen25VLConfig, TinyConfig
 from vla_vlm.qwen2_5_vl.vision import WindowedVision

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vla_vlm.qwen.tables import Tables
+from vla_vlm.common.tables import Tables
 
 
 class WindowLayout(Tables):

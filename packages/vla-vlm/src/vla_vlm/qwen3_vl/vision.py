@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla_vlm.common.tables import Tables
 from vla_vlm.qwen.rope import VisionRope, patch_positions
-from vla_vlm.qwen.tables import Tables
 from vla_vlm.qwen.vision import VisionRunner
 
 

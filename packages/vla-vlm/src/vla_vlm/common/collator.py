@@ -19,9 +19,9 @@ from vla_core.errors import UserError
 from vla_core.interfaces import PromptSpec
 from vla_core.types import Sample
 
-from vla_vlm.qwen.positions import mrope_positions
-from vla_vlm.qwen.prompt import Template
-from vla_vlm.qwen.tokenizer import SpecialIds
+from vla_vlm.common.positions import Positions
+from vla_vlm.common.prompt import Template
+from vla_vlm.common.tokenizer import SpecialIds
 
 _CACHED_ROWS = 4096
 _INSTRUCTION = None  # stands for the instruction inside a run of text
@@ -35,18 +35,19 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class QwenCollator:
+class PromptCollator:
     """Writes prompts of one :class:`PromptSpec`.
 
     Args:
         tokenizer: without weights; its special tokens are looked for in the template only.
         special: ids of the tokens written here.
-        template: the chat text.
+        template: the text of the prompt; a ``special.bos`` goes before it.
         prompt: suffix, number of query and prefix tokens.
         n_views: images per row.
         grid: (h, w) tokens of an image.
         max_text_tokens: room for everything but image, prefix and query tokens.
         padding: ``right`` or ``left``.
+        positions: of the tokens of a row.
     """
 
     tokenizer: Tokenizer
@@ -57,6 +58,7 @@ class QwenCollator:
     grid: tuple[int, int]
     max_text_tokens: int
     padding: str
+    positions: Positions
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_layout", self._make_layout())
@@ -85,10 +87,10 @@ class QwenCollator:
         b, s = len(samples), self.length
         ids = np.full((b, s), self.special.pad, np.int64)
         roles = np.full((b, s), int(Role.PAD), np.uint8)
-        positions = np.zeros((3, b, s), np.int64)
         mask = np.zeros((b, s), np.bool_)
-        for i, sample in enumerate(samples):
-            row = self._row(sample.observation.instruction)
+        rows = [self._row(sample.observation.instruction) for sample in samples]
+        positions = np.zeros((len(rows[0].positions), b, s), np.int64)
+        for i, row in enumerate(rows):
             n = len(row.ids)
             at = slice(0, n) if self.padding == "right" else slice(s - n, s)
             ids[i, at], roles[i, at], positions[:, i, at], mask[i, at] = (
@@ -132,7 +134,7 @@ class QwenCollator:
                 f"vlm.max_text_tokens = {self.max_text_tokens}; raise it or shorten the instruction"
             )
         array = np.array(roles, np.uint8)
-        positions = mrope_positions(array == int(Role.IMAGE), self.grid)
+        positions = self.positions(array == int(Role.IMAGE), self.grid)
         return _Row(np.array(ids, np.int64), array, positions)
 
     def _encode(self, run: list[str | None], instruction: str) -> tuple[list[int], list[int]]:
@@ -174,22 +176,20 @@ class QwenCollator:
                 elif part:
                     add(part)
 
-        n_tokens = self.grid[0] * self.grid[1]
+        special, n_tokens = self.special, self.grid[0] * self.grid[1]
+        before, after = ([] if i is None else [i] for i in (special.vision_start, special.vision_end))
+        if special.bos is not None:
+            reserve([special.bos], [Role.TEXT])
         for piece, is_slot in zip(self.template.pieces, self.template.is_slot, strict=True):
             if not is_slot:
                 literal(piece)
             elif piece == "prefix" and self.prompt.n_prefix:
-                reserve([self.special.prefix] * self.prompt.n_prefix, [Role.PREFIX] * self.prompt.n_prefix)
+                reserve([special.prefix] * self.prompt.n_prefix, [Role.PREFIX] * self.prompt.n_prefix)
             elif piece == "images":
                 for _ in range(self.n_views):
-                    reserve(
-                        [
-                            self.special.vision_start,
-                            *[self.special.image] * n_tokens,
-                            self.special.vision_end,
-                        ],
-                        [Role.TEXT, *[Role.IMAGE] * n_tokens, Role.TEXT],
-                    )
+                    reserve(before, [Role.TEXT] * len(before))
+                    reserve([special.image] * n_tokens, [Role.IMAGE] * n_tokens)
+                    reserve(after, [Role.TEXT] * len(after))
             elif piece == "instruction":
                 add(_INSTRUCTION)
             elif piece == "suffix":
@@ -197,5 +197,5 @@ class QwenCollator:
                 # "... drawer" + "Please predict" must not become one word.
                 literal(f" {suffix}" if suffix[:1].isalnum() else suffix)
             elif piece == "queries" and self.prompt.n_query:
-                reserve([self.special.query] * self.prompt.n_query, [Role.QUERY] * self.prompt.n_query)
+                reserve([special.query] * self.prompt.n_query, [Role.QUERY] * self.prompt.n_query)
         return layout

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla_vlm.qwen.attention import for_kernel
-from vla_vlm.qwen.rope import TextRope
+from vla_vlm.common.rope import TextRope
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,13 @@ def causal_mask(valid_BS: Tensor) -> Tensor:
     return ((ones.tril() & valid_BS[:, None, :]) | eye)[:, None]
 
 
+def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
+    """A bool mask (True attends) as the attention implementation wants it: eager adds it to the scores."""
+    if mask is None or implementation != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
 def _goes_without_mask(implementation: str, x: Tensor) -> bool:
     """Whether attention without a mask is the cheaper way to the same numbers.
 
@@ -73,7 +79,7 @@ def run_layers(
     """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
 
     Args:
-        position_ids: long ``[3, B, S]``.
+        position_ids: long ``[P, B, S]``, P the axes of ``rope``.
         only_tail_invalid: whether what is not valid comes after all that is, in every row. Causal
             attention alone then hides it, and needs no mask where the kernel can do so.
         deepstack: added after early layers. As in transformers, a hidden state is a layer's own
