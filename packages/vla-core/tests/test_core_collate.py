@@ -9,7 +9,7 @@ from vla_core import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSp
 from vla_core.batch import Role
 from vla_core.collate import PolicyCollator
 from vla_core.interfaces import PromptSpec
-from vla_core.testing import make_sample, make_spec
+from vla_core.testing import make_observation, make_sample, make_spec
 from vla_core.testing.models import FakeTextCollator
 
 ARM = make_spec(n_cameras=3, height=8, width=12, horizon=5, embodiment="arm")
@@ -86,6 +86,21 @@ def test_inference_has_no_targets():
     batch = _collator(ARM)([make_sample(ARM, 0)], actions=False)
     assert batch.actions is None
     assert batch.action_mask is None
+
+
+def test_the_observations_at_the_chunks_ends_are_a_batch_of_their_own():
+    samples = [replace(make_sample(ARM, 0), future=make_observation(ARM, 7)), make_sample(ARM, 1)]
+    collator = _collator(ARM)
+    assert collator(samples).future is None
+    batch = collator(samples, future=True).to("cpu")
+    assert batch.future_mask.tolist() == [True, False]
+    alone = collator([replace(s, observation=s.future or s.observation) for s in samples], actions=False)
+    assert torch.equal(batch.future.images, alone.images)
+    assert torch.equal(batch.future.state, alone.state)
+    assert torch.equal(batch.future.tokens.input_ids, alone.tokens.input_ids)
+    assert batch.future.actions is None
+    assert batch.future.future is None
+    assert batch.to("meta").future.images.device.type == "meta"
 
 
 def test_masked_targets_are_zero_even_if_nan():

@@ -72,6 +72,24 @@ def test_every_number_comes_back(toy, source):
             frame += 1
 
 
+def test_a_chunk_ends_at_the_frame_after_its_last_action(toy):
+    source = LeRobotSource(LeRobotConfig(toy.path), 4, episodes=[2, 1])
+    assert source[0].future is None
+    state = toy.truth("observation.state")
+    for index in range(len(source)):
+        end, mask = source.chunk_end(index), source.numeric(index)[2]
+        if end is None:
+            assert index + 4 >= len(source) or source.episode(index + 4) != source.episode(index)
+            continue
+        assert mask.all()
+        assert source.episode(end) == source.episode(index)
+        assert source[end].meta["frame"] == source[index].meta["frame"] + 4
+    assert source.chunk_end(31 - 5) == 30
+    assert source.chunk_end(31 - 4) is None
+    assert source.chunk_end(31) == 35
+    assert np.array_equal(source[30].observation.state, state[-1])
+
+
 def test_frames_and_chunks_equal_lerobots_own_reading(toy, source):
     lerobot = pytest.importorskip("lerobot.datasets.lerobot_dataset")
     theirs = lerobot.LeRobotDataset(

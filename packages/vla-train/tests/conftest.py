@@ -60,6 +60,10 @@ class ToySource:
         mask = np.repeat((steps < self.config.length)[:, None], 2, 1)
         return np.zeros(1, np.float32), np.repeat(chunk[:, None], 2, 1), mask
 
+    def chunk_end(self, index: int) -> int | None:
+        end = index + self.horizon
+        return end if end // self.config.length == index // self.config.length else None
+
     def __getitem__(self, index: int) -> Sample:
         e, t = divmod(index, self.config.length)
         state, actions, mask = self.numeric(index)

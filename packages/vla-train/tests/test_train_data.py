@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vla_core.errors import ConfigError
-from vla_train.data import InfiniteBatches, split_episodes
+from vla_core.registry import load
+from vla_core.transforms import Pipeline
+from vla_train.data import InfiniteBatches, TransformedDataset, split_episodes
 
 
 @given(n=st.integers(2, 200), fraction=st.floats(0.0, 0.9))
@@ -58,6 +60,38 @@ def test_seeds_and_epochs_differ() -> None:
     two = order(0, 2)
     assert two[:30] != two[30:]
     assert order(0, 1) != order(1, 1)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_future_is_the_frame_at_the_chunks_end(toy: None, cache: bool) -> None:
+    cls = load("vla.sources", "toy")
+    sources = [cls(cls.Config(n_episodes=2, seed=seed), 4) for seed in (0, 1)]
+    nodes = [{"name": "color_jitter"}, {"name": "normalize"}]
+    pipeline = Pipeline(nodes, sources[0].spec)
+    plain = TransformedDataset(sources, pipeline, None)
+    asked, still = (TransformedDataset(sources, pipeline, s, cache, future=True) for s in (3, None))
+    for index in range(len(plain)):
+        assert plain[index].future is None
+        future, frame = still[index].future, index % 10
+        assert (future is None) == (frame + 4 >= 10)
+        if future is not None:
+            image = plain[index + 4].observation.images["front"]
+            np.testing.assert_array_equal(future.images["front"], image)
+            # An episode of the toy is all of one colour: seen in the same light, it still is.
+            sample = asked[7, index]
+            assert sample.future is not None
+            seen = sample.observation.images["front"]
+            np.testing.assert_array_equal(sample.future.images["front"], seen)
+            assert (seen != image).any()
+
+
+def test_a_source_without_chunk_ends_is_one_line() -> None:
+    class Plain:
+        def __len__(self) -> int:
+            return 1
+
+    with pytest.raises(ConfigError, match="Plain has no method 'chunk_end'"):
+        TransformedDataset([Plain()], None, None, future=True)  # type: ignore[list-item, arg-type]
 
 
 def test_a_split_that_leaves_nothing() -> None:

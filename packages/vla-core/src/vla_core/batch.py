@@ -107,6 +107,9 @@ class Batch(_Movable):
         actions: float32 ``[B, T, A]`` normalised targets, or None at inference.
         action_mask: bool ``[B, T, A]``; False entries never enter a loss.
         cameras: geometry of the views.
+        future: the observations at the chunks' ends as an inference batch, where asked for. A row whose
+            episode ends before holds its own observation instead.
+        future_mask: bool ``[B]``; False for such rows, which must not enter a loss.
     """
 
     images: Tensor
@@ -118,6 +121,8 @@ class Batch(_Movable):
     actions: Tensor | None = None
     action_mask: Tensor | None = None
     cameras: Cameras | None = None
+    future: Batch | None = None
+    future_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

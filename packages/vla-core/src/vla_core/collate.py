@@ -39,8 +39,11 @@ class PolicyCollator:
         first = next(iter(specs.values())).observation.cameras[0]
         self.size = (first.height, first.width)
 
-    def __call__(self, samples: Sequence[Sample], actions: bool = True) -> Batch:
-        """A batch of transformed samples; ``actions=False`` leaves the targets out (inference).
+    def __call__(self, samples: Sequence[Sample], actions: bool = True, future: bool = False) -> Batch:
+        """A batch of transformed samples.
+
+        ``actions=False`` leaves the targets out (inference); ``future=True`` adds the observations at the
+        chunks' ends.
 
         Raises:
             ValueError: an image, state or action whose shape is not that of the spec, by name.
@@ -81,6 +84,10 @@ class PolicyCollator:
         )
         if actions:
             batch.actions, batch.action_mask = self._actions(samples)
+        if future:
+            ends = [replace(s, observation=s.future or s.observation, future=None) for s in samples]
+            batch.future = self(ends, actions=False)
+            batch.future_mask = torch.tensor([s.future is not None for s in samples])
         return batch
 
     def _spec(self, embodiment: str) -> RobotSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Sample
@@ -40,4 +40,16 @@ class Source(Protocol):
 
     def episode(self, index: int) -> int:
         """Episode index of a sample."""
+        ...
+
+
+@runtime_checkable
+class TellsChunkEnd(Protocol):
+    """A source that can also say where a chunk leads, for auxiliaries that predict it (``Sample.future``)."""
+
+    def chunk_end(self, index: int) -> int | None:
+        """Index of the sample whose observation follows the last action of sample ``index``.
+
+        None where the episode has no such frame: a chunk that reaches its end or beyond.
+        """
         ...

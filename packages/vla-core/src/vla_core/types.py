@@ -52,7 +52,8 @@ class Sample:
         observation: the current time step.
         actions: float32 ``[T, A]``.
         action_mask: bool ``[T, A]``; False where the episode has ended or the dim is padding.
-        future: the observation at the chunk's end, for auxiliaries that predict it.
+        future: the observation at the chunk's end (after its T actions), for auxiliaries that
+            predict it; None if nobody asked, or if the episode ends before.
         meta: where the sample comes from (episode and frame index), for reports only.
     """
 

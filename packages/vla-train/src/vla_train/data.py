@@ -18,7 +18,7 @@ from vla_core.build import resolve_part
 from vla_core.collate import PolicyCollator
 from vla_core.config import Tree
 from vla_core.errors import ConfigError, SpecMismatch
-from vla_core.sources import Source
+from vla_core.sources import Source, TellsChunkEnd
 from vla_core.specs import RobotSpec, check_action, check_observation
 from vla_core.stats import NormStats, VectorStats
 from vla_core.transforms import Pipeline
@@ -121,12 +121,27 @@ class TransformedDataset(Dataset[Sample]):
         pipeline: applied to every sample.
         seed: of the augmentations; None: none (validation).
         ram_cache: keep each frame's images as they are after the leading deterministic steps.
+        future: give each sample the observation at its chunk's end.
+
+    Raises:
+        ConfigError: a source that cannot tell where a chunk ends, and ``future``.
     """
 
     def __init__(
-        self, sources: Sequence[Source], pipeline: Pipeline, seed: int | None, ram_cache: bool = False
+        self,
+        sources: Sequence[Source],
+        pipeline: Pipeline,
+        seed: int | None,
+        ram_cache: bool = False,
+        future: bool = False,
     ) -> None:
-        self.sources, self.pipeline, self.seed = list(sources), pipeline, seed
+        self.sources, self.pipeline, self.seed, self.future = list(sources), pipeline, seed, future
+        for source in sources if future else ():
+            if not isinstance(source, TellsChunkEnd):
+                raise ConfigError(
+                    f"datasets.train: {type(source).__name__} has no method 'chunk_end', so it cannot tell "
+                    "which observation a chunk leads to; switch the auxiliary loss that needs it off"
+                )
         self.ends = np.cumsum([len(source) for source in sources])
         self.cache: dict[int, Sample] | None = {} if ram_cache else None
 
@@ -155,11 +170,26 @@ class TransformedDataset(Dataset[Sample]):
         """``key``: index, or (position in the run, index) as :class:`InfiniteBatches` gives it."""
         position, index = key if isinstance(key, tuple) else (0, key)
         rng = None if self.seed is None else np.random.default_rng((self.seed, position))
+        sample = self._deterministic(index)
+        end = self._chunk_end(index) if self.future else None
+        if end is not None:
+            # The frame of another sample: a cache holds it once.
+            sample = replace(sample, future=self._deterministic(end).observation)
+        return self.pipeline.random(sample, rng)
+
+    def _deterministic(self, index: int) -> Sample:
         if self.cache is None:
-            return self.pipeline(self._raw(index), rng)
+            return self.pipeline.deterministic(self._raw(index))
         if index not in self.cache:
             self.cache[index] = self.pipeline.deterministic(self._raw(index))
-        return self.pipeline.random(self.cache[index], rng)
+        return self.cache[index]
+
+    def _chunk_end(self, index: int) -> int | None:
+        k, i = self._locate(index)
+        source = self.sources[k]
+        assert isinstance(source, TellsChunkEnd)
+        end = source.chunk_end(i)
+        return None if end is None else index - i + end
 
 
 class InfiniteBatches(Sampler[list[tuple[int, int]]]):
@@ -198,11 +228,11 @@ class InfiniteBatches(Sampler[list[tuple[int, int]]]):
 
 
 class Collate:
-    """Picklable ``collate_fn``."""
+    """Picklable ``collate_fn``; ``future`` as in :class:`TransformedDataset`."""
 
-    def __init__(self, collator: PolicyCollator) -> None:
-        self.collator = collator
+    def __init__(self, collator: PolicyCollator, future: bool = False) -> None:
+        self.collator, self.future = collator, future
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """A training batch."""
-        return self.collator(samples)
+        return self.collator(samples, future=self.future)

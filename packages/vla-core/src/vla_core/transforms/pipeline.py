@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -132,22 +133,33 @@ class Pipeline:
             # A rotation changed its number of dims: a step is valid as a whole or not at all.
             mask = np.broadcast_to(mask.all(axis=1, keepdims=True), actions.shape)
         actions[~mask] = 0
-        observation = sample.observation
+        observation = self._leading(sample.observation)
+        future = None if sample.future is None else self._leading(sample.future)
+        return replace(sample, observation=observation, actions=actions, action_mask=mask, future=future)
+
+    def _leading(self, observation: Observation) -> Observation:
         for i, step in enumerate(self.steps):
             observation = (
                 step.observation(observation, None)
                 if i < self._first_random
                 else replace(observation, state=_state_of(step, observation.state))
             )
-        future = None if sample.future is None else self.observe(sample.future)
-        return replace(sample, observation=observation, actions=actions, action_mask=mask, future=future)
+        return observation
 
     def random(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
-        """Second half of :meth:`__call__`: the image steps from the first random one on."""
-        observation = sample.observation
+        """Second half of :meth:`__call__`: the image steps from the first random one on.
+
+        ``sample.future`` gets the same draws, so that the two images differ by what happened alone.
+        """
+        future = sample.future
+        if future is not None:
+            future = self._trailing(future, copy.deepcopy(rng))
+        return replace(sample, observation=self._trailing(sample.observation, rng), future=future)
+
+    def _trailing(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
         for step in self.steps[self._first_random :]:
             observation = step.images(observation, rng)
-        return replace(sample, observation=observation)
+        return observation
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
         """The sample as the model sees it; masked action entries become 0."""
