@@ -264,7 +264,9 @@ class GeometryEncoder(Protocol):
 class Fusion(Protocol):
     """Joins geometry with vision, language or the head. Entry points ``vla.fusions``.
 
-    ``train_only`` fusions add nothing at inference: geometry is not even computed there.
+    ``train_only`` fusions add nothing at inference: geometry is not even computed there. A fusion may state
+    ``bypasses_backbone: bool = True`` when it returns the visual tokens as they are and no prefix: then
+    geometry is computed beside the whole backbone.
     """
 
     Config: ClassVar[type]

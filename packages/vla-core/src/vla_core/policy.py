@@ -27,9 +27,11 @@ from vla_core.interfaces import (
     PromptSpec,
     Terms,
     VisionLanguageModel,
+    VisualTokens,
     VLMOutput,
     VLMRequest,
 )
+from vla_core.overlap import side_by_side
 from vla_core.specs import CameraSpec, RobotSpec
 from vla_core.transforms import Pipeline
 from vla_core.types import ActionChunk, Observation, Sample
@@ -87,17 +89,32 @@ class VLAPolicy(nn.Module):
         self, batch: Batch, request: VLMRequest, train: bool
     ) -> tuple[VLMOutput, Fused, GeometryFeatures | None]:
         text = self.vlm.embed_text(batch)
-        visual = self.vlm.embed_images(batch.images, batch.view_mask)
-        fused, features = Fused(visual), None
-        if self.geometry is not None and self.fusion is not None and (train or not self.fusion.train_only):
-            cameras = batch.cameras
-            if not batch.tokens.all_views:
-                cameras = replace(cameras or Cameras(), view_mask=batch.view_mask)
-            features = self.geometry(batch.images, cameras, self.fusion.needs)
-            features = replace(features, view_mask=batch.view_mask)
-            fused = self.fusion(visual, features, text, cameras)
-            request = request | self.fusion.request
-        return self.vlm(text, fused.visual, fused.prefix, request), fused, features
+        geometry, fusion = self.geometry, self.fusion
+        if geometry is None or fusion is None or (fusion.train_only and not train):
+            visual = self.vlm.embed_images(batch.images, batch.view_mask)
+            return self.vlm(text, visual, None, request), Fused(visual), None
+        cameras = batch.cameras
+        if not batch.tokens.all_views:
+            cameras = replace(cameras or Cameras(), view_mask=batch.view_mask)
+        request = request | fusion.request
+
+        # What a fusion leaves as it is need not wait for it: then geometry runs beside the whole backbone.
+        bypass = getattr(fusion, "bypasses_backbone", False)
+
+        def backbone() -> tuple[VisualTokens, VLMOutput | None]:
+            visual = self.vlm.embed_images(batch.images, batch.view_mask)
+            return visual, self.vlm(text, visual, None, request) if bypass else None
+
+        features, (visual, out) = side_by_side(
+            lambda: geometry(batch.images, cameras, fusion.needs), backbone, batch.images.device
+        )
+        features = replace(features, view_mask=batch.view_mask)
+        fused = fusion(visual, features, text, cameras)
+        if out is None:
+            out = self.vlm(text, fused.visual, fused.prefix, request)
+        elif fused.visual is not visual or fused.prefix is not None:
+            raise ValueError("a fusion that bypasses the backbone must return the visual tokens it was given")
+        return out, fused, features
 
     def _inputs(self, batch: Batch, out: VLMOutput, fused: Fused) -> HeadInputs:
         return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment)

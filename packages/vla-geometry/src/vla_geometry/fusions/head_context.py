@@ -67,6 +67,7 @@ class HeadContext(GeometryFusion):
     """
 
     Config: ClassVar[type] = HeadContextConfig
+    bypasses_backbone: bool = True
 
     def __init__(self, config: HeadContextConfig, dims: FusionDims) -> None:
         super().__init__(dims.geometry_dim)
