@@ -9,7 +9,7 @@ import pytest
 import vla_core
 
 ROOT = Path(vla_core.__file__).parent
-TORCH = {"batch", "build", "checkpoint", "collate", "interfaces", "policy", "testing/models"}
+TORCH = {"batch", "build", "checkpoint", "collate", "interfaces", "overlap", "policy", "testing/models"}
 NUMPY = sorted(
     str(path.relative_to(ROOT).with_suffix(""))
     for path in ROOT.rglob("*.py")
