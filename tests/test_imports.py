@@ -13,7 +13,17 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 
 # The torch half of vla-core; every other module of it is numpy's.
-TORCH_HALF = {"batch", "build", "checkpoint", "collate", "interfaces", "overlap", "policy", "testing"}
+TORCH_HALF = {
+    "answers",
+    "batch",
+    "build",
+    "checkpoint",
+    "collate",
+    "interfaces",
+    "overlap",
+    "policy",
+    "testing",
+}
 
 BLOCKED = """
     import importlib, sys

@@ -2,11 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from vla_core import CameraSpec, ConfigError
 from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config, load_tree
-from vla_core.testing import make_spec
+from vla_core.interfaces import PromptSpec, VLMRequest
+from vla_core.policy import VLAPolicy
+from vla_core.registry import override
+from vla_core.testing import FakeHead, FakeVLM, make_sample, make_spec
 
 SPEC = make_spec()
 FAKE = {"vlm": {"name": "fake"}, "head": {"name": "fake"}}
@@ -131,3 +137,94 @@ def test_the_resolved_config_builds_the_same_policy():
     assert second.config == policy.config
     shapes = [{k: v.shape for k, v in p.state_dict().items()} for p in (policy, second)]
     assert shapes[0] == shapes[1]
+
+
+class Words:
+    tokens, max_length = ("<a>", "<b>"), 3
+
+    def __call__(self, actions, mask):
+        return [int(actions[mask].sum() > 0)] * self.max_length
+
+
+class SpeakingHead(FakeHead):
+    """Sees the data, and wants its answer written and spoken."""
+
+    def fit(self, chunks):
+        self.seen = None if chunks is None else [(a.copy(), m.copy()) for a, m in chunks()]
+
+    def save_assets(self, directory):
+        (directory / "seen.txt").write_text(str(len(self.seen or [])))
+
+    def load_assets(self, directory):
+        self.seen = (directory / "seen.txt").read_text()
+
+    @property
+    def prompt(self):
+        return PromptSpec(answer_ids=Words())
+
+    def request(self, mode):
+        return VLMRequest(layers=(2,), logits="labels" if mode == "train" else "none", decoder=3)
+
+
+class SpeakingVLM(FakeVLM):
+    """Knows the answer's tokens; its collator writes how long the answers are."""
+
+    def __init__(self, config, n_views):
+        super().__init__(config, n_views)
+        self.dims, self.added = replace(self.dims, decoder=True), None
+
+    def add_answers(self, answer_ids):
+        self.added = answer_ids.tokens
+
+    def collator(self, prompt):
+        inner = super().collator(prompt)
+
+        def collate(samples, answers=False):
+            fields = inner(samples)
+            if answers:
+                written = [prompt.answer_ids(s.actions, s.action_mask) for s in samples]
+                fields.labels = torch.tensor(written)
+            return fields
+
+        return collate
+
+
+@pytest.fixture
+def speaking():
+    undo = [override("vla.heads", "speaking", SpeakingHead), override("vla.vlms", "speaking", SpeakingVLM)]
+    yield {"vlm": {"name": "speaking"}, "head": {"name": "speaking"}}
+    for back in undo:
+        back()
+
+
+def test_a_backbone_without_decoder_is_refused(speaking):
+    message = _error(head=speaking["head"])
+    assert message.startswith(
+        "framework.vlm: 'fake' has no decoder, and framework.head 'speaking' speaks through one; choose"
+    )
+
+
+def test_a_head_learns_from_the_rows_and_keeps_it_in_the_checkpoint(speaking, tmp_path):
+    config = FrameworkConfig(horizon=4, transforms=[{"name": "normalize"}], **speaking)
+    sample = make_sample(SPEC, 1, valid=3)
+    row = (sample.observation.state, sample.actions, sample.action_mask)
+    policy = build_policy(config, {"default": SPEC}, rows={"default": lambda: [row, row]})
+    assert policy.vlm.added == ("<a>", "<b>")
+    assert len(policy.head.seen) == 2
+    expected = policy.pipelines["default"](sample)
+    np.testing.assert_array_equal(policy.head.seen[0][0], expected.actions)
+    np.testing.assert_array_equal(policy.head.seen[0][1], sample.action_mask)
+    saved = save_checkpoint(policy.eval(), tmp_path / "steps_1", step=1)
+    assert VLAPolicy.from_pretrained(saved).head.seen == "2"
+    given = build_policy(config, {"default": SPEC}, head_assets=saved / "assets" / "head")
+    assert given.head.seen == "2"
+    assert build_policy(config, {"default": SPEC}).head.seen is None
+
+
+def test_answers_are_written_for_training_only(speaking):
+    policy = build_policy(FrameworkConfig(horizon=4, **speaking), {"default": SPEC})
+    samples = [make_sample(SPEC, seed) for seed in range(2)]
+    labels = policy.collator(samples).tokens.labels
+    assert labels.tolist() == [[int(s.actions.sum() > 0)] * 3 for s in samples]
+    assert policy.collator(samples, actions=False).tokens.labels is None
+    assert policy.collator(samples).to("cpu").tokens.labels is not None

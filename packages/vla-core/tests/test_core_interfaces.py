@@ -20,6 +20,18 @@ def test_prompts_unite():
     assert PromptSpec() | both == both
 
 
+def test_only_one_answer_and_the_larger_decoder():
+    def answer(actions, mask):
+        return [0]
+
+    spoken = PromptSpec(answer_ids=answer)
+    assert (PromptSpec("a") | spoken).answer_ids is (spoken | PromptSpec("a")).answer_ids is answer
+    with pytest.raises(ValueError, match="both bring answer ids; only one may"):
+        spoken | PromptSpec(answer_ids=answer)
+    both = VLMRequest((1,), logits="labels") | VLMRequest(decoder=4) | VLMRequest(decoder=2)
+    assert both == VLMRequest((1,), logits="labels", decoder=4)
+
+
 def test_requests_unite():
     queries = nn.Embedding(2, 3)
     both = VLMRequest((4, 1)) | VLMRequest((1, 2), queries)

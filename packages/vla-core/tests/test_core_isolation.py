@@ -9,7 +9,17 @@ import pytest
 import vla_core
 
 ROOT = Path(vla_core.__file__).parent
-TORCH = {"batch", "build", "checkpoint", "collate", "interfaces", "overlap", "policy", "testing/models"}
+TORCH = {
+    "answers",
+    "batch",
+    "build",
+    "checkpoint",
+    "collate",
+    "interfaces",
+    "overlap",
+    "policy",
+    "testing/models",
+}
 NUMPY = sorted(
     str(path.relative_to(ROOT).with_suffix(""))
     for path in ROOT.rglob("*.py")

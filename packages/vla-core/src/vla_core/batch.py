@@ -1,7 +1,8 @@
 """The tensors of one training or inference batch.
 
 Shape legend: B rows, V views (cameras, in the order of the spec), H, W pixels,
-S tokens, D state dims, T action steps, A action dims, P position axes (1, or 3 for mrope).
+S tokens, D state dims, T action steps, A action dims, P position axes (1, or 3 for mrope),
+L answer ids.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Role(IntEnum):
     INSTRUCTION = 3
     QUERY = 4
     PREFIX = 5
+    ANSWER = 6
 
 
 class _Movable:
@@ -82,6 +84,8 @@ class TokenFields(_Movable):
         all_views: no view of any row is missing (False: not known). With both, causal attention
             never shows padding to a token that counts, so a backbone may attend without a mask.
             Whoever masks a view or a visual token after collating sets it back to False.
+        labels: long ``[B, L]``, the answer ids of each row in the order of its ``ANSWER`` tokens, then
+            ``NO_LABEL``; None when no answer was written.
     """
 
     input_ids: Tensor
@@ -91,6 +95,7 @@ class TokenFields(_Movable):
     counts: Mapping[str, int] | None = None
     right_padded: bool = False
     all_views: bool = False
+    labels: Tensor | None = None
 
 
 @dataclass

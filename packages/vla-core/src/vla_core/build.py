@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,27 @@ from typing import Any
 from omegaconf import MISSING
 
 from vla_core import registry
+from vla_core.answers import Chunks, FittedHead
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
-from vla_core.interfaces import Fusion, FusionDims, GeometryEncoder, HeadDims
+from vla_core.interfaces import (
+    ActionHead,
+    Fusion,
+    FusionDims,
+    GeometryEncoder,
+    HeadDims,
+    VLMDims,
+)
 from vla_core.policy import VLAPolicy
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
 from vla_core.transforms import Pipeline
+from vla_core.transforms.base import Floats
 from vla_core.transforms.pipeline import Rows
+from vla_core.types import Bool
+
+HEAD_ASSETS = "head"
+"""The folder below a checkpoint's assets for what a :class:`~vla_core.interfaces.FittedHead` learned."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,30 @@ def _check_needs(
         )
 
 
+def _chunks(pipelines: Mapping[str, Pipeline], rows: Mapping[str, Rows] | None) -> Chunks | None:
+    if not rows:
+        return None
+
+    def chunks() -> Iterator[tuple[Floats, Bool]]:
+        for name, embodiment in rows.items():
+            for state, actions, mask in embodiment():
+                yield pipelines[name].targets(state, actions, mask)
+
+    return chunks
+
+
+def _check_request(head: ActionHead, dims: VLMDims, names: tuple[Part, Part], tree: Tree | None) -> None:
+    requests = head.request("train") | head.request("sample")
+    asked = head.prompt.answer_ids is not None or requests.logits != "none" or requests.decoder > 0
+    if asked and not dims.decoder:
+        head_name, vlm_name = (part.node["name"] for part in names)
+        raise ConfigError(
+            f"{_place(tree, 'framework.vlm.name')}framework.vlm: '{vlm_name}' has no decoder, and "
+            f"framework.head '{head_name}' speaks through one; choose another backbone "
+            "(qwen2_5_vl, qwen3_vl) or a head that reads hidden states"
+        )
+
+
 def _views_and_size(pipelines: Mapping[str, Pipeline], place: str) -> tuple[int, tuple[int, int]]:
     cameras = [c for p in pipelines.values() for c in p.output_spec.observation.cameras]
     sizes = sorted({(c.height, c.width) for c in cameras})
@@ -132,6 +169,7 @@ def build_policy(
     statistics: Mapping[str, NormStats] | None = None,
     rows: Mapping[str, Rows] | None = None,
     assets: Path | None = None,
+    head_assets: Path | None = None,
     tree: Tree | None = None,
 ) -> VLAPolicy:
     """Build the policy that ``config`` names.
@@ -142,6 +180,8 @@ def build_policy(
         statistics: embodiment -> statistics at the normalisation step (from a checkpoint).
         rows: embodiment -> low-dimensional rows to compute those statistics from.
         assets: directory written by a checkpoint; then no pretrained weights are looked for.
+        head_assets: what a head learned in another run, instead of having it learn from ``rows`` (those
+            in ``assets`` come first).
         tree: where the config comes from, for errors with file and line.
 
     Raises:
@@ -194,6 +234,15 @@ def build_policy(
             context_dim=fuse.context_dim if fuse is not None else None,
         ),
     )
+    if isinstance(action_head, FittedHead):
+        learned = head_assets if assets is None else assets / HEAD_ASSETS
+        if learned is not None:
+            action_head.load_assets(learned)
+        else:
+            action_head.fit(_chunks(pipelines, rows))
+    _check_request(action_head, dims, (head, vlm), tree)
+    if action_head.prompt.answer_ids is not None:
+        backbone.add_answers(action_head.prompt.answer_ids)
     resolved = replace(
         config,
         vlm=vlm.node,

@@ -23,7 +23,8 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.answers import FittedHead
+from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
@@ -141,6 +142,10 @@ def _write(policy: VLAPolicy, temporary: Path, step: int, config: Mapping[str, A
     (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
     (temporary / "assets").mkdir()
     policy.vlm.save_assets(temporary / "assets")
+    if isinstance(policy.head, FittedHead):
+        head = temporary / "assets" / HEAD_ASSETS
+        head.mkdir()
+        policy.head.save_assets(head)
 
 
 def _find(path: Path) -> tuple[Path, Path]:

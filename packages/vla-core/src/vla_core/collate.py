@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vla_core.batch import Batch, Cameras
+from vla_core.batch import Batch, Cameras, TokenFields
 from vla_core.errors import suggest
 from vla_core.interfaces import TextCollator
 from vla_core.specs import RobotSpec
@@ -25,10 +25,11 @@ class PolicyCollator:
     Args:
         text: the backbone's collator.
         specs: embodiment -> spec *after* the pipeline; sizes are padded to the largest.
+        answers: have it write the samples' answers into training batches (``PromptSpec.answer_ids``).
     """
 
-    def __init__(self, text: TextCollator, specs: Mapping[str, RobotSpec]) -> None:
-        self.text = text
+    def __init__(self, text: TextCollator, specs: Mapping[str, RobotSpec], answers: bool = False) -> None:
+        self.text, self.answers = text, answers
         self.cameras = {n: [c.name for c in s.observation.cameras] for n, s in specs.items()}
         self.specs = dict(specs)
         self.order = {name: i for i, name in enumerate(specs)}
@@ -76,7 +77,7 @@ class PolicyCollator:
         batch = Batch(
             images=torch.from_numpy(images_BVHWC).permute(0, 1, 4, 2, 3).contiguous(),
             view_mask=torch.from_numpy(view_mask),
-            tokens=replace(self.text(samples), all_views=bool(view_mask.all())),
+            tokens=replace(self._tokens(samples, actions), all_views=bool(view_mask.all())),
             embodiment=torch.tensor([self.order[s.observation.embodiment] for s in samples]),
             state=torch.from_numpy(state_BD) if has_state else None,
             state_mask=torch.from_numpy(state_mask) if has_state else None,
@@ -89,6 +90,11 @@ class PolicyCollator:
             batch.future = self(ends, actions=False)
             batch.future_mask = torch.tensor([s.future is not None for s in samples])
         return batch
+
+    def _tokens(self, samples: Sequence[Sample], actions: bool) -> TokenFields:
+        if actions and self.answers:
+            return self.text(samples, answers=True)  # type: ignore[call-arg]  # an AnsweringModel's
+        return self.text(samples)
 
     def _spec(self, embodiment: str) -> RobotSpec:
         if embodiment not in self.specs:

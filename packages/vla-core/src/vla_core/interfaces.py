@@ -1,7 +1,7 @@
 """The torch-side interfaces between backbone, geometry, fusion and head.
 
 Shape legend: B rows, V views, N visual tokens, S tokens, H hidden size, C geometry channels,
-h, w patch grid, T action steps, A action dims, D state dims, K context tokens.
+h, w patch grid, T action steps, A action dims, D state dims, K context tokens, L answer ids.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 import torch
 from torch import Tensor, nn
 
+from vla_core.answers import AnswerIds, Decoder
 from vla_core.batch import Batch, Cameras, TokenFields
 from vla_core.types import Sample
 
@@ -29,17 +30,22 @@ class PromptSpec:
         suffix: text after the instruction.
         n_query: number of reserved query ids (after the suffix), overwritten by learned embeddings.
         n_prefix: number of reserved ids before the images, overwritten by a fusion's tokens.
+        answer_ids: the answer after the prompt: written at collate in training, spoken at inference.
     """
 
     suffix: str = ""
     n_query: int = 0
     n_prefix: int = 0
+    answer_ids: AnswerIds | None = None
 
     def __or__(self, other: PromptSpec) -> PromptSpec:
+        if self.answer_ids is not None and other.answer_ids is not None:
+            raise ValueError("head and fusion both bring answer ids; only one may")
         return PromptSpec(
             suffix=self.suffix + other.suffix,
             n_query=self.n_query + other.n_query,
             n_prefix=self.n_prefix + other.n_prefix,
+            answer_ids=self.answer_ids if self.answer_ids is not None else other.answer_ids,
         )
 
 
@@ -52,10 +58,14 @@ class VLMRequest:
             i, ``n_layers`` the last layer's output after the final norm (as in transformers).
             Layers above the highest requested one are not run.
         queries: embedding of the query tokens, ``weight [n_query, H]``, or None.
+        logits: ``labels`` asks for the logits of the answer ids where the labels are, and nowhere else.
+        decoder: how many answer ids the head will speak at most; 0: it needs no decoder.
     """
 
     layers: tuple[int, ...] = ()
     queries: nn.Embedding | None = None
+    logits: Literal["none", "labels"] = "none"
+    decoder: int = 0
 
     def __or__(self, other: VLMRequest) -> VLMRequest:
         if self.queries is not None and other.queries is not None:
@@ -63,6 +73,8 @@ class VLMRequest:
         return VLMRequest(
             layers=tuple(sorted({*self.layers, *other.layers})),
             queries=self.queries if self.queries is not None else other.queries,
+            logits=self.logits if self.logits != "none" else other.logits,
+            decoder=max(self.decoder, other.decoder),
         )
 
 
@@ -138,12 +150,18 @@ class VLMOutput:
     Args:
         hidden: layer index -> ``[B, S, H]``.
         mask: bool ``[B, S]``; False is padding.
-        spans: role name (``image``, ``instruction``, ``query``, ``prefix``) -> bool ``[B, S]``.
+        spans: role name (``image``, ``instruction``, ``query``, ``prefix``, ``answer``) -> bool ``[B, S]``.
+        logits: ``[B, L, n_ids]``, the prediction of each label from all tokens before it; None unless asked.
+        labels: long ``[B, L]`` answer ids, or :data:`NO_LABEL`; there when logits are.
+        decoder: at the end of the prompt, where asked.
     """
 
     hidden: Mapping[int, Tensor]
     mask: Tensor
     spans: Mapping[str, Tensor]
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    decoder: Decoder | None = None
 
     def gather(self, span: str, layer: int, count: int) -> Tensor:
         """Hidden states ``[B, count, H]`` at a span that has ``count`` tokens in every row."""
@@ -155,11 +173,15 @@ class VLMOutput:
 
 @dataclass(frozen=True)
 class VLMDims:
-    """Sizes other parts are built from: ``hidden_size``, ``n_layers``, tokens per view grid (h, w)."""
+    """Sizes other parts are built from: ``hidden_size``, ``n_layers``, tokens per view grid (h, w).
+
+    ``decoder`` tells whether the backbone can speak: it is an :class:`AnsweringModel`.
+    """
 
     hidden_size: int
     n_layers: int
     grid: tuple[int, int]
+    decoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +222,11 @@ class HeadInputs:
 
 
 class TextCollator(Protocol):
-    """Tokenises samples into :class:`TokenFields`. Picklable and weightless."""
+    """Tokenises samples into :class:`TokenFields`. Picklable and weightless.
+
+    That of an :class:`AnsweringModel` also takes ``answers: bool = False``: write the samples' answers
+    after their prompts, with labels.
+    """
 
     def __call__(self, samples: Sequence[Sample]) -> TokenFields: ...
 
@@ -236,6 +262,17 @@ class VisionLanguageModel(Protocol):
     def __call__(
         self, text: TextTokens, visual: VisualTokens, prefix: Tensor | None, request: VLMRequest
     ) -> VLMOutput: ...
+
+
+class AnsweringModel(VisionLanguageModel, Protocol):
+    """A backbone that serves ``PromptSpec.answer_ids``, ``VLMRequest.logits`` and ``VLMRequest.decoder``."""
+
+    def add_answers(self, answer_ids: AnswerIds) -> None:
+        """Know the tokens of an answer, in order; those it lacks are appended to the vocabulary.
+
+        Called once, before weights of a checkpoint are loaded.
+        """
+        ...
 
 
 @runtime_checkable
@@ -292,10 +329,7 @@ class Fusion(Protocol):
 
 @runtime_checkable
 class ActionHead(Protocol):
-    """Turns backbone output into actions. Entry points ``vla.heads``.
-
-    ``noise_dim`` tells whether :meth:`sample` reads noise (deterministic heads ignore it).
-    """
+    """Turns backbone output into actions. Entry points ``vla.heads``."""
 
     Config: ClassVar[type]
     prompt: PromptSpec

@@ -68,7 +68,9 @@ class VLAPolicy(nn.Module):
         self.collator: PolicyCollator | None = None
         if self.pipelines:
             outputs = {name: p.output_spec for name, p in self.pipelines.items()}
-            self.collator = PolicyCollator(vlm.collator(self.prompt), outputs)
+            prompt = self.prompt
+            answers = prompt.answer_ids is not None
+            self.collator = PolicyCollator(vlm.collator(prompt), outputs, answers)
 
     @property
     def prompt(self) -> PromptSpec:

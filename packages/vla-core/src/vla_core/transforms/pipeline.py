@@ -112,6 +112,19 @@ class Pipeline:
             state = None if state is None else step.state(state)
         return actions, state
 
+    def targets(self, state: Floats | None, actions: Floats, mask: Bool) -> tuple[Floats, Bool]:
+        """Actions and mask ``[T, A]`` of a raw row as the model sees them; masked entries become 0."""
+        # Padded steps are not transformed: zeros are no rotation, and they never reach a loss.
+        real = np.flatnonzero(mask.any(axis=1))
+        forward, _ = self._forward(actions[real], state)
+        out: Floats = np.zeros((mask.shape[0], forward.shape[1]), np.float32)
+        out[real] = forward
+        if mask.shape != out.shape:
+            # A rotation changed its number of dims: a step is valid as a whole or not at all.
+            mask = np.broadcast_to(mask.all(axis=1, keepdims=True), out.shape)
+        out[~mask] = 0
+        return out, mask
+
     def observe(self, observation: Observation, rng: np.random.Generator | None = None) -> Observation:
         """The observation as the model sees it; augmentations act only when ``rng`` is given."""
         for step in self.steps:
@@ -123,16 +136,7 @@ class Pipeline:
 
         The result can be cached; :meth:`random` completes it.
         """
-        mask = sample.action_mask
-        # Padded steps are not transformed: zeros are no rotation, and they never reach a loss.
-        real = np.flatnonzero(mask.any(axis=1))
-        forward, _ = self._forward(sample.actions[real], sample.observation.state)
-        actions: Floats = np.zeros((mask.shape[0], forward.shape[1]), np.float32)
-        actions[real] = forward
-        if mask.shape != actions.shape:
-            # A rotation changed its number of dims: a step is valid as a whole or not at all.
-            mask = np.broadcast_to(mask.all(axis=1, keepdims=True), actions.shape)
-        actions[~mask] = 0
+        actions, mask = self.targets(sample.observation.state, sample.actions, sample.action_mask)
         observation = self._leading(sample.observation)
         future = None if sample.future is None else self._leading(sample.future)
         return replace(sample, observation=observation, actions=actions, action_mask=mask, future=future)
