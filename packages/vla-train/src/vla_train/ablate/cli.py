@@ -26,7 +26,7 @@ example:
       --out runs/fusions trainer.max_steps=500
 """
 _TAKES_MANY = ("--base", "--axis")
-_TAKES_ONE = ("--seeds", "--out")
+_TAKES_ONE = ("--seeds", "--out", "--jobs")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--axis", action="append", default=[], metavar="KEY=a,b,c", help="see below")
     parser.add_argument("--seeds", default="0,1,2", help="of the runs of each variant (default 0,1,2)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where rows, tables and runs go")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in its process (default 1)")
     return parser
 
 
@@ -90,6 +91,8 @@ def run(argv: Sequence[str], console: Console, overrides_of: Callable[[Sequence[
         raise UserError("--base is missing, e.g. vla-train ablate --base configs/ablations/base.yaml")
     if args.out is None:
         raise UserError("--out is missing, e.g. --out runs/fusions")
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: must be at least 1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("ablate runs in one process; start it without accelerate launch")
     seeds, overrides = _seeds(args.seeds), overrides_of(words)
@@ -100,7 +103,7 @@ def run(argv: Sequence[str], console: Console, overrides_of: Callable[[Sequence[
     from vla_train.ablate.run import run_plan
 
     plan = make_plan(args.base, [parse_axis(text) for text in args.axis], seeds, overrides)
-    rows = run_plan(plan, args.out, console, "vla-train ablate " + shlex.join(argv))
+    rows = run_plan(plan, args.out, console, "vla-train ablate " + shlex.join(argv), args.jobs)
     console.print((args.out / "table.md").read_text(), highlight=False, markup=False, soft_wrap=True)
     failed = [row for row in rows if row.status == "failed"]
     if failed:

@@ -37,6 +37,7 @@ class Row:
         device: what it ran on.
         run: folder of the run, relative to the ablation's.
         finished: date and time (UTC).
+        jobs: runs that shared the machine, this one included, at most; above 1 times are not the run's own.
     """
 
     variant: str
@@ -56,6 +57,7 @@ class Row:
     device: str = ""
     run: str = ""
     finished: str = ""
+    jobs: int = 1
 
     @property
     def key(self) -> tuple[str, int]:

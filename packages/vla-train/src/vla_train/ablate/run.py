@@ -1,16 +1,17 @@
-"""Runs of an ablation, one after the other: compose, train, time, evaluate, write the row."""
+"""Runs of an ablation, one after the other or side by side: compose, train, time, evaluate, write the row."""
 
 from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import shutil
 import statistics
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,26 @@ FAILURES = (
 """What ends one run and not the others; an interrupt ends them all."""
 
 
-def run_plan(plan: Plan, folder: Path, console: Console, command: str = "") -> list[Row]:
+@dataclass(frozen=True)
+class Job:
+    """One run of the plan, and how many go on beside it at most."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    command: str
+    jobs: int = 1
+
+
+def run_plan(plan: Plan, folder: Path, console: Console, command: str = "", jobs: int = 1) -> list[Row]:
     """Run what is not finished, writing rows and tables after each run; returns the rows of this plan.
+
+    Args:
+        plan: variants and seeds.
+        folder: where rows, tables and runs go.
+        console: for progress; with several jobs, each run's own goes to ``seed_N.log`` beside its folder.
+        command: how this was started, for the reports.
+        jobs: runs at a time, each in a process of its own.
 
     Raises:
         UserError: before any run, if rows in ``folder`` do not belong with the plan.
@@ -51,30 +70,56 @@ def run_plan(plan: Plan, folder: Path, console: Console, command: str = "") -> l
         check_rows(rows, plan.variants, folder)
         finished = {row.key for row in rows if row.status == "finished"}
         cells = [(variant, seed) for variant in plan.variants for seed in plan.seeds]
-        for number, (variant, seed) in enumerate(cells, start=1):
-            done = (variant.label, seed) in finished
-            state = "finished before" if done else "runs"
-            console.print(f"[{number}/{len(cells)}] {variant.label} seed {seed}: {state}",
-                          highlight=False, markup=False, soft_wrap=True)  # fmt: skip
-            if done:
-                continue
-            row = _attempt(variant, seed, folder, console, command)
+        todo = []
+        for variant, seed in cells:
+            if (variant.label, seed) in finished:
+                _say(console, f"{variant.label} seed {seed}: finished before")
+            else:
+                todo.append(Job(variant, seed, folder, command, jobs))
+        rows_of = _one_by_one(todo, console) if jobs == 1 else _side_by_side(todo, jobs)
+        for number, row in enumerate(rows_of, start=1):
             put_row(folder, row)
             write_tables(read_rows(folder), folder, plan)
-            if row.error:
-                console.print(f"  failed: {row.error}", highlight=False, markup=False, soft_wrap=True)
+            result = f"failed: {row.error}" if row.error else "finished"
+            _say(console, f"[{number}/{len(todo)}] {row.variant} seed {row.seed}: {result}")
         rows = read_rows(folder)
         write_tables(rows, folder, plan)
     wanted = {(variant.label, seed) for variant, seed in cells}
     return [row for row in rows if row.key in wanted]
 
 
-def _attempt(variant: Variant, seed: int, folder: Path, console: Console, command: str) -> Row:
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _one_by_one(todo: Sequence[Job], console: Console) -> Iterator[Row]:
+    for job in todo:
+        _say(console, f"{job.variant.label} seed {job.seed}: runs")
+        yield _attempt(job, console)
+
+
+def _side_by_side(todo: Sequence[Job], jobs: int) -> Iterator[Row]:
+    # A fresh process a run: what one leaves on the device is gone before the next. Spawned, because CUDA
+    # does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(max(1, min(jobs, len(todo))), maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(_attempt_with_log, todo)
+
+
+def _attempt_with_log(job: Job) -> Row:
+    path = job.folder / job.variant.folder / f"seed_{job.seed}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        return _attempt(job, Console(file=file, width=120))
+
+
+def _attempt(job: Job, console: Console) -> Row:
+    variant, seed, folder = job.variant, job.seed, job.folder
     run_dir = folder / variant.folder / f"seed_{seed}"
-    row = Row(variant.label, seed, "failed", variant.axes, variant.keys, variant.config)
+    row = Row(variant.label, seed, "failed", variant.axes, variant.keys, variant.config, jobs=job.jobs)
     row = replace(row, run=str(run_dir.relative_to(folder)))
     try:
-        row = replace(row, status="finished", **_run(variant, seed, folder, run_dir, console, command))
+        row = replace(row, status="finished", **_run(job, run_dir, console))
     except FAILURES as error:
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -86,17 +131,16 @@ def _attempt(variant: Variant, seed: int, folder: Path, console: Console, comman
     return replace(row, finished=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
-def _run(
-    variant: Variant, seed: int, folder: Path, run_dir: Path, console: Console, command: str
-) -> dict[str, Any]:
+def _run(job: Job, run_dir: Path, console: Console) -> dict[str, Any]:
     """One run; the measured fields of its row."""
+    variant, command = job.variant, job.command
     going_on = _can_resume(run_dir, variant)
     if run_dir.exists() and not going_on:
         shutil.rmtree(run_dir)
     (run_dir / "error.txt").unlink(missing_ok=True)
     # accelerate keeps device and precision for the life of a process; they may be an axis.
     AcceleratorState._reset_state(reset_partial_state=True)
-    composed = compose(variant.tree(seed, folder, going_on))
+    composed = compose(variant.tree(job.seed, job.folder, going_on))
     trainer = Trainer(composed, run_dir, console, command)
     run_dir.mkdir(parents=True, exist_ok=True)
     resolved = {**to_plain(composed.config), "framework": composed.policy.config}

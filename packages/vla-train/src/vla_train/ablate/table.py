@@ -159,6 +159,11 @@ def _notes(rows: Sequence[Row], plan: Plan | None) -> list[str]:
         "Samples/s: training, median over the logged intervals. act(): one observation, raw images to "
         "actions in real units, median of 20 calls.",
     ]
+    jobs = max((row.jobs for row in rows), default=1)
+    if jobs > 1:
+        notes.append(
+            f"Up to {jobs} runs shared the machine: samples/s and act() are those of a busy machine."
+        )
     devices = sorted({row.device for row in rows if row.device})
     if len(devices) == 1:
         notes.append(f"Device: {devices[0]}.")
