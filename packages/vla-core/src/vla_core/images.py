@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,17 @@ from PIL import Image as PILImage
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]`` (bilinear with antialiasing)."""
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+def resize(
+    image: NDArray[np.uint8], height: int, width: int, interpolation: Interpolation = "bilinear"
+) -> NDArray[np.uint8]:
+    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]``, with antialiasing."""
     if image.shape[:2] == (height, width):
         return image
-    resized = PILImage.fromarray(image).resize((width, height), PILImage.Resampling.BILINEAR)
-    return np.asarray(resized)
+    kernel = PILImage.Resampling[interpolation.upper()]
+    return np.asarray(PILImage.fromarray(image).resize((width, height), kernel))
 
 
 def resize_depth(depth: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

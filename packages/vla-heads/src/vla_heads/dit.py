@@ -41,10 +41,10 @@ class AdaLN(nn.Module):
     grid can be computed once and reused.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.modulation = nn.Linear(width, 2 * width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, eps, elementwise_affine=False)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """``x [B, R, L, W]``; ``modulation [B, R, 2W]`` (or broadcastable) = [scale | shift]."""

@@ -6,6 +6,7 @@ Shape legend: B rows, R repeats, T action steps, A action dims, D state dims, W 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +43,17 @@ class MLP(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Time bucket, long ``[...]`` -> ``[..., W]`` for the AdaLN layers: sinusoid(256) -> MLP -> SiLU."""
+    """Time bucket, long ``[...]`` -> ``[..., W]`` for the AdaLN layers: features(256) -> MLP -> SiLU.
 
-    def __init__(self, width: int) -> None:
+    The features are :func:`sinusoid` unless others are given.
+    """
+
+    def __init__(self, width: int, features: Callable[[Tensor, int], Tensor] = sinusoid) -> None:
         super().__init__()
-        self.mlp = MLP(256, width, width, "silu")
+        self.mlp, self.features = MLP(256, width, width, "silu"), features
 
     def forward(self, bucket: Tensor) -> Tensor:
-        return F.silu(self.mlp(sinusoid(bucket, 256)))
+        return F.silu(self.mlp(self.features(bucket, 256)))
 
 
 class ActionEncoder(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vla_core.errors import ConfigError
 
@@ -22,6 +23,8 @@ class FlowConfig:
         time_alpha: times are drawn from Beta(time_alpha, 1).
         time_s: upper end s of that draw, ``t = (s - b) / s``.
         n_buckets: number of integer times the network tells apart.
+        compat: ``starvla`` builds the networks that StarVLA's checkpoints were trained with, its
+            rounding included (see :mod:`vla_heads.starvla`); set by ``vla-train import-starvla``.
     """
 
     dropout: float = 0.0
@@ -33,6 +36,7 @@ class FlowConfig:
     time_alpha: float = 1.5
     time_s: float = 0.999
     n_buckets: int = 1000
+    compat: Literal["none", "starvla"] = "none"
 
 
 def check_flow(config: FlowConfig) -> None:
@@ -42,6 +46,8 @@ def check_flow(config: FlowConfig) -> None:
             raise ConfigError(f"{key}: {getattr(config, key)} must be at least {low}")
     if not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
+    if config.compat not in ("none", "starvla"):
+        raise ConfigError(f"compat: '{config.compat}' must be 'none' or 'starvla'")
 
 
 def heads_of(width: int, n_heads: int | None) -> int:

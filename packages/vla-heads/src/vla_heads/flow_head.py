@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from vla_core.errors import UserError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
 
-from vla_heads import flow
+from vla_heads import flow, starvla
 from vla_heads.context import context_projection, extra_context, joint_mask
 from vla_heads.dit import AdaLN, Block, KeysValues, init_weights
-from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder
+from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder, sinusoid
 from vla_heads.flow_config import FlowConfig
 from vla_heads.losses import check_targets, masked_mean, masked_state
 
@@ -47,7 +47,7 @@ class TimeCondition:
 
     Args:
         actions: what the action encoder needs of it ``[..., W]``.
-        modulations: AdaLN scale and shift ``[..., 2W]`` of each block and of the final norm.
+        modulations: AdaLN scale and shift ``[..., 2W]`` of each block and, last, of the final norm.
     """
 
     actions: Tensor
@@ -72,6 +72,7 @@ class FlowHead(nn.Module):
         normalize: LayerNorm without parameters on the context before the blocks project it.
         n_embodiments: state encoder, action encoder and decoder have weights for each of so many
             embodiments; None: one set for all.
+        read_out: final AdaLN and projection before the decoder; without, ``out_width`` is the width.
     """
 
     prompt: PromptSpec = PromptSpec()
@@ -87,12 +88,14 @@ class FlowHead(nn.Module):
         out_width: int,
         normalize: bool,
         n_embodiments: int | None = None,
+        read_out: bool = True,
     ) -> None:
         super().__init__()
+        like_starvla = config.compat == "starvla"
         self.config, self.dims, self.reads, self.normalize = config, dims, tuple(reads), normalize
         self.layers = tuple(sorted({layer for layer in reads if layer is not None}))
         self.blocks = nn.ModuleList(blocks)
-        self.time = TimestepEmbedder(width)
+        self.time = TimestepEmbedder(width, starvla.time_features if like_starvla else sinusoid)
         self.action_encoder = ActionEncoder(dims.action_dim, width, n_embodiments)
         self.action_position = nn.Parameter(torch.empty(dims.horizon, width))
         self.future = (
@@ -104,9 +107,9 @@ class FlowHead(nn.Module):
             else None
         )
         self.context_in = context_projection(dims)
-        self.final_norm = AdaLN(width)
-        self.final = nn.Linear(width, out_width)
-        self.final_dropout = nn.Dropout(config.dropout)
+        self.final_norm = AdaLN(width, starvla.FINAL_EPS if like_starvla else 1e-5) if read_out else None
+        self.final = nn.Linear(width, out_width) if read_out else None
+        self.final_dropout = nn.Dropout(0.0 if like_starvla else config.dropout)
         self.decoder = MLP(out_width, config.decoder_hidden, dims.action_dim, n_categories=n_embodiments)
         init_weights(self)
         for parameter in (self.action_position, self.future):
@@ -156,7 +159,9 @@ class FlowHead(nn.Module):
     def condition(self, bucket: Tensor) -> TimeCondition:
         """Everything that depends on the time alone, for long buckets ``[...]``."""
         embedding = self.time(bucket)
-        layers = [*(block.ada.modulation for block in self._dit_blocks()), self.final_norm.modulation]
+        layers = [block.ada.modulation for block in self._dit_blocks()]
+        if self.final_norm is not None:
+            layers.append(self.final_norm.modulation)
         return TimeCondition(
             self.action_encoder.encode_time(bucket), tuple(layer(embedding) for layer in layers)
         )
@@ -226,11 +231,18 @@ class FlowHead(nn.Module):
             actions, noise, time, config.repeated_diffusion_steps, config.time_alpha, config.time_s
         )
         # where, not multiplication: padding may be NaN, and 0 * NaN is NaN.
-        x, target = flow.interpolate(
-            torch.where(mask, actions.float(), 0.0)[:, None], torch.where(mask[:, None], noise, 0.0), time
+        actions, noise = (
+            torch.where(mask, actions.float(), 0.0)[:, None],
+            torch.where(mask[:, None], noise, 0.0),
         )
+        if config.compat == "starvla":
+            dtype = inputs.vlm.hidden[self.layers[-1]].dtype
+            x, target, buckets = starvla.path(actions, noise, time, dtype, config.n_buckets)
+        else:
+            x, target = flow.interpolate(actions, noise, time)
+            buckets = flow.bucket(time, config.n_buckets)
         prepared = self.prepare(inputs)
-        condition = self.condition(flow.bucket(time, config.n_buckets))
+        condition = self.condition(buckets)
         valid_steps = mask.any(dim=-1)
         seen = torch.cat([valid_steps.new_ones(prepared.prefix.shape[:2]), valid_steps], dim=1)
         velocity = self._velocity(prepared, x, condition, seen[:, None, None, :])
@@ -242,12 +254,13 @@ class FlowHead(nn.Module):
         actions = self.action_encoder(x_BRTA, time.actions, prepared.embodiment) + self.action_position
         prefix = prepared.prefix[:, None].expand(-1, x_BRTA.shape[1], -1, -1)
         x = torch.cat([prefix, actions.to(prefix.dtype)], dim=2)
-        for block, context, modulation in zip(
-            self.blocks, prepared.context, time.modulations[:-1], strict=True
-        ):
+        modulations = time.modulations[: len(self.blocks)]
+        for block, context, modulation in zip(self.blocks, prepared.context, modulations, strict=True):
             x = block(x, context, prepared.context_mask, modulation, token_mask)
-        x = self.final_norm(x[:, :, -self.dims.horizon :], time.modulations[-1])
-        return self.decoder(self.final_dropout(self.final(x)), prepared.embodiment).float()
+        x = x[:, :, -self.dims.horizon :]
+        if self.final_norm is not None and self.final is not None:
+            x = self.final(self.final_norm(x, time.modulations[-1]))
+        return self.decoder(self.final_dropout(x), prepared.embodiment).float()
 
     def _prefix(self, inputs: HeadInputs, rows: int) -> Tensor:
         """State and future tokens ``[B, P, W]``; P may be 0."""

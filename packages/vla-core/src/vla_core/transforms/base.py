@@ -54,9 +54,12 @@ class Transform:
         """Undo :meth:`actions` given the same ``state``."""
         return actions
 
-    def observation(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
-        """:meth:`images` and :meth:`state` together."""
-        observation = self.images(observation, rng)
+    def texts(self, observation: Observation) -> Observation:
+        """Change all but the images: :meth:`state`, and the instruction in a step that writes into it."""
         if observation.state is None:
             return observation
         return replace(observation, state=self.state(observation.state))
+
+    def observation(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
+        """:meth:`images` and :meth:`texts` together."""
+        return self.texts(self.images(observation, rng))

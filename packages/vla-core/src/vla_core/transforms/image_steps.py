@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -14,10 +15,11 @@ from vla_core.types import Observation
 
 @dataclass(frozen=True)
 class ResizeConfig:
-    """Size in pixels that every camera gets."""
+    """Size in pixels that every camera gets, and the kernel (StarVLA's images are ``bicubic``)."""
 
     height: int = 224
     width: int = 224
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
@@ -25,7 +27,7 @@ class ResizeConfig:
 
 
 class Resize(Transform):
-    """Resize every view (bilinear, antialiased); the aspect ratio is not kept."""
+    """Resize every view (antialiased); the aspect ratio is not kept."""
 
     Config = ResizeConfig
     config: ResizeConfig
@@ -49,7 +51,8 @@ class Resize(Transform):
         depth = observation.depth
         if depth is not None:
             depth = {name: images.resize_depth(d, h, w) for name, d in depth.items()}
-        resized = {name: images.resize(image, h, w) for name, image in observation.images.items()}
+        kernel = self.config.interpolation
+        resized = {name: images.resize(image, h, w, kernel) for name, image in observation.images.items()}
         return replace(observation, images=resized, intrinsics=intrinsics, depth=depth)
 
 

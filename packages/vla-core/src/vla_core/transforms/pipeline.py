@@ -17,6 +17,7 @@ from vla_core.transforms.action_steps import ConvertRotation, RelativeActions
 from vla_core.transforms.base import Floats, Transform
 from vla_core.transforms.image_steps import ColorJitter, RandomShift, Resize
 from vla_core.transforms.normalize import Normalize
+from vla_core.transforms.text_steps import StateAsText
 from vla_core.types import Bool, Observation, Sample
 
 STEPS: dict[str, type[Transform]] = {
@@ -26,6 +27,7 @@ STEPS: dict[str, type[Transform]] = {
     "relative_actions": RelativeActions,
     "convert_rotation": ConvertRotation,
     "normalize": Normalize,
+    "state_as_text": StateAsText,
 }
 
 Rows = Callable[[], Iterable[tuple["Floats | None", Floats, Bool]]]
@@ -72,6 +74,8 @@ class Pipeline:
             changes = issubclass(cls, RelativeActions | ConvertRotation)
             if normalised and (changes or cls.needs_statistics):
                 raise ConfigError(f"{place}{where}.{i}: '{name}' must come before 'normalize' (given once)")
+            if cls.needs_statistics and any(isinstance(step, StateAsText) for step in self.steps):
+                raise ConfigError(f"{place}{where}.{i}: 'state_as_text' must come after '{name}'")
             if cls.needs_statistics and changed and statistics is None:
                 if rows is None:
                     raise ConfigError(
@@ -143,11 +147,8 @@ class Pipeline:
 
     def _leading(self, observation: Observation) -> Observation:
         for i, step in enumerate(self.steps):
-            observation = (
-                step.observation(observation, None)
-                if i < self._first_random
-                else replace(observation, state=_state_of(step, observation.state))
-            )
+            whole = i < self._first_random
+            observation = step.observation(observation, None) if whole else step.texts(observation)
         return observation
 
     def random(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
@@ -177,7 +178,3 @@ class Pipeline:
         for step, state in zip(reversed(self.steps), reversed(states[:-1]), strict=True):
             actions = step.inverse(actions, state)
         return actions
-
-
-def _state_of(step: Transform, state: Floats | None) -> Floats | None:
-    return None if state is None else step.state(state)

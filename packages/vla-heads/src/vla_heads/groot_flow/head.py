@@ -13,6 +13,7 @@ from vla_core.interfaces import HeadDims
 from vla_heads.flow_head import FlowHead
 from vla_heads.groot_flow.block import InterleavedBlock
 from vla_heads.groot_flow.config import GR00TFlowConfig, resolve
+from vla_heads.starvla_block import StarVLABlock
 
 
 class GR00TFlow(FlowHead):
@@ -31,13 +32,12 @@ class GR00TFlow(FlowHead):
     def __init__(self, config: GR00TFlowConfig, dims: HeadDims) -> None:
         sizes = resolve(config, dims)
         crosses = [i % 2 == 0 for i in range(config.n_blocks)]
+        block = StarVLABlock if config.compat == "starvla" else InterleavedBlock
         super().__init__(
             config,
             dims,
             [
-                InterleavedBlock(
-                    sizes.width, sizes.n_heads, dims.hidden_size if cross else None, config.dropout
-                )
+                block(sizes.width, sizes.n_heads, dims.hidden_size if cross else None, config.dropout)
                 for cross in crosses
             ],
             [sizes.layer if cross else None for cross in crosses],

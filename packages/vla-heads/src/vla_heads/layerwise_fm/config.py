@@ -31,6 +31,8 @@ class LayerwiseFMConfig(FlowConfig):
             is null); with ``use_concat_cross_context`` context and own tokens then share K and V matrices.
         width: width W of the blocks; null is the backbone's hidden size.
         n_heads: attention heads; null is W / 64 (at least 1).
+        interleave_self_attention: with ``compat: starvla``: odd blocks (1, 3, ...) attend among their own
+            tokens; false: all blocks attend to the backbone, as in StarVLA before June 2026.
     """
 
     n_blocks: int | None = None
@@ -40,6 +42,7 @@ class LayerwiseFMConfig(FlowConfig):
     project_context: Literal["none", "per_layer"] = "none"
     width: int | None = None
     n_heads: int | None = None
+    interleave_self_attention: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,5 +74,11 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     default = PROJECTED_WIDTH if config.project_context == "per_layer" else dims.hidden_size
     width = default if config.width is None else config.width
     n_heads = heads_of(width, config.n_heads)
+    if config.compat == "starvla" and config.use_concat_cross_context:
+        raise ConfigError("use_concat_cross_context: StarVLA has none; set it to false, or compat to none")
+    if config.compat == "none" and not config.interleave_self_attention:
+        raise ConfigError(
+            "interleave_self_attention: false needs compat: starvla; here every block has both attentions"
+        )
     first = 1 if config.vl_layer_selection == "first" else dims.n_layers - n_blocks + 1
     return Sizes(n_blocks, width, n_heads, tuple(range(first, first + n_blocks)))

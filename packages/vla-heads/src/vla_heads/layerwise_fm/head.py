@@ -9,9 +9,11 @@ from typing import ClassVar
 
 from vla_core.interfaces import HeadDims
 
+from vla_heads.dit import Block
 from vla_heads.flow_head import FlowHead
 from vla_heads.layerwise_fm.block import DiTBlock
 from vla_heads.layerwise_fm.config import LayerwiseFMConfig, resolve
+from vla_heads.starvla_block import StarVLABlock
 
 
 class LayerwiseFM(FlowHead):
@@ -27,19 +29,44 @@ class LayerwiseFM(FlowHead):
     def __init__(self, config: LayerwiseFMConfig, dims: HeadDims) -> None:
         sizes = resolve(config, dims)
         per_layer = config.project_context == "per_layer"
-        blocks = [
-            DiTBlock(
-                sizes.width,
-                sizes.n_heads,
-                dims.hidden_size,
-                config.use_concat_cross_context,
-                config.dropout,
-                per_layer,
-            )
-            for _ in range(sizes.n_blocks)
-        ]
+        reads: list[int | None] = list(sizes.layers)
+        blocks: list[Block]
+        if config.compat == "starvla":
+            if config.interleave_self_attention:
+                reads[1::2] = [None] * len(reads[1::2])
+            blocks = [
+                StarVLABlock(
+                    sizes.width,
+                    sizes.n_heads,
+                    None if layer is None else dims.hidden_size,
+                    config.dropout,
+                    per_layer,
+                )
+                for layer in reads
+            ]
+        else:
+            blocks = [
+                DiTBlock(
+                    sizes.width,
+                    sizes.n_heads,
+                    dims.hidden_size,
+                    config.use_concat_cross_context,
+                    config.dropout,
+                    per_layer,
+                )
+                for _ in reads
+            ]
         normalize = config.normalize_vl_hidden and not per_layer
-        super().__init__(config, dims, blocks, sizes.layers, sizes.width, sizes.width, normalize)
+        super().__init__(
+            config,
+            dims,
+            blocks,
+            reads,
+            sizes.width,
+            sizes.width,
+            normalize,
+            read_out=config.compat == "none",
+        )
 
     @classmethod
     def build(cls, config: LayerwiseFMConfig, dims: HeadDims) -> LayerwiseFM:
