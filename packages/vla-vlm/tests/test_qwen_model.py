@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vla_core.batch import Role
 from vla_core.interfaces import PromptSpec, VisionLanguageModel, VLMRequest
 from vla_core.registry import load
-from vla_vlm.qwen.pixels import patchify
+from vla_vlm.common.pixels import patchify
 from vla_vlm.qwen.stem import ConvStem
 from vla_vlm.qwen.vision import VisionRunner
 

@@ -10,7 +10,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from vla_core.batch import Role
 from vla_core.interfaces import PromptSpec, VLMRequest
-from vla_vlm.qwen.pixels import patchify
+from vla_vlm.common.pixels import patchify
 
 
 def reference(kind, vlm):

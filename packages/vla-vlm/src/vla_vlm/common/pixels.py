@@ -1,4 +1,7 @@
-"""uint8 images to normalised pixels, with the statistics that come with a model's weights."""
+"""uint8 images to normalised pixels in patches, with the statistics that come with a model's weights.
+
+M images, C channels, p patch size, N patches.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,15 @@ class Normalize(Tables):
         if images.dtype.is_floating_point:
             pixels = pixels * 255.0
         return (pixels - self.mean) / self.std
+
+
+def patchify(images: Tensor, patch: int, merge: int) -> Tensor:
+    """``[M, C, H, W]`` -> ``[M, N, C * p * p]``, the patches of a merged token next to each other.
+
+    Qwen's processor repeats a still image over its temporal patch (2 frames); here the frame is kept once
+    and the embedding adds its temporal weights.
+    """
+    m, c, height, width = images.shape
+    h, w = height // (patch * merge), width // (patch * merge)
+    blocks = images.reshape(m, c, h, merge, patch, w, merge, patch)
+    return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(m, h * w * merge * merge, c * patch * patch)

@@ -47,7 +47,7 @@ class ConvStem(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(last, width, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images; the result is in the order :func:`~.pixels.patchify` gives."""
+        """Float images; the result is in the order :func:`~vla_vlm.common.pixels.patchify` gives."""
         m, _, height, width = images.shape
         # Where a pixel is, in [-1, 1]: rotary positions are relative, an arm's target is not.
         y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)

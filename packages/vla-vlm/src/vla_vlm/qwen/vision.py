@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vla_core.errors import ConfigError
 
-from vla_vlm.common.pixels import Normalize
-from vla_vlm.qwen.pixels import patchify
+from vla_vlm.common.pixels import Normalize, patchify
 from vla_vlm.qwen.stem import ConvStem
 
 
