@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -28,7 +30,7 @@ def test_order_roles_and_static_shape(vlm, sample):
     assert words(vlm, fields, Role.INSTRUCTION, row=1) == "turn the faucet handle to the left"
     for role, count in ((Role.IMAGE, image), (Role.PREFIX, 2), (Role.QUERY, 3)):
         assert (fields.roles == role).sum(1).tolist() == [count, count]
-    first = {role: (fields.roles[0] == role).nonzero().min().item() for role in Role if role}
+    first = {role: (fields.roles[0] == role).nonzero().min().item() for role in set(fields.roles[0].tolist())}
     order = [first[role] for role in (Role.TEXT, Role.PREFIX, Role.IMAGE, Role.INSTRUCTION, Role.QUERY)]
     assert order == sorted(order)
     text = vlm.tokenizer.decode(fields.input_ids[0].tolist(), skip_special_tokens=False)
@@ -73,6 +75,24 @@ def test_cot_prompt_surrounds_the_instruction(kind, sample):
     assert "Your task is: open the drawer. Think step by step.<|im_end|>" in text
 
 
+def test_the_state_is_written_as_text(kind, sample):
+    vlm = kind.build(1, (32, 32), cot_prompt="{instruction} [STATE] {state} [ACTION]", max_text_tokens=99)
+    collator = vlm.collator(PromptSpec())
+    rows = [sample("open it"), sample("open it")]
+    states = np.float32([[-1, -0.5, 0.1, 0.8], [-1.2, 0, 0.9999, 3]])
+    rows = [
+        replace(row, observation=replace(row.observation, state=state))
+        for row, state in zip(rows, states, strict=True)
+    ]
+    fields = collator(rows)
+    for row, text in enumerate(("0 64 140 230", "-1 128 255 255")):
+        assert f"open it [STATE] {text} [ACTION]" in vlm.tokenizer.decode(fields.input_ids[row].tolist())
+        assert words(vlm, fields, Role.INSTRUCTION, row) == "open it"
+    assert torch.equal(pickle.loads(pickle.dumps(collator))(rows).input_ids, fields.input_ids)
+    with pytest.raises(UserError, match=r"vlm.prompt has {state}, and this robot has none"):
+        collator([sample("open it")])
+
+
 def test_too_long_an_instruction_is_an_error(vlm, sample):
     with pytest.raises(
         UserError, match=r"instruction 'go go .* text tokens, more than vlm.max_text_tokens = 64"
@@ -90,6 +110,7 @@ def test_too_long_an_instruction_is_an_error(vlm, sample):
             r"unknown placeholder \{image\} \(did you mean",
         ),
         ("cot_prompt", "do it", "cot_prompt must contain"),
+        ("cot_prompt", "{instruction} {state} {state}", "may have {state} once"),
     ],
 )
 def test_bad_templates_are_refused(field, value, message):

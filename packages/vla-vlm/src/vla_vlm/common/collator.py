@@ -1,7 +1,8 @@
 """Instructions to :class:`TokenFields`: picklable, without weights, the same in workers and server.
 
-Everything in a row but the instruction is fixed by the build, so a row is made once per distinct
-instruction and then copied. Shapes are static: S = max_text_tokens + image + prefix + query tokens.
+Everything in a row but instruction and state is fixed by the build, so without ``{state}`` a row is made
+once per distinct instruction and then copied. Shapes are static: S = max_text_tokens + image + prefix +
+query tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,14 +20,23 @@ from tokenizers import Tokenizer
 from vla_core.batch import Role, TokenFields
 from vla_core.errors import UserError
 from vla_core.interfaces import PromptSpec
-from vla_core.types import Sample
+from vla_core.types import Observation, Sample
 
 from vla_vlm.common.positions import Positions
-from vla_vlm.common.prompt import Template
+from vla_vlm.common.prompt import STATE, Template, state_text
 from vla_vlm.common.tokenizer import SpecialIds
 
 _CACHED_ROWS = 4096
-_INSTRUCTION = None  # stands for the instruction inside a run of text
+
+
+class _Slot(Enum):
+    """What differs between samples inside a run of text."""
+
+    INSTRUCTION = auto()
+    STATE = auto()
+
+
+_Run: TypeAlias = list[str | _Slot]
 
 
 @dataclass(frozen=True)
@@ -83,12 +95,16 @@ class PromptCollator:
         return self.max_text_tokens + sum(self.counts.values())
 
     def __call__(self, samples: Sequence[Sample]) -> TokenFields:
-        """Token fields of a batch; raises :class:`UserError` when an instruction doesn't fit."""
+        """Token fields of a batch.
+
+        Raises:
+            UserError: an instruction doesn't fit, or the prompt wants a state and there is none.
+        """
         b, s = len(samples), self.length
         ids = np.full((b, s), self.special.pad, np.int64)
         roles = np.full((b, s), int(Role.PAD), np.uint8)
         mask = np.zeros((b, s), np.bool_)
-        rows = [self._row(sample.observation.instruction) for sample in samples]
+        rows = [self._row(sample.observation) for sample in samples]
         positions = np.zeros((len(rows[0].positions), b, s), np.int64)
         for i, row in enumerate(rows):
             n = len(row.ids)
@@ -108,7 +124,13 @@ class PromptCollator:
             right_padded=self.padding == "right",
         )
 
-    def _row(self, instruction: str) -> _Row:
+    def _row(self, observation: Observation) -> _Row:
+        instruction = observation.instruction
+        if self.template.reads_state:
+            # No two are alike: nothing to keep.
+            if observation.state is None:
+                raise UserError("vlm.prompt has {state}, and this robot has none; take it out of the prompt")
+            return self._make_row(instruction, state_text(observation.state))
         rows: dict[str, _Row] = self._rows  # type: ignore[attr-defined]
         if instruction not in rows:
             if len(rows) >= _CACHED_ROWS:
@@ -116,14 +138,14 @@ class PromptCollator:
             rows[instruction] = self._make_row(instruction)
         return rows[instruction]
 
-    def _make_row(self, instruction: str) -> _Row:
+    def _make_row(self, instruction: str, state: str = "") -> _Row:
         ids: list[int] = []
         roles: list[int] = []
         for item in self._layout:  # type: ignore[attr-defined]
             if isinstance(item, tuple):
                 new_ids, new_roles = item
             else:
-                new_ids, new_roles = self._encode(item, instruction)
+                new_ids, new_roles = self._encode(item, instruction, state)
             ids += new_ids
             roles += new_roles
         n_text = len(ids) - sum(self.counts.values())
@@ -137,14 +159,16 @@ class PromptCollator:
         positions = self.positions(array == int(Role.IMAGE), self.grid)
         return _Row(np.array(ids, np.int64), array, positions)
 
-    def _encode(self, run: list[str | None], instruction: str) -> tuple[list[int], list[int]]:
+    def _encode(self, run: _Run, instruction: str, state: str) -> tuple[list[int], list[int]]:
         # The run is tokenised as one text, as the published model saw it: merges may cross the
         # instruction's ends, so a token counts as instruction when it overlaps the instruction.
         text, start, end = "", 0, 0
         for part in run:
-            if part is _INSTRUCTION:
+            if part is _Slot.INSTRUCTION:
                 start, end = len(text), len(text) + len(instruction)
-            text += instruction if part is None else part
+                text += instruction
+            else:
+                text += state if part is _Slot.STATE else part
         self.tokenizer.encode_special_tokens = True  # specials in an instruction are plain text
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         roles = [
@@ -152,17 +176,17 @@ class PromptCollator:
         ]
         return list(encoding.ids), roles
 
-    def _make_layout(self) -> list[list[str | None] | tuple[list[int], list[int]]]:
+    def _make_layout(self) -> list[_Run | tuple[list[int], list[int]]]:
         """Fixed ids with roles, and the runs of text that have yet to be tokenised."""
         added = self.tokenizer.get_added_tokens_decoder()
         specials = {token.content: number for number, token in added.items() if token.special}
         pattern = re.compile("(" + "|".join(re.escape(s) for s in specials) + ")")
-        layout: list[list[str | None] | tuple[list[int], list[int]]] = []
+        layout: list[_Run | tuple[list[int], list[int]]] = []
 
         def reserve(ids: list[int], roles: list[Role]) -> None:
             layout.append((ids, [int(role) for role in roles]))
 
-        def add(part: str | None) -> None:
+        def add(part: str | _Slot) -> None:
             if not layout or isinstance(layout[-1], tuple):
                 layout.append([])
             run = layout[-1]
@@ -191,7 +215,9 @@ class PromptCollator:
                     reserve([special.image] * n_tokens, [Role.IMAGE] * n_tokens)
                     reserve(after, [Role.TEXT] * len(after))
             elif piece == "instruction":
-                add(_INSTRUCTION)
+                add(_Slot.INSTRUCTION)
+            elif piece == STATE:
+                add(_Slot.STATE)
             elif piece == "suffix":
                 suffix = self.prompt.suffix
                 # "... drawer" + "Please predict" must not become one word.

@@ -23,8 +23,9 @@ class BackboneConfig:
         attn_implementation: kernel family; never replaced silently.
         dtype: of the weights.
         gradient_checkpointing: recompute each block in the backward pass to save memory.
-        prompt: the text with the placeholders ``{prefix} {images} {instruction} {suffix} {queries}``.
-        cot_prompt: text around the instruction, with ``{instruction}``.
+        prompt: the text with the placeholders ``{prefix} {images} {instruction} {suffix} {queries}``; a
+            ``{state}`` anywhere is the normalised state as text, a number from 0 to 255 a dim.
+        cot_prompt: text around the instruction, with ``{instruction}`` and, if you like, ``{state}``.
         max_text_tokens: room for text, that is everything but image, prefix and query tokens.
             Every batch is padded to it, so shapes are static; a longer prompt is an error.
         padding: side on which rows are padded.
