@@ -24,6 +24,7 @@ bench: ## measure data loading, training, latency, the gRPC round trip and the h
 bench-gpu: ## measure models of full size, on one CUDA GPU
 	uv run benchmarks/full_size.py
 	uv run benchmarks/head.py --device cuda
+	uv run benchmarks/fusion/cost.py --out runs/cost
 
 proto: ## regenerate the gRPC stubs from proto/
 	uv run tools/gen_proto.py

@@ -1,0 +1,140 @@
+"""The policies that ``cost.py`` compares: one backbone, head and encoder, and a fusion each."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from _models import Size, build
+from torch import nn
+from vla_core.batch import Batch
+from vla_core.config import build_config
+from vla_core.interfaces import FusionDims, GeometryFeatures
+from vla_core.policy import VLAPolicy
+from vla_core.registry import override
+from vla_core.specs import RobotSpec
+from vla_core.testing import make_observation, make_sample
+from vla_core.types import Observation
+from vla_geometry import (
+    AlignedConcat,
+    AlignLoss,
+    CrossAttentionFusion,
+    Gated,
+    HeadContext,
+    Hierarchical,
+    LanguageGuided,
+    MapAnythingConfig,
+    MapAnythingEncoder,
+    MeanPool,
+    Position3D,
+    Prefix,
+)
+from vla_heads import LayerwiseFM
+from vla_vlm import Qwen25VL
+
+NONE = "none"
+FUSIONS: dict[str, tuple[type, dict[str, Any]]] = {
+    "mean_pool": (MeanPool, {}),
+    "aligned_concat": (AlignedConcat, {}),
+    "cross_attention": (CrossAttentionFusion, {}),
+    "gated": (Gated, {}),
+    "language_guided": (LanguageGuided, {}),
+    "prefix": (Prefix, {}),
+    "head_context": (HeadContext, {}),
+    "position_3d": (Position3D, {}),
+    "position_3d, depth: geometry": (Position3D, {"depth": "geometry"}),
+    "hierarchical": (Hierarchical, {}),
+    "align_loss": (AlignLoss, {}),
+}
+"""Options are the defaults of each fusion's config."""
+HEADS: dict[str, dict[str, Any]] = {"full": {}, "small": {"project_context": "per_layer"}}
+"""``full``: blocks as wide as the backbone (QwenPI); ``small``: 1024 wide behind a projection (QwenPI_v3)."""
+
+
+class Given(nn.Module):
+    """An encoder whose features are there already: what is left is the cost of the fusion."""
+
+    def __init__(self, features: GeometryFeatures) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Any, cameras: Any, needs: frozenset[str] = frozenset()) -> GeometryFeatures:
+        return self.features
+
+
+def build_parts(
+    size: Size, geometry: str, head: str, device: torch.device, dtype: torch.dtype
+) -> tuple[VLAPolicy, MapAnythingEncoder]:
+    """The policy without geometry and the frozen encoder, of random weights, on the device."""
+    # Registered here, so that PYTHONPATH is enough and nothing needs to be installed.
+    override("vla.vlms", "qwen2_5_vl", Qwen25VL)
+    override("vla.heads", "layerwise_fm", LayerwiseFM)
+    policy = build(size, device, "QwenPI", dtype, **HEADS[head])
+    with device:
+        encoder = MapAnythingEncoder.build(MapAnythingConfig(size=geometry), 2, (size.image, size.image))
+    return policy, encoder.to(dtype).eval()
+
+
+def with_fusion(plain: VLAPolicy, encoder: nn.Module, name: str) -> VLAPolicy:
+    """The same backbone, head and encoder with a fusion between them, its weights as after some training."""
+    if name == NONE:
+        return plain
+    cls, options = FUSIONS[name]
+    dims, parameter = plain.vlm.dims, next(plain.vlm.parameters())  # type: ignore[attr-defined]
+    torch.manual_seed(1)
+    with parameter.device:
+        fusion = cls.build(  # type: ignore[attr-defined]
+            build_config(cls.Config, options, "fusion"),  # type: ignore[attr-defined]
+            FusionDims(dims.hidden_size, encoder.dim, dims.n_layers, dims.grid),  # type: ignore[arg-type]
+        )
+        with torch.no_grad():
+            for weight in fusion.parameters():  # most start where geometry has no influence
+                weight.add_(torch.randn_like(weight), alpha=0.02)
+        head = _reading(plain.head, fusion.context_dim)  # type: ignore[arg-type]
+    fusion.to(parameter.dtype)
+    head.to(parameter.dtype)
+    return VLAPolicy(plain.vlm, head, encoder, fusion, pipelines=plain.pipelines).eval()  # type: ignore[arg-type]
+
+
+def _reading(head: nn.Module, context_dim: int | None) -> nn.Module:
+    """The head itself, or one of the same weights that also reads extra tokens."""
+    if context_dim is None:
+        return head
+    other = copy.copy(head)
+    other._modules = dict(head._modules)
+    other.dims = replace(head.dims, context_dim=context_dim)  # type: ignore[arg-type, type-var]
+    other.context_in = nn.Linear(context_dim, head.dims.hidden_size)  # type: ignore[union-attr, arg-type]
+    return other
+
+
+def own_parameters(policy: VLAPolicy, plain: VLAPolicy, encoder: nn.Module) -> list[nn.Parameter]:
+    """What the variant has beside the shared parts."""
+    shared = {id(p) for part in (plain, encoder) for p in part.parameters()}
+    return [p for p in policy.parameters() if id(p) not in shared]
+
+
+def batch_of(policy: VLAPolicy, rows: int, words: str, device: torch.device, targets: bool) -> Batch:
+    """A collated batch with depth and calibration of both cameras."""
+    (spec,), (pipeline,) = policy.specs.values(), policy.pipelines.values()
+    seen = [_observe(spec, words, seed) for seed in range(rows)]
+    if not targets:
+        return policy.collate(seen).to(device)
+    assert policy.collator is not None
+    samples = [replace(make_sample(spec, seed), observation=o) for seed, o in enumerate(seen)]
+    return policy.collator([pipeline(sample) for sample in samples]).to(device)
+
+
+def _observe(spec: RobotSpec, words: str, seed: int) -> Observation:
+    names, side = [c.name for c in spec.observation.cameras], spec.observation.cameras[0].height
+    depth = np.random.default_rng(seed).uniform(0.5, 2.0, (len(names), side, side)).astype(np.float32)
+    matrix = np.array([[side, 0, side / 2], [0, side, side / 2], [0, 0, 1]], np.float32)
+    return replace(
+        make_observation(spec, seed),
+        instruction=words,
+        depth=dict(zip(names, depth, strict=True)),
+        intrinsics=dict.fromkeys(names, matrix),
+        extrinsics=dict.fromkeys(names, np.eye(4, dtype=np.float32)),
+    )
