@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from vla_core.answers import NO_LABEL
 from vla_core.batch import Role, TokenFields
 from vla_core.errors import UserError
 from vla_core.interfaces import PromptSpec
@@ -60,6 +61,7 @@ class PromptCollator:
         max_text_tokens: room for everything but image, prefix and query tokens.
         padding: ``right`` or ``left``.
         positions: of the tokens of a row.
+        first_answer: token of answer id 0, where the prompt has an answer.
     """
 
     tokenizer: Tokenizer
@@ -71,6 +73,7 @@ class PromptCollator:
     max_text_tokens: int
     padding: str
     positions: Positions
+    first_answer: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_layout", self._make_layout())
@@ -91,20 +94,30 @@ class PromptCollator:
 
     @property
     def length(self) -> int:
-        """S, the same for every batch."""
+        """S without an answer, the same for every batch."""
         return self.max_text_tokens + sum(self.counts.values())
 
-    def __call__(self, samples: Sequence[Sample]) -> TokenFields:
-        """Token fields of a batch.
+    def __call__(self, samples: Sequence[Sample], answers: bool = False) -> TokenFields:
+        """Token fields of a batch; ``answers`` writes the samples' answers after their prompts, with labels.
 
         Raises:
-            UserError: an instruction doesn't fit, or the prompt wants a state and there is none.
+            UserError: an instruction or answer doesn't fit, or the prompt wants a state and there is none.
         """
         b, s = len(samples), self.length
+        rows = [self._row(sample.observation) for sample in samples]
+        labels = None
+        if answers:
+            assert self.prompt.answer_ids is not None
+            room = self.prompt.answer_ids.max_length
+            labels = np.full((b, room), NO_LABEL, np.int64)
+            s += room
+            for i, sample in enumerate(samples):
+                answer = np.asarray(self.prompt.answer_ids(sample.actions, sample.action_mask), np.int64)
+                labels[i, : len(answer)] = answer
+                rows[i] = self._with_answer(rows[i], answer)
         ids = np.full((b, s), self.special.pad, np.int64)
         roles = np.full((b, s), int(Role.PAD), np.uint8)
         mask = np.zeros((b, s), np.bool_)
-        rows = [self._row(sample.observation) for sample in samples]
         positions = np.zeros((len(rows[0].positions), b, s), np.int64)
         for i, row in enumerate(rows):
             n = len(row.ids)
@@ -122,6 +135,17 @@ class PromptCollator:
             position_ids=torch.from_numpy(positions),
             counts=self.counts,
             right_padded=self.padding == "right",
+            labels=None if labels is None else torch.from_numpy(labels),
+        )
+
+    def _with_answer(self, row: _Row, answer: NDArray[np.int64]) -> _Row:
+        """The row with its answer, which goes on where the prompt's positions end."""
+        assert self.first_answer is not None, "the model must know the answer's tokens (add_answers)"
+        after = np.arange(len(answer)) + int(row.positions.max()) + 1
+        return _Row(
+            np.concatenate([row.ids, self.first_answer + answer]),
+            np.concatenate([row.roles, np.full(len(answer), int(Role.ANSWER), np.uint8)]),
+            np.concatenate([row.positions, np.tile(after, (len(row.positions), 1))], axis=1),
         )
 
     def _row(self, observation: Observation) -> _Row:

@@ -11,11 +11,21 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from vla_core.batch import Batch, Role
+from vla_core.answers import AnswerIds
+from vla_core.batch import Batch, Role, TokenFields
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, VLMOutput, VLMRequest
 
+from vla_vlm.common.answers import (
+    AnswerTokens,
+    add_tokens,
+    answer_logits,
+    before_answers,
+    grow,
+    last_column,
+)
 from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.config import BackboneConfig
+from vla_vlm.common.decoder import KVCache, TextDecoder
 from vla_vlm.common.positions import Positions
 from vla_vlm.common.reserved import check_counts, overwrite, where
 from vla_vlm.common.rope import TextRope
@@ -31,7 +41,8 @@ class DecoderVLM(nn.Module, ABC):
         positions: of a row's tokens, as many axes as ``rope`` reads.
         rope: rotary tables of the language model.
         n_views, image_size: of every batch.
-        dims: sizes other parts are built from.
+        dims: sizes other parts are built from; with ``decoder``, :meth:`make_head` is right for it.
+        lm_head: once :meth:`add_answers` needed one; None where the embedding serves as such.
     """
 
     Config: ClassVar[type]
@@ -44,6 +55,12 @@ class DecoderVLM(nn.Module, ABC):
     image_size: tuple[int, int]
     dims: VLMDims
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.lm_head: nn.Linear | None
+        self.register_module("lm_head", None)
+        self.answers: AnswerTokens | None = None
+
     @property
     @abstractmethod
     def language_model(self) -> Any:
@@ -52,6 +69,30 @@ class DecoderVLM(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """uint8 (or [0, 1]) ``[M, 3, H, W]`` -> tokens ``[M, N / V, H]``, and more of them for deepstack."""
+
+    def make_head(self) -> nn.Linear | None:
+        """The language head before any answer is added; None: the embedding's weight serves (it is tied)."""
+        return None
+
+    def add_answers(self, answer_ids: AnswerIds) -> None:
+        """See :class:`~vla_core.interfaces.AnsweringModel`.
+
+        Tokens that the tokenizer lacks are appended to it, and as many rows to the embedding and, where it
+        is not the same, to the language head: spare rows that a published model has stay spare.
+
+        Raises:
+            ConfigError: the tokenizer has the tokens out of order.
+        """
+        first, added = add_tokens(self.tokenizer, answer_ids.tokens)
+        self.answers = AnswerTokens(first, len(answer_ids.tokens))
+        self.lm_head = self.make_head()
+        if added:
+            embed, config = self.language_model.embed_tokens, self.language_model.config
+            rows = len(embed.weight) + added
+            for module in (embed, self.lm_head):
+                if module is not None:
+                    grow(module, rows, first + self.answers.count - added, added, config.initializer_range)
+            config.vocab_size = rows
 
     def collator(self, prompt: PromptSpec) -> PromptCollator:
         """The prompt writer of this model for ``prompt``; holds no reference to the module."""
@@ -65,6 +106,7 @@ class DecoderVLM(nn.Module, ABC):
             max_text_tokens=self.config.max_text_tokens,
             padding=self.config.padding,
             positions=self.positions,
+            first_answer=None if self.answers is None else self.answers.first,
         )
 
     def embed_text(self, batch: Batch) -> TextTokens:
@@ -103,11 +145,11 @@ class DecoderVLM(nn.Module, ABC):
     def forward(
         self, text: TextTokens, visual: VisualTokens, prefix: Tensor | None, request: VLMRequest
     ) -> VLMOutput:
-        """Run the language model up to the highest requested layer.
+        """Run the language model up to the highest requested layer, and to its end for an answer.
 
         Raises:
-            ValueError: image, prefix or query tokens differ in number from the prompt's, or a
-                requested layer doesn't exist.
+            ValueError: image, prefix or query tokens differ in number from the prompt's, a requested
+                layer doesn't exist, or logits are asked for where no answer is written.
         """
         fields, roles = text.fields, text.fields.roles
         given = {
@@ -126,20 +168,56 @@ class DecoderVLM(nn.Module, ABC):
         if request.queries is not None and given["query"]:
             queries = request.queries.weight.expand(embeds.shape[0], -1, -1)
             embeds = overwrite(embeds, where(roles, Role.QUERY, given["query"]), queries)
+        cache = KVCache(request.decoder) if request.decoder else None
+        speaks = cache is not None or request.logits != "none"
         hidden = run_layers(
             self.language_model,
             self.rope,
             embeds,
             mask,
             fields.position_ids,
-            request.layers,
+            (*request.layers, self.dims.n_layers) if speaks else request.layers,
             only_tail_invalid=fields.right_padded and fields.all_views,
             deepstack=Deepstack(index, visual.deepstack) if visual.deepstack else None,
+            cache=cache,
         )
         spans = {
             "image": (roles == int(Role.IMAGE)) & mask,
             "instruction": text.instruction_mask,
             "query": roles == int(Role.QUERY),
             "prefix": roles == int(Role.PREFIX),
+            "answer": roles == int(Role.ANSWER),
         }
-        return VLMOutput(hidden=hidden, mask=mask, spans=spans)
+        out = VLMOutput({i: hidden[i] for i in request.layers}, mask, spans)
+        if request.logits == "labels":
+            if fields.labels is None:
+                raise ValueError("logits are asked for, and this batch has no answers; collate for training")
+            states = before_answers(hidden[self.dims.n_layers], roles, fields.labels.shape[1])
+            out.logits, out.labels = self._read(states), fields.labels
+        if cache is not None:
+            out.decoder = self._decoder(fields, mask, hidden[self.dims.n_layers], cache)
+        return out
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        """Logits ``[..., n_ids]`` of the answer ids, and of no other token."""
+        if self.answers is None:
+            raise ValueError("this model knows no answer; call add_answers first (build_policy does)")
+        head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
+        return answer_logits(hidden, head.weight, self.answers)
+
+    def _decoder(self, fields: TokenFields, mask: Tensor, hidden: Tensor, cache: KVCache) -> TextDecoder:
+        assert fields.position_ids is not None
+        assert self.answers is not None, "call add_answers first"
+        first, text = self.answers.first, fields.attention_mask
+        column = last_column(text)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return TextDecoder(
+            language_model=self.language_model,
+            rope=self.rope,
+            cache=cache,
+            valid_BS=mask,
+            position_B=(fields.position_ids * text).amax(dim=(0, 2)) + 1,
+            axes=len(fields.position_ids),
+            embed=lambda ids: self.language_model.embed_tokens(ids + first),
+            read=self._read,
+            hidden_BH=hidden.gather(1, column)[:, 0],
+        )

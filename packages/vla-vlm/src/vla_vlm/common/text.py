@@ -75,6 +75,7 @@ def run_layers(
     layers: Sequence[int],
     only_tail_invalid: bool = False,
     deepstack: Deepstack | None = None,
+    cache: Any = None,
 ) -> dict[int, Tensor]:
     """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
 
@@ -84,6 +85,7 @@ def run_layers(
             attention alone then hides it, and needs no mask where the kernel can do so.
         deepstack: added after early layers. As in transformers, a hidden state is a layer's own
             output, before that; only the last layer's is taken after it.
+        cache: keeps keys and values (a :class:`~.decoder.KVCache`).
 
     Raises:
         ValueError: a layer that the model doesn't have.
@@ -106,7 +108,9 @@ def run_layers(
     cos_sin = rope(position_ids, embeds_BSH.dtype)
     x = embeds_BSH
     for i in range(1, last + 1):
-        x = language_model.layers[i - 1](x, attention_mask=mask, position_embeddings=cos_sin)
+        x = language_model.layers[i - 1](
+            x, attention_mask=mask, position_embeddings=cos_sin, past_key_values=cache
+        )
         if i in wanted and i < n_layers:
             hidden[i] = x
         if deepstack is not None and (i < last or i == n_layers):

@@ -9,11 +9,15 @@ from importlib.resources import files
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import initialization
 from vla_core.errors import ConfigError
 
+from vla_vlm.common.weights import WeightFiles
 from vla_vlm.qwen.config import QwenConfig
 from vla_vlm.qwen.family import Family
+
+HEAD = "lm_head.weight"
 
 
 def named_shapes(family: Family, name: str) -> Any:
@@ -67,7 +71,7 @@ def pretrained_model(family: Family, options: QwenConfig) -> Any:
 
     Raises:
         ConfigError: not found, or the checkpoint lacks weights of the model. The language head is
-            the only part of a checkpoint that is dropped.
+            the only part of a checkpoint that is dropped; :func:`read_head` gets it where it is wanted.
     """
     try:
         full, info = family.full_class.from_pretrained(
@@ -86,3 +90,20 @@ def pretrained_model(family: Family, options: QwenConfig) -> Any:
                 f"first '{names[0]}'; the files don't belong to this architecture"
             )
     return full.model
+
+
+def read_head(head: nn.Linear, name: str) -> None:
+    """Fill ``head`` with the language head of a hub id or directory.
+
+    Raises:
+        ConfigError: the weights have none of this shape.
+    """
+    files = WeightFiles(name, "base_vlm")
+    if HEAD not in files.keys or files.shape(HEAD) != list(head.weight.shape):
+        found = files.shape(HEAD) if HEAD in files.keys else "missing"
+        raise ConfigError(
+            f"base_vlm '{name}': '{HEAD}' is {found}, expected {list(head.weight.shape)}; "
+            "the files don't belong to this architecture"
+        )
+    with torch.no_grad():
+        head.weight.copy_(files.read(HEAD))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from vla_core.errors import ConfigError
 from vla_core.interfaces import VLMDims
 
@@ -28,11 +28,13 @@ from vla_vlm.qwen.tokenizer import special_ids
 class QwenVLM(DecoderVLM):
     """``model`` is the model of transformers: ``model.visual`` and ``model.language_model``.
 
-    Parameters carry the names of its ``ForConditionalGeneration`` without the ``lm_head``. A
-    subclass names its ``Config`` and :class:`~.family.Family`; it is made by :meth:`build`.
+    Parameters carry the names of its ``ForConditionalGeneration``, without the ``lm_head`` unless an
+    answer needs one that is not tied to the embedding. A subclass names its ``Config`` and
+    :class:`~.family.Family`; it is made by :meth:`build`.
     """
 
     family: ClassVar[Family]
+    published = False
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class QwenVLM(DecoderVLM):
             hidden_size=model.config.text_config.hidden_size,
             n_layers=model.config.text_config.num_hidden_layers,
             grid=self.vision_runner.grid,
+            decoder=True,
         )
 
     @property
@@ -79,6 +82,19 @@ class QwenVLM(DecoderVLM):
         """Through ``model.visual``: merged tokens, and those of early features where there are some."""
         tokens, deepstack = self.vision_runner(self.model.visual, images)
         return tokens, deepstack
+
+    def make_head(self) -> nn.Linear | None:
+        """Tied to the embedding, published, or random where the model is (a checkpoint fills it later)."""
+        if self.model.config.tie_word_embeddings:
+            return None
+        weight = self.language_model.embed_tokens.weight
+        rows, width = weight.shape
+        head = nn.Linear(width, rows, bias=False, device=weight.device, dtype=weight.dtype)
+        if self.published:
+            loading.read_head(head, self.config.base_vlm)
+        else:
+            nn.init.normal_(head.weight, std=self.language_model.config.initializer_range)
+        return head
 
     @classmethod
     def build(
@@ -116,7 +132,9 @@ class QwenVLM(DecoderVLM):
                 if config.pretrained
                 else loading.random_model(family, shapes, config)
             )
-        return cls(config, model, tokens, n_views, image_size, stats)
+        vlm = cls(config, model, tokens, n_views, image_size, stats)
+        vlm.published = config.pretrained and assets is None
+        return vlm
 
     def save_assets(self, directory: Path) -> None:
         """Write architecture, tokenizer and image statistics: with the weights all that is needed offline."""
