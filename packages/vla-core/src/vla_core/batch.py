@@ -61,12 +61,15 @@ class Cameras(_Movable):
         depth: ``[B, V, H, W]`` metres.
         view_mask: bool ``[B, V]``; False for missing views, which others should not attend to. The
             policy writes it when a view may be missing; None: all are there.
+        view_keys: for every row and view a key of its picture, or None for a picture without one. An
+            encoder with a cache takes what it knows of a key from there and does not look at the image.
     """
 
     intrinsics: Tensor | None = None
     extrinsics: Tensor | None = None
     depth: Tensor | None = None
     view_mask: Tensor | None = None
+    view_keys: tuple[tuple[str | None, ...], ...] | None = None
 
 
 @dataclass

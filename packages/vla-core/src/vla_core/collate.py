@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from vla_core.batch import Batch, Cameras, TokenFields
-from vla_core.errors import suggest
+from vla_core.errors import UserError, suggest
 from vla_core.interfaces import TextCollator
 from vla_core.specs import RobotSpec
 from vla_core.types import Observation, Sample
@@ -95,6 +95,26 @@ class PolicyCollator:
         if actions and self.answers:
             return self.text(samples, answers=True)  # type: ignore[call-arg]  # an AnsweringModel's
         return self.text(samples)
+
+    def view_keys(
+        self, observations: Sequence[Observation], named: Sequence[Mapping[str, str]]
+    ) -> tuple[tuple[str | None, ...], ...]:
+        """Keys of pictures by camera name, one mapping a row, in the order of the batch's views.
+
+        Raises:
+            UserError: another number of rows, or a camera that the embodiment does not have.
+        """
+        if len(named) != len(observations):
+            raise UserError(f"view_keys: {len(named)} rows for {len(observations)} observations")
+        rows = []
+        for observation, keys in zip(observations, named, strict=True):
+            cameras = self.cameras[observation.embodiment]
+            for name in keys:
+                if name not in cameras:
+                    raise UserError(f"view_keys: no camera '{name}'{suggest(name, cameras)}")
+            row = [keys.get(name) for name in cameras]
+            rows.append((*row, *[None] * (self.n_views - len(row))))
+        return tuple(rows)
 
     def _spec(self, embodiment: str) -> RobotSpec:
         if embodiment not in self.specs:

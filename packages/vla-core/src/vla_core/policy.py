@@ -161,7 +161,11 @@ class VLAPolicy(nn.Module):
 
     @torch.inference_mode()
     def act(
-        self, observations: Sequence[Observation], seeds: Sequence[int], steps: int | None = None
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int],
+        steps: int | None = None,
+        view_keys: Sequence[Mapping[str, str]] | None = None,
     ) -> list[ActionChunk]:
         """Un-normalised action chunks for raw observations.
 
@@ -169,6 +173,12 @@ class VLAPolicy(nn.Module):
             observations: one per row, in real units.
             seeds: one per row; a row's answer depends on its own observation and seed alone.
             steps: denoise steps; None takes the head's own.
+            view_keys: for each row camera name -> key of its picture, for cameras that stand still before
+                a scene that does not change. What a geometry encoder with a cache (``cache_mib``) knows of
+                a key is not computed again, and the picture that comes with it is not looked at.
+
+        Raises:
+            UserError: observations or keys that do not fit.
         """
         if len(seeds) != len(observations):
             raise ValueError(f"{len(observations)} observations need as many seeds, got {len(seeds)}")
@@ -178,6 +188,11 @@ class VLAPolicy(nn.Module):
             raise ValueError("call policy.eval() before act(): dropout would make answers random")
         batch = self.collate(observations)
         assert self.collator is not None
+        if view_keys is not None:
+            if self.geometry is None or self.fusion is None or self.fusion.train_only:
+                raise UserError("view_keys: given, but this policy computes no geometry; leave them out")
+            keys = self.collator.view_keys(observations, view_keys)
+            batch.cameras = replace(batch.cameras or Cameras(), view_keys=keys)
         shape = (self.collator.horizon, self.collator.action_dim)
         # On the CPU whatever the device: the same seed gives the same noise everywhere.
         noise = torch.stack(

@@ -1,6 +1,6 @@
 """Images as the encoders want them: ImageNet-normalised, whole patches.
 
-Shape legend: B rows, V views, H, W pixels.
+Shape legend: B rows, V views, M images, H, W pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8, or float in [0, 1], ``[B, V, 3, H, W]`` -> ImageNet-normalised of ``dtype``.
+    """uint8, or float in [0, 1], ``[M, 3, H, W]`` -> ImageNet-normalised of ``dtype``.
 
     The range follows from the dtype alone; it is never guessed from the values.
     """
@@ -25,8 +25,8 @@ def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
     else:
         raise UserError(f"images: dtype {images.dtype} must be torch.uint8, or floating point in [0, 1]")
     # Plain numbers, a channel at a time: constants made here would be copied from the host on every call.
-    channels = [(pixels[:, :, c] - MEAN[c]) / STD[c] for c in range(3)]
-    return torch.stack(channels, dim=2).to(dtype)
+    channels = [(pixels[:, c] - MEAN[c]) / STD[c] for c in range(3)]
+    return torch.stack(channels, dim=1).to(dtype)
 
 
 def check_image_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:

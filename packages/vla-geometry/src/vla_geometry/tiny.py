@@ -15,6 +15,7 @@ from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryFeatures
 
+from vla_geometry.cache import ViewCache, check_cache, encode_views
 from vla_geometry.dense import DenseHeads
 from vla_geometry.images import check_image_size, check_images, normalise
 from vla_geometry.rays import RayEncoder, ray_directions
@@ -38,6 +39,7 @@ class TinyGeometryConfig:
             fusion that needs neither, or their parameters get no gradient.
         trainable: false freezes the encoder and runs it without gradients.
         weights: local safetensors file to start from; null starts at random.
+        cache_mib: MiB for per-view features of pictures with a key (``cameras.view_keys``); 0: no cache.
     """
 
     patch_size: int = 14
@@ -50,8 +52,10 @@ class TinyGeometryConfig:
     dense_heads: bool = True
     trainable: bool = False
     weights: str | None = None
+    cache_mib: int = 0
 
     def __post_init__(self) -> None:
+        check_cache(self.cache_mib, self.trainable)
         for key in ("patch_size", "encoder_dim", "dim", "head_dim"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}: {getattr(self, key)} must be at least 1")
@@ -102,6 +106,7 @@ class TinyGeometryEncoder(nn.Module):
             self.info_sharing.scale_token,
         ):
             nn.init.normal_(parameter, std=0.02)
+        self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
         self.requires_grad_(config.trainable)
 
     @classmethod
@@ -126,7 +131,7 @@ class TinyGeometryEncoder(nn.Module):
         Args:
             images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1].
             cameras: ``intrinsics [B, V, 3, 3]`` (pixels of ``images``) and ``view_mask [B, V]`` are read;
-                missing views do not influence the others.
+                missing views do not influence the others. ``view_keys`` need ``cache_mib``.
             needs: subset of ``{"depth", "points"}``.
 
         Returns:
@@ -144,12 +149,7 @@ class TinyGeometryEncoder(nn.Module):
     def _features(self, images: Tensor, cameras: Cameras | None, needs: frozenset[str]) -> GeometryFeatures:
         b, v = images.shape[:2]
         h, w = self.grid
-        pixels = normalise(images, self.patch_embed.weight.dtype).flatten(0, 1)
-        x = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.position
-        x = torch.cat([x, self.registers.expand(b * v, -1, -1)], dim=1)
-        for block in self.encoder:
-            x = block(x)
-        x = self.encoder_norm(x).unflatten(0, (b, v))
+        (x,) = encode_views(self.cache, images, cameras, self._see)
         patches, registers = x[:, :, : h * w], x[:, :, h * w :]
         if cameras is not None and cameras.intrinsics is not None:
             patches = patches + self._ray_tokens(cameras.intrinsics, b, v)
@@ -164,6 +164,15 @@ class TinyGeometryEncoder(nn.Module):
         if self.dense is not None and "points" in needs:
             features.points = self.dense.predict_points(tokens, scale)
         return features
+
+    def _see(self, images: Tensor) -> tuple[Tensor]:
+        """The per-view stage: ``[M, 3, H, W]`` -> patches, then registers ``[M, h * w + R, E]``."""
+        pixels = normalise(images, self.patch_embed.weight.dtype)
+        x = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.position
+        x = torch.cat([x, self.registers.expand(len(images), -1, -1)], dim=1)
+        for block in self.encoder:
+            x = block(x)
+        return (self.encoder_norm(x),)
 
     def _ray_tokens(self, intrinsics: Tensor, b: int, v: int) -> Tensor:
         if tuple(intrinsics.shape) != (b, v, 3, 3):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vla_core.errors import ConfigError, suggest
 
+from vla_geometry.cache import check_cache
 from vla_geometry.mapanything.sizes import SIZES
 
 
@@ -25,6 +26,7 @@ class MapAnythingConfig:
             the encoder with a fusion that does not, or its parameters get no gradient.
         bf16: run the two transformers in bfloat16, whatever the policy's dtype; only when frozen. The
             geometric input and the depth head stay in the policy's dtype, as in the published model.
+        cache_mib: MiB for per-view features of pictures with a key (``cameras.view_keys``); 0: no cache.
     """
 
     size: str = "giant"
@@ -33,6 +35,7 @@ class MapAnythingConfig:
     trainable: bool = False
     dense_heads: bool = True
     bf16: bool = False
+    cache_mib: int = 0
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -42,3 +45,4 @@ class MapAnythingConfig:
                 "geometry.bf16: true rounds the weights, so it is for a frozen encoder only; set "
                 "geometry.trainable to false, or geometry.bf16 to false and train in mixed precision"
             )
+        check_cache(self.cache_mib, self.trainable)

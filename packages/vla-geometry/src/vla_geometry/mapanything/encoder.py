@@ -16,6 +16,7 @@ from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryFeatures
 
+from vla_geometry.cache import ViewCache, encode_views
 from vla_geometry.images import check_image_size, check_images, normalise
 from vla_geometry.mapanything.blocks import EPS
 from vla_geometry.mapanything.config import MapAnythingConfig
@@ -55,6 +56,7 @@ class MapAnythingEncoder(nn.Module):
         if config.dense_heads:
             self.dense_head = DenseHead(size)
             self.scale_head = ScaleHead(size.dim)
+        self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
         nn.init.trunc_normal_(self.scale_token, std=0.02)
         self.requires_grad_(config.trainable)
         self._keep_bf16()
@@ -87,6 +89,7 @@ class MapAnythingEncoder(nn.Module):
             images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1]; ImageNet's mean and std are applied here.
             cameras: ``intrinsics [B, V, 3, 3]`` (pixels of ``images``, the centre of the top-left pixel at
                 (0.5, 0.5)) and ``view_mask [B, V]`` are read; missing views do not influence the others.
+                ``view_keys`` need ``cache_mib``.
             needs: empty, or ``{"depth"}``.
 
         Returns:
@@ -109,13 +112,11 @@ class MapAnythingEncoder(nn.Module):
             return self._features(images, cameras, with_depth="depth" in needs)
 
     def _features(self, images: Tensor, cameras: Cameras | None, with_depth: bool) -> GeometryFeatures:
-        b, v = images.shape[:2]
-        pixels = normalise(images, self.encoder.cls_token.dtype).flatten(0, 1)
-        patches, class_token = (x.unflatten(0, (b, v)) for x in self.encoder(pixels))
+        patches, class_token = encode_views(self.cache, images, cameras, self._see)
         patches = self._fuse(patches, cameras)
         x = torch.cat([patches.to(class_token.dtype), class_token], dim=2) if self.class_token else patches
         inner = self.info_sharing.norm.weight.dtype
-        scale = self.scale_token.to(inner).expand(b, 1, -1)
+        scale = self.scale_token.to(inner).expand(len(images), 1, -1)
         view_mask = None if cameras is None else cameras.view_mask
         x, scale, tapped = self.info_sharing(x.to(inner), scale, view_mask, self.taps if with_depth else ())
         n = self.grid[0] * self.grid[1]
@@ -129,6 +130,11 @@ class MapAnythingEncoder(nn.Module):
                 metric = self.scale_head(scale.to(self.scale_head.proj.weight.dtype))
                 features.depth = self.dense_head(stages, metric, self.image_size)
         return features
+
+    def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Per-view stage: ``[M, 3, H, W]`` -> patches ``[M, h * w, E]`` and class tokens ``[M, 1, E]``."""
+        patches, class_token = self.encoder(normalise(images, self.encoder.cls_token.dtype))
+        return patches, class_token
 
     def _fuse(self, patches_BVLE: Tensor, cameras: Cameras | None) -> Tensor:
         """Add what is known of the cameras and normalise; not under autocast, as the model was trained."""
