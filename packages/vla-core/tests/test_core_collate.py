@@ -85,7 +85,9 @@ def test_robots_without_state():
 def test_inference_has_no_targets():
     batch = _collator(ARM)([make_sample(ARM, 0)], actions=False)
     assert batch.actions is None
-    assert batch.action_mask is None
+    assert batch.action_mask.all()
+    both = _collator(ARM, CAR)([make_sample(ARM, 0), make_sample(CAR, 0)], actions=False)
+    assert both.action_mask.any(1).sum(1).tolist() == [ARM.action.dim, CAR.action.dim]
 
 
 def test_the_observations_at_the_chunks_ends_are_a_batch_of_their_own():

@@ -18,6 +18,7 @@ TORCH = {
     "interfaces",
     "overlap",
     "policy",
+    "realtime",
     "testing/models",
 }
 NUMPY = sorted(

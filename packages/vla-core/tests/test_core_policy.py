@@ -49,7 +49,7 @@ def test_noise_depends_on_the_row_s_seed_alone(policy, monkeypatch):
     seen = []
     predict = policy.predict
     monkeypatch.setattr(
-        policy, "predict", lambda b, noise, steps: seen.append(noise) or predict(b, noise, steps)
+        policy, "predict", lambda b, noise, *rest: seen.append(noise) or predict(b, noise, *rest)
     )
     torch.manual_seed(0)
     policy.act([make_observation(SPEC, 1)], [7])

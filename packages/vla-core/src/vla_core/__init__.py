@@ -18,7 +18,7 @@ from vla_core.specs import (
 )
 from vla_core.stats import NormStats, VectorStats
 from vla_core.transforms import Pipeline
-from vla_core.types import ActionChunk, Observation, Sample
+from vla_core.types import ActionChunk, Observation, PreviousChunk, Sample
 
 if TYPE_CHECKING:
     from vla_core.batch import Batch
@@ -37,6 +37,7 @@ __all__ = [
     "Observation",
     "ObservationSpec",
     "Pipeline",
+    "PreviousChunk",
     "RobotSpec",
     "Sample",
     "SpecMismatch",

@@ -113,7 +113,8 @@ class Batch(_Movable):
         state: float32 ``[B, D]`` normalised, or None when the robot has none.
         state_mask: bool ``[B, D]``; False is padding between embodiments.
         actions: float32 ``[B, T, A]`` normalised targets, or None at inference.
-        action_mask: bool ``[B, T, A]``; False entries never enter a loss.
+        action_mask: bool ``[B, T, A]``; False entries never enter a loss. At inference: which
+            entries the row's embodiment has.
         cameras: geometry of the views.
         future: the observations at the chunks' ends as an inference batch, where asked for. A row whose
             episode ends before holds its own observation instead.

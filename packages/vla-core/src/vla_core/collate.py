@@ -85,6 +85,8 @@ class PolicyCollator:
         )
         if actions:
             batch.actions, batch.action_mask = self._actions(samples)
+        else:
+            batch.action_mask = self._action_entries(samples)
         if future:
             ends = [replace(s, observation=s.future or s.observation, future=None) for s in samples]
             batch.future = self(ends, actions=False)
@@ -133,6 +135,14 @@ class PolicyCollator:
             actions_BTA[i, :t, :a] = np.where(sample.action_mask, sample.actions, 0)
             mask_BTA[i, :t, :a] = sample.action_mask
         return torch.from_numpy(actions_BTA), torch.from_numpy(mask_BTA)
+
+    def _action_entries(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Bool ``[B, T, A]``: what is not padding between embodiments."""
+        mask_BTA = torch.zeros(len(samples), self.horizon, self.action_dim, dtype=torch.bool)
+        for row, sample in zip(mask_BTA, samples, strict=True):
+            action = self._spec(sample.observation.embodiment).action
+            row[: action.horizon, : action.dim] = True
+        return mask_BTA
 
     def _stack(
         self, observations: Sequence[Observation], field: str, shape: tuple[int, ...]

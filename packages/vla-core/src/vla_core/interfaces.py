@@ -212,13 +212,45 @@ class FusionDims:
 
 @dataclass
 class HeadInputs:
-    """What a head reads: backbone output, optional extra context, normalised state ``[B, D]`` and masks."""
+    """What a head reads: backbone output, optional extra context, normalised state ``[B, D]`` and masks.
+
+    ``action_dims``: bool ``[B, A]``, the dims that the row's embodiment has (None: all). The rest is
+    padding: zero in training, and so in what an iterative head sees while it samples.
+    """
 
     vlm: VLMOutput
     context: Context | None = None
     state: Tensor | None = None
     state_mask: Tensor | None = None
     embodiment: Tensor | None = None
+    action_dims: Tensor | None = None
+
+
+@dataclass
+class Constraint:
+    """What an earlier chunk has settled already (real-time chunking, arXiv 2506.07339).
+
+    Args:
+        actions: float32 ``[B, T, A]``: the earlier chunk's actions, normalised, from the present step on.
+        weights: float32 ``[B, T]`` in [0, 1]. 1 is a frozen step: executed before the answer arrives, and
+            kept. Below 1 the answer is drawn towards the earlier action, at 0 it is free (and
+            ``actions`` are not read). A row of zeros has no constraint.
+        n_frozen: most frozen steps of a row, as a plain number, so that a limit is checked without
+            reading the device; None: not known.
+    """
+
+    actions: Tensor
+    weights: Tensor
+    n_frozen: int | None = None
+
+    @property
+    def frozen(self) -> Tensor:
+        """Bool ``[B, T]``: the steps to keep."""
+        return self.weights >= 1
+
+    def to(self, device: torch.device | str) -> Constraint:
+        """A copy on ``device``."""
+        return Constraint(self.actions.to(device), self.weights.to(device), self.n_frozen)
 
 
 class TextCollator(Protocol):
@@ -329,7 +361,11 @@ class Fusion(Protocol):
 
 @runtime_checkable
 class ActionHead(Protocol):
-    """Turns backbone output into actions. Entry points ``vla.heads``."""
+    """Turns backbone output into actions. Entry points ``vla.heads``.
+
+    A head that can keep the start of an earlier chunk states ``takes_constraint = True``, and its
+    :meth:`sample` has a further argument ``constraint: Constraint | None = None``.
+    """
 
     Config: ClassVar[type]
     prompt: PromptSpec

@@ -5,7 +5,7 @@ Shape legend: B rows, T action steps, A action dims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vla_core.collate import PolicyCollator
 from vla_core.errors import UserError, suggest
 from vla_core.interfaces import (
     ActionHead,
+    Constraint,
     Fused,
     Fusion,
     GeometryEncoder,
@@ -32,9 +33,10 @@ from vla_core.interfaces import (
     VLMRequest,
 )
 from vla_core.overlap import side_by_side
+from vla_core.realtime import make_constraint
 from vla_core.specs import CameraSpec, RobotSpec
 from vla_core.transforms import Pipeline
-from vla_core.types import ActionChunk, Observation, Sample
+from vla_core.types import ActionChunk, Observation, PreviousChunk, Sample
 
 
 class VLAPolicy(nn.Module):
@@ -119,7 +121,9 @@ class VLAPolicy(nn.Module):
         return out, fused, features
 
     def _inputs(self, batch: Batch, out: VLMOutput, fused: Fused) -> HeadInputs:
-        return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment)
+        # A dim is padding if no step of it is real; a step beyond an episode's end is none here.
+        dims = None if batch.action_mask is None else batch.action_mask.any(dim=1)
+        return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment, dims)
 
     def forward(self, batch: Batch, noise: Tensor | None = None, time: Tensor | None = None) -> Terms:
         """Named loss terms of a batch with targets; ``noise`` and ``time`` are the head's own."""
@@ -132,10 +136,27 @@ class VLAPolicy(nn.Module):
             terms.update(self.fusion.loss(out, features))
         return terms
 
-    def predict(self, batch: Batch, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]`` float32."""
+    def predict(
+        self, batch: Batch, noise: Tensor, steps: int | None = None, constraint: Constraint | None = None
+    ) -> Tensor:
+        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]`` float32.
+
+        ``constraint``: what of an earlier chunk to keep (real-time chunking).
+
+        Raises:
+            UserError: a constraint, and a head that cannot keep one.
+        """
+        if constraint is not None and not getattr(self.head, "takes_constraint", False):
+            raise UserError(
+                f"previous chunk: a {type(self.head).__name__} cannot keep the start of an earlier chunk "
+                "(real-time chunking); leave it out, or use a flow-matching head"
+            )
         out, fused, _ = self._encode(batch, self.head.request("sample"), train=False)
-        return self.head.sample(self._inputs(batch, out, fused), noise, steps)
+        inputs = self._inputs(batch, out, fused)
+        if constraint is None:
+            return self.head.sample(inputs, noise, steps)
+        sample: Callable[..., Tensor] = self.head.sample
+        return sample(inputs, noise, steps, constraint=constraint)
 
     def collate(self, observations: Sequence[Observation]) -> Batch:
         """The inference batch of raw observations: pipeline, then collator.
@@ -166,6 +187,7 @@ class VLAPolicy(nn.Module):
         seeds: Sequence[int],
         steps: int | None = None,
         view_keys: Sequence[Mapping[str, str]] | None = None,
+        previous: Sequence[PreviousChunk | None] | None = None,
     ) -> list[ActionChunk]:
         """Un-normalised action chunks for raw observations.
 
@@ -176,12 +198,16 @@ class VLAPolicy(nn.Module):
             view_keys: for each row camera name -> key of its picture, for cameras that stand still before
                 a scene that does not change. What a geometry encoder with a cache (``cache_mib``) knows of
                 a key is not computed again, and the picture that comes with it is not looked at.
+            previous: for each row what is left of the chunk being executed, or None: the answer keeps its
+                frozen steps exactly and goes on from them (real-time chunking).
 
         Raises:
-            UserError: observations or keys that do not fit.
+            UserError: observations, keys or a previous chunk that do not fit, naming the field.
         """
         if len(seeds) != len(observations):
             raise ValueError(f"{len(observations)} observations need as many seeds, got {len(seeds)}")
+        if previous is not None and len(previous) != len(observations):
+            raise ValueError(f"{len(observations)} observations need as many previous chunks (or None)")
         if not observations:
             return []
         if self.training:
@@ -199,12 +225,21 @@ class VLAPolicy(nn.Module):
             [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
         )
         device = next(self.parameters()).device
-        actions_BTA = self.predict(batch.to(device), noise.to(device), steps).float().cpu().numpy()
+        pipelines = [self._pipeline(observation.embodiment) for observation in observations]
+        left = previous or [None] * len(observations)
+        constraint = None
+        if any(chunk is not None for chunk in left):
+            constraint = make_constraint(left, observations, pipelines, *shape).to(device)
+        predicted = self.predict(batch.to(device), noise.to(device), steps, constraint)
+        actions_BTA = predicted.float().cpu().numpy()
         chunks = []
-        for actions_TA, observation in zip(actions_BTA, observations, strict=True):
-            pipeline = self._pipeline(observation.embodiment)
+        for row, (observation, pipeline) in enumerate(zip(observations, pipelines, strict=True)):
             inner = pipeline.output_spec.action
-            actions = pipeline.inverse(actions_TA[: inner.horizon, : inner.dim], observation.state)
+            actions = pipeline.inverse(actions_BTA[row, : inner.horizon, : inner.dim], observation.state)
+            kept = left[row]
+            if kept is not None:
+                # What is executed already is what it is, also where normalisation clips or rounds.
+                actions[: kept.n_frozen] = kept.actions[: kept.n_frozen]
             chunks.append(ActionChunk(actions, pipeline.input_spec.action))
         return chunks
 

@@ -70,3 +70,20 @@ class ActionChunk:
 
     actions: Float
     spec: ActionSpec
+
+
+@dataclass(frozen=True)
+class PreviousChunk:
+    """What is left of the chunk that is being executed while the next one is computed.
+
+    The next chunk keeps the frozen steps and goes on smoothly from there (real-time chunking,
+    arXiv 2506.07339).
+
+    Args:
+        actions: float32 ``[R, A]`` in the units of the spec: the step that is executed now, and those
+            after it. Groups whose raw representation is relative count from the present state.
+        n_frozen: how many of them are executed before the next chunk arrives (the delay in steps).
+    """
+
+    actions: Float
+    n_frozen: int

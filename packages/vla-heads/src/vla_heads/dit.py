@@ -34,6 +34,11 @@ class FeedForward(nn.Module):
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
+def per_token(condition: Tensor, x: Tensor) -> Tensor:
+    """``condition [B, R, C]`` as ``[B, R, 1, C]``, for ``x [B, R, L, W]``; one per token stays as it is."""
+    return condition if condition.ndim == x.ndim else condition[..., None, :]
+
+
 class AdaLN(nn.Module):
     """LayerNorm whose scale and shift come from the time (DiT, arXiv 2212.09748), zero at the start.
 
@@ -47,8 +52,9 @@ class AdaLN(nn.Module):
         self.norm = nn.LayerNorm(width, eps, elementwise_affine=False)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """``x [B, R, L, W]``; ``modulation [B, R, 2W]`` (or broadcastable) = [scale | shift]."""
-        scale, shift = modulation[..., None, :].chunk(2, dim=-1)
+        """``x [B, R, L, W]``; ``modulation [B, R, 2W]``, or one per token ``[B, R, L, 2W]`` (or
+        broadcastable), = [scale | shift]."""
+        scale, shift = per_token(modulation, x).chunk(2, dim=-1)
         return self.norm(x) * (1 + scale) + shift
 
 
@@ -70,7 +76,8 @@ class Block(nn.Module, ABC):
 
     - ``x [B, R, L, W]``: own tokens.
     - ``context_mask``: bool ``[B, 1, 1, S]``; False is never attended to.
-    - ``modulation``: ``[B, R, 2W]`` or broadcastable, from ``ada.modulation``.
+    - ``modulation``: ``[B, R, 2W]`` or one per token ``[B, R, L, 2W]``, or broadcastable, from
+      ``ada.modulation``.
     - ``token_mask``: bool ``[B, 1, 1, L]`` of own tokens others may attend to, or None for all.
     """
 

@@ -81,9 +81,11 @@ class ActionEncoder(nn.Module):
         return features if self.n_categories else self.mix_time(features)
 
     def forward(self, x: Tensor, time: Tensor, category: Tensor | None = None) -> Tensor:
-        """``x [B, R, T, A]`` and ``time = encode_time(bucket) [B, R, W]`` -> ``[B, R, T, W]``."""
+        """``x [B, R, T, A]`` and ``time = encode_time(bucket) [B, R, W]`` (or one per step
+        ``[B, R, T, W]``) -> ``[B, R, T, W]``."""
         x = apply(self.embed, x.to(self.embed.weight.dtype), category)
         x = apply(self.mix_action, x, category)
         if self.n_categories:
             time = apply(self.mix_time, time, category)
-        return apply(self.out, F.silu(x + time[..., None, :]), category)
+        time = time if time.ndim == x.ndim else time[..., None, :]
+        return apply(self.out, F.silu(x + time), category)

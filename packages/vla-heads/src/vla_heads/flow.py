@@ -48,6 +48,11 @@ def interpolate(actions: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, T
     return (1.0 - t) * noise + t * actions, actions - noise
 
 
+def sample_delay(shape: tuple[int, ...], device: torch.device, longest: int) -> Tensor:
+    """Simulated delays, long, uniform in 0..longest, from torch's default generator."""
+    return torch.randint(longest + 1, shape, device=device)
+
+
 def draws(
     actions: Tensor, noise: Tensor | None, time: Tensor | None, repeats: int, alpha: float, s: float
 ) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,13 @@ class FlowConfig:
         n_buckets: number of integer times the network tells apart.
         compat: ``starvla`` builds the networks that StarVLA's checkpoints were trained with, its
             rounding included (see :mod:`vla_heads.starvla`); set by ``vla-train import-starvla``.
+        rtc: how a constraint is kept (real-time chunking). ``guidance`` steers any trained head by the
+            gradient of its own prediction (arXiv 2506.07339): about twice the cost of a step.
+            ``training_time`` gives the frozen steps clean, at time 1 (arXiv 2512.05964): no gradient, no
+            cost, steps after the frozen ones are free; the head must have been trained for it.
+        rtc_max_delay: trains the head for that: each draw gives the first 0..rtc_max_delay steps
+            clean, and they leave the loss (0: off).
+        rtc_max_guidance: bound on the weight of the guidance.
     """
 
     dropout: float = 0.0
@@ -37,9 +44,12 @@ class FlowConfig:
     time_s: float = 0.999
     n_buckets: int = 1000
     compat: Literal["none", "starvla"] = "none"
+    rtc: Literal["guidance", "training_time"] = "guidance"
+    rtc_max_delay: int = 0
+    rtc_max_guidance: float = 5.0
 
 
-def check_flow(config: FlowConfig) -> None:
+def check_flow(config: FlowConfig, horizon: int) -> None:
     """Raise :class:`ConfigError` for a value that cannot work, with the key's name and the fix."""
     for key, low in (("n_future_tokens", 0), ("repeated_diffusion_steps", 1), ("steps", 1), ("n_buckets", 1)):
         if getattr(config, key) < low:
@@ -48,6 +58,14 @@ def check_flow(config: FlowConfig) -> None:
         raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
     if config.compat not in ("none", "starvla"):
         raise ConfigError(f"compat: '{config.compat}' must be 'none' or 'starvla'")
+    if not 0 <= config.rtc_max_delay < horizon:
+        raise ConfigError(
+            f"rtc_max_delay: {config.rtc_max_delay} must be in 0..{horizon - 1} (below the horizon)"
+        )
+    if config.rtc == "training_time" and not config.rtc_max_delay:
+        raise ConfigError("rtc: 'training_time' needs rtc_max_delay, e.g. rtc_max_delay: 4")
+    if config.rtc_max_guidance <= 0:
+        raise ConfigError(f"rtc_max_guidance: {config.rtc_max_guidance} must be above 0")
 
 
 def heads_of(width: int, n_heads: int | None) -> int:

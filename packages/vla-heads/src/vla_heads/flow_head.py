@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import UserError
-from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.interfaces import Constraint, HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
 
-from vla_heads import flow, starvla
+from vla_heads import flow, sampling, starvla
 from vla_heads.context import context_projection, extra_context, joint_mask
 from vla_heads.dit import AdaLN, Block, KeysValues, init_weights
 from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder, sinusoid
 from vla_heads.flow_config import FlowConfig
 from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.time_condition import TimeCondition
 
 
 @dataclass
@@ -41,24 +42,6 @@ class Prepared:
     embodiment: Tensor | None = None
 
 
-@dataclass
-class TimeCondition:
-    """What a time contributes; independent of the observation, so a fixed grid needs it only once.
-
-    Args:
-        actions: what the action encoder needs of it ``[..., W]``.
-        modulations: AdaLN scale and shift ``[..., 2W]`` of each block and, last, of the final norm.
-    """
-
-    actions: Tensor
-    modulations: tuple[Tensor, ...]
-
-    def at(self, index: int) -> TimeCondition:
-        """The entry ``index`` of a grid, shaped ``[1, 1, ...]`` to broadcast over rows and repeats."""
-        pick = slice(index, index + 1)
-        return TimeCondition(self.actions[None, pick], tuple(m[None, pick] for m in self.modulations))
-
-
 class FlowHead(nn.Module):
     """Base of the flow-matching heads: ``blocks`` over ``[state | future | actions]``, final AdaLN, decoder.
 
@@ -76,6 +59,7 @@ class FlowHead(nn.Module):
     """
 
     prompt: PromptSpec = PromptSpec()
+    takes_constraint = True
     config: FlowConfig
 
     def __init__(
@@ -186,22 +170,50 @@ class FlowHead(nn.Module):
         inputs: HeadInputs,
         noise: Tensor,
         steps: int | None = None,
+        constraint: Constraint | None = None,
         plan: Sequence[TimeCondition] | None = None,
     ) -> Tensor:
         """Integrate from ``noise [B, T, A]`` to normalised actions ``[B, T, A]`` fp32 by Euler steps.
 
-        ``plan`` from :meth:`plan` skips the time embedding; it must be made anew when weights change.
+        Dims a row does not have (``inputs.action_dims``) are 0, as in training.
+
+        Args:
+            inputs: the observation.
+            noise: one draw per row.
+            steps: Euler steps; None takes the config's.
+            constraint: what of an earlier chunk to keep, the way ``config.rtc`` says. Frozen steps
+                come back exactly.
+            plan: from :meth:`plan`, skips the time embedding; make it anew when weights change.
+
+        Raises:
+            UserError: shapes that do not fit, or more frozen steps than the head was trained for.
         """
-        if tuple(noise.shape[1:]) != (self.dims.horizon, self.dims.action_dim):
-            raise UserError(
-                f"noise: shape {list(noise.shape)} must be [B, {self.dims.horizon}, {self.dims.action_dim}]"
-            )
-        plan = self.plan(steps) if plan is None else plan
+        sampling.check(noise, constraint, (self.dims.horizon, self.dims.action_dim), self.config)
+        grid = tuple(self.plan(steps) if plan is None else plan)
+        dims, n = inputs.action_dims, len(grid)
+        noise = noise if dims is None else torch.where(dims[:, None], noise, 0.0)
         prepared = self.prepare(inputs)
-        x = noise.float()
-        for condition in plan:
-            x = x + self.step(prepared, x, condition) / len(plan)
-        return x
+        if constraint is None:
+            field = self._field(prepared, grid)
+        elif self.config.rtc == "training_time":
+            clean, frozen = self._clean(), constraint.frozen[:, None]
+            grid = tuple(condition.freeze(frozen, clean) for condition in grid)
+            field = sampling.held(self._field(prepared, grid), constraint)
+        else:
+            with torch.inference_mode(False):
+                prepared, grid = sampling.for_gradient(prepared), sampling.for_gradient(grid)
+            field = self._field(prepared, grid)
+            field = sampling.guided(field, constraint, dims, n, self.config.rtc_max_guidance)
+        actions = sampling.euler(sampling.padded(field, dims), noise, n)
+        return actions if constraint is None else sampling.keep(constraint, actions)
+
+    def _field(self, prepared: Prepared, grid: tuple[TimeCondition, ...]) -> sampling.Field:
+        return lambda x, k: self.step(prepared, x, grid[k])
+
+    def _clean(self) -> TimeCondition:
+        """The condition of actions without noise: time 1, ``[1, 1, ...]``."""
+        one = torch.ones(1, 1, device=self.action_position.device)
+        return self.condition(flow.bucket(one, self.config.n_buckets))
 
     def forward(
         self,
@@ -210,6 +222,7 @@ class FlowHead(nn.Module):
         mask: Tensor,
         noise: Tensor | None = None,
         time: Tensor | None = None,
+        delay: Tensor | None = None,
     ) -> Terms:
         """Flow-matching loss, mean over valid entries (and repeats).
 
@@ -221,6 +234,8 @@ class FlowHead(nn.Module):
             noise: fp32 ``[B, R, T, A]``, or ``[B * R, T, A]`` with a row's repeats adjacent; R may
                 differ from the config's. None: N(0, 1) from torch's default generator.
             time: fp32 in [0, 1], ``[B, R]`` or ``[B * R]``. None: drawn as the config says.
+            delay: long ``[B, R]``, so many first steps are given clean and leave the loss. None: none,
+                or while training with ``rtc_max_delay`` uniform in 0..rtc_max_delay.
 
         Returns:
             ``{"action_loss": scalar fp32}``.
@@ -243,23 +258,30 @@ class FlowHead(nn.Module):
             buckets = flow.bucket(time, config.n_buckets)
         prepared = self.prepare(inputs)
         condition = self.condition(buckets)
+        counted = mask[:, None]
+        if delay is None and self.training and config.rtc_max_delay:
+            delay = flow.sample_delay(tuple(time.shape), time.device, config.rtc_max_delay)
+        if delay is not None:
+            frozen = torch.arange(x.shape[2], device=x.device) < delay.reshape(time.shape)[..., None]
+            x = torch.where(frozen[..., None], actions, x)
+            condition = condition.freeze(frozen, self._clean())
+            counted = counted & ~frozen[..., None]
         valid_steps = mask.any(dim=-1)
         seen = torch.cat([valid_steps.new_ones(prepared.prefix.shape[:2]), valid_steps], dim=1)
         velocity = self._velocity(prepared, x, condition, seen[:, None, None, :])
-        return {"action_loss": masked_mean((velocity - target).square(), mask[:, None])}
+        return {"action_loss": masked_mean((velocity - target).square(), counted)}
 
     def _velocity(
         self, prepared: Prepared, x_BRTA: Tensor, time: TimeCondition, token_mask: Tensor | None
     ) -> Tensor:
-        actions = self.action_encoder(x_BRTA, time.actions, prepared.embodiment) + self.action_position
+        actions = self.action_encoder(x_BRTA, time.of_actions(), prepared.embodiment) + self.action_position
         prefix = prepared.prefix[:, None].expand(-1, x_BRTA.shape[1], -1, -1)
         x = torch.cat([prefix, actions.to(prefix.dtype)], dim=2)
-        modulations = time.modulations[: len(self.blocks)]
-        for block, context, modulation in zip(self.blocks, prepared.context, modulations, strict=True):
-            x = block(x, context, prepared.context_mask, modulation, token_mask)
+        for i, (block, context) in enumerate(zip(self.blocks, prepared.context, strict=True)):
+            x = block(x, context, prepared.context_mask, time.of_block(i, x.shape[2]), token_mask)
         x = x[:, :, -self.dims.horizon :]
         if self.final_norm is not None and self.final is not None:
-            x = self.final(self.final_norm(x, time.modulations[-1]))
+            x = self.final(self.final_norm(x, time.of_block(-1, self.dims.horizon)))
         return self.decoder(self.final_dropout(x), prepared.embodiment).float()
 
     def _prefix(self, inputs: HeadInputs, rows: int) -> Tensor:

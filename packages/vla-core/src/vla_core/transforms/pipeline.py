@@ -170,6 +170,10 @@ class Pipeline:
         """The sample as the model sees it; masked action entries become 0."""
         return self.random(self.deterministic(sample), rng)
 
+    def actions(self, actions: Floats, raw_state: Floats | None) -> Floats:
+        """Actions ``[T, A]`` in the robot's units as the model sees them; what :meth:`inverse` undoes."""
+        return self._forward(actions, raw_state)[0]
+
     def inverse(self, actions: Floats, raw_state: Floats | None) -> Floats:
         """Model actions ``[T, A]`` in the robot's units; ``raw_state`` is the observation's own."""
         states = [raw_state]

@@ -56,7 +56,7 @@ def resolve(config: GR00TFlowConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
-    check_flow(config)
+    check_flow(config, dims.horizon)
     if config.size == "custom":
         if config.width is None:
             raise ConfigError("width: size 'custom' needs it, e.g. width: 256")

@@ -61,7 +61,7 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
-    check_flow(config)
+    check_flow(config, dims.horizon)
     if config.vl_layer_selection not in ("first", "last"):
         raise ConfigError(f"vl_layer_selection: '{config.vl_layer_selection}' must be 'first' or 'last'")
     n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
