@@ -68,7 +68,7 @@ class VLMRequest:
     decoder: int = 0
 
     def __or__(self, other: VLMRequest) -> VLMRequest:
-        if self.queries is not None and other.queries is not None:
+        if None not in (self.queries, other.queries) and self.queries is not other.queries:
             raise ValueError("head and fusion both bring query embeddings; only one may")
         return VLMRequest(
             layers=tuple(sorted({*self.layers, *other.layers})),
