@@ -75,7 +75,7 @@ def test_entry_point_and_config():
         MapAnythingConfig(bf16=True, trainable=True)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("giant", 1.1888e9), ("large", 0.52581e9)])
+@pytest.mark.parametrize(("name", "parameters"), [("giant", 1.1949e9), ("large", 0.53135e9)])
 def test_published_sizes(name, parameters):
     with torch.device("meta"):
         encoder = MapAnythingEncoder(MapAnythingConfig(size=name), 2, (224, 224))
@@ -144,20 +144,50 @@ def test_a_missing_view_is_seen_by_no_other():
     assert encoder(images, cameras).tokens.isfinite().all()
 
 
-def test_depth_runs_only_when_asked():
+def test_dense_heads_run_only_when_asked():
     encoder, images, calls = build(), pictures(), []
-    for part in (encoder.dense_head[0], encoder.scale_head):
-        part.register_forward_hook(lambda *_: calls.append(1))
+    for name in ("dense_head.0", "scale_head", "pose_head"):
+        encoder.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
     plain = encoder(images)
     assert calls == []
-    assert plain.depth is None
+    assert plain.depth is plain.points is None
     features = encoder(images, None, frozenset({"depth"}))
+    assert calls == ["scale_head", "dense_head.0"]
     assert torch.equal(plain.tokens, features.tokens)
     assert features.depth.shape == (2, 2, *SIZE)
-    assert features.depth.dtype == torch.float32
-    assert features.depth.isfinite().all()
+    assert features.points is None
+    both = encoder(images, None, frozenset({"depth", "points"}))
+    assert "pose_head" in calls
+    assert torch.equal(both.depth, features.depth)
+    assert both.points.shape == (2, 2, *SIZE, 3)
+    assert both.depth.dtype == both.points.dtype == torch.float32
+    assert both.points.isfinite().all()
+    only = encoder(images, None, frozenset({"points"}))
+    assert only.depth is None
+    assert torch.equal(only.points, both.points)
     with pytest.raises(ConfigError, match=r"tokens only, as geometry\.dense_heads is false"):
         build(dense_heads=False)(images, None, frozenset({"depth"}))
+
+
+def test_points_are_depth_seen_from_the_first_camera():
+    """With poses that the head is made to give: the identity, then a quarter turn and a step to the right."""
+    encoder, images, needs = build(), pictures(), frozenset({"depth", "points"})
+    head = encoder.pose_head
+    for layer in (head.fc_t, head.fc_rot):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    head.fc_rot.bias[3] = 2.0  # any length
+    camera = encoder(images, None, needs)
+    assert torch.allclose(camera.points[..., 2], camera.depth, atol=1e-6)
+    head.fc_rot.bias[1] = 2.0  # about the y axis: z becomes x
+    head.fc_t.bias[0] = 0.5
+    world = encoder(images, None, needs)
+    step = (world.points[..., 0] - camera.points[..., 2]).flatten(1)
+    assert torch.allclose(step, step[:, :1].expand_as(step), atol=1e-5)  # in metres by the scale of the row
+    assert (step > 0).all()
+    assert torch.allclose(world.points[..., 1], camera.points[..., 1], atol=1e-5)
+    assert torch.allclose(world.points[..., 2], -camera.points[..., 0], atol=1e-5)
+    assert torch.equal(world.depth, camera.depth)
 
 
 def test_frozen_unless_trainable():
@@ -165,9 +195,9 @@ def test_frozen_unless_trainable():
     assert not any(p.requires_grad for p in frozen.parameters())
     assert not frozen(images).tokens.requires_grad
     trained = build(trainable=True)
-    features = trained(images, pinhole(30.0), frozenset({"depth"}))
+    features = trained(images, pinhole(30.0), frozenset({"depth", "points"}))
     loss = features.tokens.square().sum() + features.tokens.sum() + features.registers.sum()
-    (loss + features.depth.square().sum()).backward()
+    (loss + features.depth.square().sum() + features.points.square().sum()).backward()
     dead = [name for name, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
@@ -269,7 +299,7 @@ def test_weights_of_another_size_are_named(stored):
         (lambda e: e(pictures(views=1)), r"images: shape \[2, 1, 3, 28, 42\] must be \[B, 2, 3, 28, 42\]"),
         (lambda e: e(pictures(), pinhole(9.0, views=1)), r"cameras\.intrinsics: shape \[2, 1, 3, 3\]"),
         (lambda e: e(pictures(), Cameras(intrinsics=torch.eye(3))), r"cameras\.intrinsics: shape \[3, 3\]"),
-        (lambda e: e(pictures(), None, frozenset({"points"})), r"needs: \['points'\] .* tokens and depth"),
+        (lambda e: e(pictures(), None, frozenset({"normals"})), r"needs: \['normals'\] .* depth and points"),
         (lambda e: build((28, 40)), "image_size: 28 x 40 is not a multiple of patch_size 14"),
     ],
 )
@@ -308,14 +338,14 @@ def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
 def test_a_fusion_that_needs_more_is_refused_when_the_policy_is_built():
     class Greedy(torch.nn.Module):
         Config = FakeHead.Config
-        needs = frozenset({"points", "depth"})
+        needs = frozenset({"normals", "depth"})
 
         @classmethod
         def build(cls, config, dims):
             return cls()
 
     undo = override("vla.fusions", "greedy", Greedy)
-    for dense_heads, missing in ((True, "points"), (False, "depth and points")):
+    for dense_heads, missing in ((True, "normals"), (False, "depth and normals")):
         with register_fakes(), pytest.raises(ConfigError) as error:
             build_policy(framework("greedy", dense_heads=dense_heads), {SPEC.embodiment: SPEC})
         assert f"'greedy' needs {missing}, which framework.geometry 'mapanything' does not" in str(

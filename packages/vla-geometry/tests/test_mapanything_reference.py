@@ -187,7 +187,7 @@ def reference_model(size):
 
 @torch.no_grad()
 def reference_features(model, images, matrices):
-    """Tokens ``[B, V, h, w, C]``, registers ``[B, R, C]`` and depth ``[B, V, H, W]``, as the encoder's."""
+    """Tokens, registers, depth and points, of the shapes of the encoder's."""
     from mapanything.utils.inference import preprocess_input_views_for_inference
     from uniception.models.encoders.image_normalizations import IMAGE_NORMALIZATION_DICT
 
@@ -204,14 +204,16 @@ def reference_features(model, images, matrices):
     model._configure_geometric_input_config(True, False, False, False, False)
     seen = []
     hook = model.info_sharing.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
-    points = torch.stack([view["pts3d_cam"] for view in model(views)], dim=1)
+    seen_by_views = model(views)
+    depth = torch.stack([view["pts3d_cam"][..., 2] for view in seen_by_views], dim=1)
+    points = torch.stack([view["pts3d"] for view in seen_by_views], dim=1)
     hook.remove()
     tokens = torch.stack(seen[0].features, dim=1).permute(0, 1, 3, 4, 2)
     registers = [
         seen[0].additional_token_features,
         *(seen[0].additional_token_features_per_view or []),
     ]
-    return tokens, torch.cat(registers, dim=2).transpose(1, 2), points[..., 2]
+    return tokens, torch.cat(registers, dim=2).transpose(1, 2), depth, points
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny_v1"])
@@ -235,8 +237,9 @@ def test_features_equal_the_reference(pair, views, image, calibrated):
     images = pictures(views, image)
     matrices = intrinsics(views, image) if calibrated else None
     wanted = reference_features(model, images, matrices)
-    features = encoder(images, Cameras(intrinsics=matrices), frozenset({"depth"}))
-    for ours, theirs in zip((features.tokens, features.registers, features.depth), wanted, strict=True):
+    features = encoder(images, Cameras(intrinsics=matrices), frozenset({"depth", "points"}))
+    for name, theirs in zip(("tokens", "registers", "depth", "points"), wanted, strict=True):
+        ours = getattr(features, name)
         assert ours.shape == theirs.shape
         relative = (ours - theirs).norm() / theirs.norm()
         assert relative < 1e-5, float(relative)
@@ -247,7 +250,7 @@ def case_name(size, views, image, calibrated):
     return f"{size}/{views}/{image[0]}x{image[1]}/{'calibrated' if calibrated else 'images'}"
 
 
-def summary(tokens, registers, depth):
+def summary(tokens, registers, depth, points):
     """What is recorded: some tokens and pixels and all registers of the first row, moments of all tokens."""
     return {
         "tokens": tokens[0, :, ::5, ::5].contiguous(),
@@ -255,6 +258,7 @@ def summary(tokens, registers, depth):
         "mean": tokens.mean(dim=(2, 3)),
         "square": tokens.square().mean(dim=(2, 3)),
         "depth": depth[0, :, ::9, ::9].contiguous(),
+        "points": points[0, :, ::18, ::18].contiguous(),
     }
 
 
@@ -278,9 +282,9 @@ def filled(request):
 def test_features_equal_the_record(filled, views, image, calibrated):
     size, build = filled
     cameras = Cameras(intrinsics=intrinsics(views, image)) if calibrated else None
-    features = build(views, image)(pictures(views, image), cameras, frozenset({"depth"}))
+    features = build(views, image)(pictures(views, image), cameras, frozenset({"depth", "points"}))
     record = load_file(GOLDEN / "features.safetensors")
-    for part, ours in summary(features.tokens, features.registers, features.depth).items():
+    for part, ours in summary(features.tokens, features.registers, features.depth, features.points).items():
         theirs = record[f"{case_name(size, views, image, calibrated)}/{part}"]
         assert (ours - theirs).norm() < 1e-4 * theirs.norm(), part
         assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), part

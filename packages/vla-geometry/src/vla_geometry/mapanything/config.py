@@ -22,10 +22,10 @@ class MapAnythingConfig:
             ``.safetensors`` file; null starts at random (nothing can be learnt from a frozen random encoder).
         revision: commit, tag or branch of the hub id.
         trainable: false freezes the encoder and runs it without gradients.
-        dense_heads: build the depth head (it runs only when a fusion needs depth). Set to false when training
-            the encoder with a fusion that does not, or its parameters get no gradient.
+        dense_heads: build the heads for depth and points (they run only when a fusion asks). Set to false
+            when training the encoder with a fusion that needs neither, or they get no gradient.
         bf16: run the two transformers in bfloat16, whatever the policy's dtype; only when frozen. The
-            geometric input and the depth head stay in the policy's dtype, as in the published model.
+            geometric input and the dense heads stay in the policy's dtype, as in the published model.
         cache_mib: MiB for per-view features of pictures with a key (``cameras.view_keys``); 0: no cache.
     """
 

@@ -1,4 +1,4 @@
-"""Depth of MapAnything: a DPT decoder (arXiv 2103.13413) over four stages, in metres by the scale token.
+"""What MapAnything sees at each pixel: a DPT decoder (arXiv 2103.13413) over four stages.
 
 Module names are those of the published weights.
 Shape legend: B rows, V views, N = B V, h, w patch grid, C widths of the stages, F of the head, H, W pixels.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -113,7 +112,7 @@ class ScaleHead(nn.Module):
 
 
 class DenseHead(nn.ModuleList):
-    """Decoder and regressor: four stages ``[B, V, h, w, C_i]`` and the scale ``[B, 1, 1]`` to depth.
+    """Decoder and regressor: four stages ``[B, V, h, w, C_i]`` to a point for each pixel.
 
     The first stage is what enters the multi-view stage, the others are taken from it.
     """
@@ -122,13 +121,11 @@ class DenseHead(nn.ModuleList):
         widths = (size.encoder_dim, size.dim, size.dim, size.dim)
         super().__init__([Dpt(widths, size.head_dims, size.head_dim), Regressor(size.head_dim)])
 
-    def forward(self, stages: Sequence[Tensor], scale_B11: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Depth along the optical axis, metres fp32 ``[B, V, H, W]``."""
+    def forward(self, stages: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Points fp32 ``[B, V, 3, H, W]`` in camera axes (x right, y down, z forward), units of the scene."""
         b, v = stages[0].shape[:2]
         decoder, regressor = self
         dtype = next(self.parameters()).dtype
         maps = [x.flatten(0, 1).permute(0, 3, 1, 2).to(dtype).contiguous() for x in stages]
         out = regressor(decoder(maps), image_size).float().unflatten(0, (b, v))
-        # The axis' share of the unit ray, times the distance along the ray.
-        cosine = out[:, :, 2] / torch.linalg.vector_norm(out[:, :, :3], dim=2).clamp(min=1e-8)
-        return cosine * out[:, :, 3].exp() * scale_B11[..., None]
+        return F.normalize(out[:, :, :3], dim=2, eps=1e-8) * out[:, :, 3:4].exp()

@@ -23,6 +23,7 @@ from vla_geometry.mapanything.config import MapAnythingConfig
 from vla_geometry.mapanything.dense import DenseHead, ScaleHead
 from vla_geometry.mapanything.dinov2 import Dinov2
 from vla_geometry.mapanything.loading import load_published
+from vla_geometry.mapanything.pose import PoseHead, to_first_camera
 from vla_geometry.mapanything.ray_encoder import RayEncoder
 from vla_geometry.mapanything.sharing import AlternatingAttention
 from vla_geometry.mapanything.sizes import PATCH, SIZES
@@ -35,7 +36,7 @@ class MapAnythingEncoder(nn.Module):
     """DINOv2 per view, rays of known intrinsics added and normalised, then attention across views.
 
     Reads ``cameras.intrinsics`` when given; without them (or for a view whose matrix is not usable) it is
-    the model's images-only path. Extrinsics and depth are not read. It predicts depth, but no points.
+    the model's images-only path. Extrinsics and depth are not read.
     """
 
     Config: ClassVar[type] = MapAnythingConfig
@@ -47,7 +48,7 @@ class MapAnythingEncoder(nn.Module):
         self.grid = check_image_size(image_size, PATCH)
         self.dim = size.dim
         self.class_token, self.taps = size.class_token, size.taps
-        self.provides = frozenset({"depth"} if config.dense_heads else ())
+        self.provides = frozenset({"depth", "points"} if config.dense_heads else ())
         self.encoder = Dinov2(size)
         self.ray_dirs_encoder = RayEncoder(size.encoder_dim, size.ray_dims)
         self.fusion_norm_layer = nn.LayerNorm(size.encoder_dim, eps=EPS)
@@ -56,6 +57,7 @@ class MapAnythingEncoder(nn.Module):
         if config.dense_heads:
             self.dense_head = DenseHead(size)
             self.scale_head = ScaleHead(size.dim)
+            self.pose_head = PoseHead(size.dim)
         self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
         nn.init.trunc_normal_(self.scale_token, std=0.02)
         self.requires_grad_(config.trainable)
@@ -90,12 +92,13 @@ class MapAnythingEncoder(nn.Module):
             cameras: ``intrinsics [B, V, 3, 3]`` (pixels of ``images``, the centre of the top-left pixel at
                 (0.5, 0.5)) and ``view_mask [B, V]`` are read; missing views do not influence the others.
                 ``view_keys`` need ``cache_mib``.
-            needs: empty, or ``{"depth"}``.
+            needs: subset of ``{"depth", "points"}``.
 
         Returns:
             ``tokens [B, V, h, w, C]``; ``registers [B, 1 + V, C]``: the scale token, then the class token
-            of each view (``[B, 1, C]`` for the first release, which has no class tokens here). With
-            ``needs``, ``depth [B, V, H, W]`` in metres, fp32.
+            of each view (``[B, 1, C]`` for the first release, which has no class tokens here). What ``needs``
+            names, in metres, fp32: ``depth [B, V, H, W]``, and ``points [B, V, H, W, 3]`` in the frame of the
+            first camera, by rays, distances and poses that are all the model's own predictions.
 
         Raises:
             UserError: images or intrinsics of another shape.
@@ -103,33 +106,43 @@ class MapAnythingEncoder(nn.Module):
         """
         check_images(images, self.n_views, self.image_size)
         if needs - self.provides:
-            given = "tokens and depth" if self.provides else "tokens only, as geometry.dense_heads is false"
+            given = "depth and points" if self.provides else "tokens only, as geometry.dense_heads is false"
             raise ConfigError(
                 f"needs: {sorted(needs)} asked for, but geometry 'mapanything' gives {given}; "
                 "choose another fusion or geometry encoder"
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.trainable):
-            return self._features(images, cameras, with_depth="depth" in needs)
+            return self._features(images, cameras, needs)
 
-    def _features(self, images: Tensor, cameras: Cameras | None, with_depth: bool) -> GeometryFeatures:
+    def _features(self, images: Tensor, cameras: Cameras | None, needs: frozenset[str]) -> GeometryFeatures:
         patches, class_token = encode_views(self.cache, images, cameras, self._see)
         patches = self._fuse(patches, cameras)
         x = torch.cat([patches.to(class_token.dtype), class_token], dim=2) if self.class_token else patches
         inner = self.info_sharing.norm.weight.dtype
         scale = self.scale_token.to(inner).expand(len(images), 1, -1)
         view_mask = None if cameras is None else cameras.view_mask
-        x, scale, tapped = self.info_sharing(x.to(inner), scale, view_mask, self.taps if with_depth else ())
+        x, scale, tapped = self.info_sharing(x.to(inner), scale, view_mask, self.taps if needs else ())
         n = self.grid[0] * self.grid[1]
         features = GeometryFeatures(
             tokens=x[:, :, :n].unflatten(2, self.grid),
             registers=torch.cat([scale, x[:, :, n:].flatten(1, 2)], dim=1),
         )
-        if with_depth:
+        if needs:
             stages = [y[:, :, :n].unflatten(2, self.grid) for y in (patches, *tapped, x)]
             with torch.autocast(images.device.type, enabled=False):
-                metric = self.scale_head(scale.to(self.scale_head.proj.weight.dtype))
-                features.depth = self.dense_head(stages, metric, self.image_size)
+                self._add_dense(features, stages, scale, needs)
         return features
+
+    def _add_dense(
+        self, features: GeometryFeatures, stages: list[Tensor], scale: Tensor, needs: frozenset[str]
+    ) -> None:
+        metres = self.scale_head(scale.to(self.scale_head.proj.weight.dtype))[..., None]
+        points = self.dense_head(stages, self.image_size)
+        if "depth" in needs:
+            features.depth = points[:, :, 2] * metres
+        if "points" in needs:
+            rotation, position = self.pose_head(stages[-1])
+            features.points = to_first_camera(points, rotation, position) * metres[..., None]
 
     def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Per-view stage: ``[M, 3, H, W]`` -> patches ``[M, h * w, E]`` and class tokens ``[M, 1, E]``."""

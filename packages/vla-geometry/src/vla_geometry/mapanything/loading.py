@@ -1,7 +1,7 @@
 """Strict loading of the published weights.
 
 A published file holds the whole model. What this encoder has no use for is named in ``NOT_BUILT`` (and
-``DENSE``, when the depth head is not built); every other key must be there, and no further one.
+``DENSE``, when the dense heads are not built); every other key must be there, and no further one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from vla_geometry.mapanything.sizes import SIZES
 
 FILE = "model.safetensors"
 NOT_BUILT = (
-    # Poses are not predicted.
-    "pose_head.",
     # Geometric inputs other than rays: depth and camera poses are not read.
     "depth_encoder.",
     "depth_scale_encoder.",
@@ -29,8 +27,8 @@ NOT_BUILT = (
     "cam_trans_scale_encoder.",
 )
 """Prefixes of published keys that are left out."""
-DENSE = ("dense_head.", "scale_head.")
-"""Prefixes, after :func:`canonical`, of the depth head."""
+DENSE = ("dense_head.", "scale_head.", "pose_head.")
+"""Prefixes, after :func:`canonical`, of what depth and points need."""
 
 
 def published_name(name: str) -> str:
