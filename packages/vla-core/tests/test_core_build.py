@@ -204,6 +204,16 @@ def test_a_backbone_without_decoder_is_refused(speaking):
     )
 
 
+def test_a_head_with_queries_is_built():
+    class Asking(FakeHead):
+        def request(self, mode):
+            return VLMRequest(layers=(2,), queries=torch.nn.Embedding(2, 16))
+
+    undo = override("vla.heads", "asking", Asking)
+    build_policy(FrameworkConfig(**{"horizon": 4, **FAKE, "head": {"name": "asking"}}), {"default": SPEC})
+    undo()
+
+
 def test_a_head_learns_from_the_rows_and_keeps_it_in_the_checkpoint(speaking, tmp_path):
     config = FrameworkConfig(horizon=4, transforms=[{"name": "normalize"}], **speaking)
     sample = make_sample(SPEC, 1, valid=3)

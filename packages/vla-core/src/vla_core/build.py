@@ -138,8 +138,8 @@ def _chunks(pipelines: Mapping[str, Pipeline], rows: Mapping[str, Rows] | None) 
 
 
 def _check_request(head: ActionHead, dims: VLMDims, names: tuple[Part, Part], tree: Tree | None) -> None:
-    requests = head.request("train") | head.request("sample")
-    asked = head.prompt.answer_ids is not None or requests.logits != "none" or requests.decoder > 0
+    requests = head.request("train"), head.request("sample")
+    asked = head.prompt.answer_ids is not None or any(r.logits != "none" or r.decoder for r in requests)
     if asked and not dims.decoder:
         head_name, vlm_name = (part.node["name"] for part in names)
         raise ConfigError(
