@@ -24,7 +24,7 @@ def test_runs_side_by_side_give_the_numbers_of_runs_alone(
         "trainer.learning_rate.base=1e-2,1e-3",
     ]
     words += ["--seeds", "0", "trainer.max_steps=3", "trainer.val_samples=8", "trainer.threads=1"]
-    words += ["trainer.batch_size=4", "trainer.device=cpu", "trackers=[jsonl]"]
+    words += ["trainer.batch_size=4", "trainer.device=cpu", "trackers=[jsonl]", "datasets.num_workers=1"]
     assert main([*words, "--out", str(tmp_path / "alone")]) == 0
     assert main([*words, "--out", str(tmp_path / "beside"), "--jobs", "2"]) == 0
     alone = {row.key: row for row in read_rows(tmp_path / "alone")}

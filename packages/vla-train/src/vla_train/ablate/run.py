@@ -11,6 +11,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -100,10 +101,14 @@ def _one_by_one(todo: Sequence[Job], console: Console) -> Iterator[Row]:
 
 def _side_by_side(todo: Sequence[Job], jobs: int) -> Iterator[Row]:
     # A fresh process a run: what one leaves on the device is gone before the next. Spawned, because CUDA
-    # does not survive a fork.
+    # does not survive a fork; not multiprocessing's Pool, whose processes may not start data workers.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(max(1, min(jobs, len(todo))), maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(_attempt_with_log, todo)
+    pool = ProcessPoolExecutor(max(1, min(jobs, len(todo))), mp_context=context, max_tasks_per_child=1)
+    try:
+        for future in as_completed([pool.submit(_attempt_with_log, job) for job in todo]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _attempt_with_log(job: Job) -> Row:
