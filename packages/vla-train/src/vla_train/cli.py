@@ -26,6 +26,9 @@ examples:
 
 compare variants of a run over several seeds:
   vla-train ablate --help
+
+take over a run of StarVLA:
+  vla-train import-starvla --help
 """
 
 
@@ -208,6 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vla_train.ablate.cli import run as ablate
 
             return ablate(argv[1:], console, _overrides)
+        if argv and argv[0] == "import-starvla":
+            from vla_train.starvla.cli import run as import_starvla
+
+            return import_starvla(argv[1:], console)
         run(argv, console)
     except UserError as error:
         print(f"vla-train: {error}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""StarVLA's runs, configs and command lines in this project's terms."""

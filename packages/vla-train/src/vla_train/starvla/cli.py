@@ -1,0 +1,110 @@
+"""``vla-train import-starvla``: a StarVLA run as a checkpoint of this project."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from vla_core.errors import UserError
+
+EPILOG = """RUN is the run's directory (config.yaml, dataset_statistics.json, checkpoints/) or a weights file
+in it. The robot file says what StarVLA keeps in code: cameras and their order, the meaning and
+normalisation of the dims. Start from what the statistics tell:
+
+  vla-train import-starvla RUN --print_robot > robot.yaml
+  vla-train import-starvla RUN OUT --robot robot.yaml --base_vlm DIR
+  vla-serve --ckpt_path OUT
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"import-starvla: {message}; see vla-train import-starvla --help")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise UserError(f"--image_size {text}: must be HEIGHTxWIDTH in pixels, e.g. 224x224")
+    return int(match[1]), int(match[2])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="vla-train import-starvla",
+        description="Turn a StarVLA run into a checkpoint that vla-serve and vla-train read.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="see below")
+    add("out", type=Path, nargs="?", metavar="OUT", help="checkpoint directory to write")
+    add("--robot", type=Path, metavar="FILE", help="the robot file")
+    add("--print_robot", action="store_true", help="print a robot file to fill in, and stop")
+    add("--base_vlm", metavar="DIR", help="base VLM (default: the one in the config)")
+    add("--step", type=int, metavar="N", help="weights of this step (default: the last)")
+    add("--unnorm_key", metavar="KEY", help="dataset in the statistics, where there are several")
+    add("--image_size", metavar="HxW", help="pixels the model saw (default: the config's)")
+    add("--horizon", type=int, metavar="T", help="actions a chunk (default: the config's)")
+    add(
+        "--dit_blocks",
+        choices=("cross", "interleaved"),
+        help="QwenPI, QwenPI_v3: what odd blocks attend to, where the config does not tell",
+    )
+    return parser
+
+
+def run(argv: Sequence[str], console: Console) -> int:
+    """Parse, import, report; returns the exit code.
+
+    Args:
+        argv: the words after ``vla-train import-starvla``.
+        console: for the report.
+
+    Raises:
+        UserError: one line that says what is wrong and how to fix it.
+    """
+    args = _parser().parse_args(argv)
+
+    # Heavy imports only now: a typo in the command answers at once.
+    from vla_train.starvla import importer
+    from vla_train.starvla.common import reads_state
+    from vla_train.starvla.plan import Choices
+    from vla_train.starvla.robot import choose_key, read_robot, template
+    from vla_train.starvla.run_files import find_run
+
+    found = find_run(args.run, args.step)
+    importer.framework_of(found)
+    if args.print_robot:
+        key = choose_key(found.statistics, args.unnorm_key, found.statistics_file)
+        text = template(found.statistics, key, reads_state(found))
+        console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    if args.out is None:
+        raise UserError(
+            "import-starvla: OUT is missing, e.g. vla-train import-starvla RUN OUT --robot robot.yaml"
+        )
+    if args.robot is None:
+        raise UserError(
+            "--robot is missing: a StarVLA run does not record its cameras, the meaning of its dims and how "
+            f"each was normalised; vla-train import-starvla {args.run} --print_robot > robot.yaml writes a "
+            "file to fill in"
+        )
+    request = importer.Request(
+        robot=read_robot(args.robot),
+        base_vlm=args.base_vlm,
+        unnorm_key=args.unnorm_key,
+        image_size=None if args.image_size is None else _size(args.image_size),
+        choices=Choices(args.dit_blocks, args.horizon),
+    )
+    done = importer.import_run(found, args.out, request)
+    for line in [*done.summary, *done.notes]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"checkpoint  {done.path}", highlight=False, soft_wrap=True)
+    console.print(f"every tensor is in {done.path / importer.REPORT}", highlight=False, soft_wrap=True)
+    return 0

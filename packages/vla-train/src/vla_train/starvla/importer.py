@@ -1,0 +1,155 @@
+"""From a StarVLA run to a checkpoint of this project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import load_weights, save_checkpoint
+from vla_core.config import build_config
+from vla_core.errors import UserError, suggest
+
+from vla_train.starvla.backbone import Backbone, find_backbone, processed_size, vlm_node
+from vla_train.starvla.common import move_vlm, reads_state
+from vla_train.starvla.flow_heads import import_groot, import_layerwise
+from vla_train.starvla.ledger import Ledger
+from vla_train.starvla.plan import Choices, Importer, Plan
+from vla_train.starvla.robot import RobotFile, choose_key, robot_spec
+from vla_train.starvla.run_files import StarVLARun
+from vla_train.starvla.statistics import convert, normalize_node
+
+FRAMEWORKS: dict[str, Importer] = {
+    "QwenGR00T": import_groot,
+    "QwenPI": import_layerwise,
+    "QwenFM": import_layerwise,
+    "QwenPI_v3": import_layerwise,
+}
+"""StarVLA's ``framework.name`` -> what imports it (QwenFM is its second name for QwenPI)."""
+
+REPORT = "import_report.txt"
+LOADER_SIZE = 224
+"""Pixels a side of StarVLA's training images, whatever the camera's."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user says beside the run itself; see the command's options."""
+
+    robot: RobotFile
+    base_vlm: str | None = None
+    unnorm_key: str | None = None
+    image_size: tuple[int, int] | None = None
+    choices: Choices = field(default_factory=Choices)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The checkpoint and what to tell the user, in lines."""
+
+    path: Path
+    summary: list[str]
+    notes: list[str]
+
+
+def framework_of(run: StarVLARun) -> str:
+    """The run's framework.
+
+    Raises:
+        UserError: it is not one that can be imported.
+    """
+    name = str(run.get("framework.name", ""))
+    if name not in FRAMEWORKS:
+        raise UserError(
+            f"{run.config_file}: framework.name '{name}' cannot be imported{suggest(name, FRAMEWORKS)}; "
+            f"those that can: {', '.join(FRAMEWORKS)}"
+        )
+    return name
+
+
+def _image_steps(
+    run: StarVLARun, backbone: Backbone, asked: tuple[int, int] | None, notes: list[str]
+) -> list[dict[str, Any]]:
+    given = run.get("datasets.vla_data.obs_image_size")
+    if asked is not None:
+        height, width = asked
+    elif given:
+        width, height = int(given[0]), int(given[1])
+    else:
+        height = width = LOADER_SIZE
+        notes.append(
+            f"images: {LOADER_SIZE} x {LOADER_SIZE}, to which StarVLA's loader resizes all "
+            "(no obs_image_size in the config; --image_size HxW overrides)"
+        )
+    steps = [{"name": "resize", "height": height, "width": width, "interpolation": "bicubic"}]
+    seen = processed_size(backbone, height, width)
+    if seen != (height, width):
+        steps.append({"name": "resize", "height": seen[0], "width": seen[1], "interpolation": "bicubic"})
+        notes.append(f"images: then {seen[0]} x {seen[1]}, as the base VLM's image processor makes them")
+    return steps
+
+
+def _check(run: StarVLARun, plan: Plan, robot: RobotFile, ledger: Ledger) -> None:
+    if robot.dim("action") != plan.action_dim:
+        raise UserError(
+            f"{ledger.file}: the head has {plan.action_dim} action dims, the robot file has "
+            f"{robot.dim('action')}; its action groups must cover the statistics in order"
+        )
+    if plan.state == "vector" and robot.dim("state") != plan.state_dim:
+        raise UserError(
+            f"{ledger.file}: the head reads {plan.state_dim} state dims, the robot file has "
+            f"{robot.dim('state')}"
+        )
+    if plan.state == "text" and not robot.state:
+        raise UserError(
+            f"{run.config_file}: the run writes the state into the instruction (include_state: true), "
+            "and the robot file has no state groups"
+        )
+
+
+def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
+    """Write the checkpoint directory ``out``, whole or not at all.
+
+    Raises:
+        UserError: one line on whatever cannot be explained.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists; name a directory that does not")
+    framework = framework_of(run)
+    backbone = find_backbone(run, request.base_vlm)
+    key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
+    ledger = Ledger(load_weights(run.weights), run.weights)
+    plan = FRAMEWORKS[framework](run, ledger, request.choices)
+    move_vlm(ledger)
+    robot, reads = request.robot, plan.state != "none"
+    _check(run, plan, robot, ledger)
+    statistics = convert(run.statistics, key, robot, reads, run.statistics_file)
+    notes = list(plan.notes)
+    transforms = [
+        *_image_steps(run, backbone, request.image_size, notes),
+        normalize_node(robot, reads),
+        *([{"name": "state_as_text"}] if plan.state == "text" else []),
+    ]
+    if reads_state(run) and plan.state == "none":
+        notes.append("state: in the run's samples, but this framework did not read it")
+    spec = replace(robot_spec(robot, plan.horizon, reads), statistics=statistics)
+    section = {
+        "name": plan.preset,
+        "horizon": plan.horizon,
+        "vlm": vlm_node(run, backbone, plan, robot.dim("state")),
+        "head": plan.head,
+        "transforms": transforms,
+    }
+    config = build_config(FrameworkConfig, section, "framework")
+    name = spec.embodiment
+    # Shapes alone: the checkpoint fills them, whatever the size.
+    with torch.device("meta"):
+        policy = build_policy(config, {name: spec}, statistics={name: statistics})
+    state = ledger.finish(policy.state_dict())
+    policy.load_state_dict(state, strict=True, assign=True)
+    save_checkpoint(policy, out, step=run.step)
+    header = [f"imported from {run.weights} ({framework}, statistics of '{key}')", *notes]
+    (out / REPORT).write_text("\n".join([*header, *ledger.lines()]) + "\n")
+    return Imported(out, ledger.summary(), notes)

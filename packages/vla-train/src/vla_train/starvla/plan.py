@@ -1,0 +1,58 @@
+"""What an importer knows about a framework: head node, prompt, use of the state, moves of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vla_train.starvla.ledger import Ledger
+from vla_train.starvla.run_files import StarVLARun
+
+StateUse = Literal["none", "vector", "text"]
+"""Not read, a vector for the head, or numbers in the instruction."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one run becomes a policy.
+
+    Args:
+        preset: our framework's name.
+        horizon: T.
+        action_dim: of the head.
+        state_dim: of the head's state encoder, where the weights tell; None: they do not.
+        head: the head's node.
+        state: how the run read the state.
+        notes: what the user should know.
+        after_queries: prompt text between the queries and the rest of the user's turn.
+        queries_in_instruction: suffix and queries stand where the instruction does, within
+            ``CoT_prompt``; else the prompt has none.
+    """
+
+    preset: str
+    horizon: int
+    action_dim: int
+    state_dim: int | None
+    head: dict[str, Any]
+    state: StateUse
+    notes: list[str] = field(default_factory=list)
+    after_queries: str = ""
+    queries_in_instruction: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line may say about a run.
+
+    Args:
+        dit_blocks: of a layerwise head: odd blocks attend to the backbone (``cross``) or among
+            their own tokens (``interleaved``).
+        horizon: T, where the config lacks it.
+    """
+
+    dit_blocks: Literal["cross", "interleaved"] | None = None
+    horizon: int | None = None
+
+
+Importer = Callable[[StarVLARun, Ledger, Choices], Plan]

@@ -1,0 +1,150 @@
+"""StarVLA runs on disk, from the goldens (see golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tokenizers import AddedToken
+from vla_core.types import Observation, Sample
+from vla_vlm.common import tokenizer
+
+GOLDEN = Path(__file__).parent / "golden"
+INSTRUCTIONS = ("turn the faucet handle to the left", "open the drawer")
+STATISTICS = {
+    # What maps every value to itself: the goldens were made from normalised numbers.
+    name: {"mean": [0.0] * d, "std": [1.0] * d, "min": [-1.0] * d, "max": [1.0] * d,
+           "q01": [-1.0] * d, "q99": [1.0] * d}
+    for name, d in (("action", 3), ("state", 2))
+}  # fmt: skip
+ROBOT = {
+    "embodiment": "tiny",
+    "control_hz": 10,
+    "cameras": [{"name": "front", "height": 56, "width": 56}, {"name": "wrist", "height": 56, "width": 56}],
+    "action": [
+        {"name": "move", "dim": 3, "normalize": "q99", "unit": "m", "representation": "delta"},
+    ],
+    "state": [
+        {"name": "place", "dim": 2, "normalize": "q99", "unit": "m", "representation": "absolute"},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def starvla_run(tmp_path: Path) -> Callable[..., Golden]:
+    """``starvla_run(case)``: the run of a golden case, see :func:`make_run`."""
+    return lambda case, **options: make_run(tmp_path, case, **options)
+
+
+@pytest.fixture
+def golden_observations() -> Callable[[bool], list[Observation]]:
+    return observations
+
+
+@pytest.fixture
+def golden_samples() -> Callable[[bool], list[Sample]]:
+    return samples
+
+
+@pytest.fixture
+def golden_weights() -> Callable[[str], dict[str, torch.Tensor]]:
+    return weights
+
+
+@pytest.fixture
+def robot_file(tmp_path: Path) -> Callable[..., Path]:
+    """``robot_file(**changes)``: a robot file with these keys changed."""
+    return lambda **changes: write_robot(tmp_path / "changed.yaml", **changes)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A run, and what StarVLA computed with it."""
+
+    run: Path
+    base_vlm: Path
+    robot: Path
+    expected: dict[str, torch.Tensor]
+
+    def words(self, out: Path) -> list[str]:
+        """Arguments of ``vla-train import-starvla`` but for a framework's own."""
+        return [str(self.run), str(out), "--robot", str(self.robot), "--base_vlm", str(self.base_vlm)]
+
+
+def base_vlm(folder: Path) -> Path:
+    """The base VLM's directory, without weights: those are in the run."""
+    folder.mkdir(parents=True)
+    tokens = tokenizer.shipped()
+    tokens.add_tokens([AddedToken("🔍", normalized=False)])
+    tokens.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(GOLDEN / name, folder / name)
+    return folder
+
+
+def weights(case: str) -> dict[str, torch.Tensor]:
+    """The whole state dict under StarVLA's names, fp32."""
+    head = load_file(GOLDEN / f"{'QwenPI' if case == 'QwenPI_cross' else case}.safetensors")
+    state = {
+        f"qwen_vl_interface.model.{k}": v.float() for k, v in load_file(GOLDEN / "vlm.safetensors").items()
+    }
+    state["qwen_vl_interface.model.lm_head.weight"] = state[
+        "qwen_vl_interface.model.model.language_model.embed_tokens.weight"
+    ]
+    for name, value in head.items():
+        if name.startswith("weights/"):
+            state[name.removeprefix("weights/")] = value.float()
+    return state
+
+
+def write_robot(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**ROBOT, **changes}))
+    return path
+
+
+def make_run(folder: Path, case: str, state: dict[str, torch.Tensor] | None = None) -> Golden:
+    """The run of ``case`` below ``folder``, laid out as StarVLA does."""
+    run = folder / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(GOLDEN / f"{case}.yaml", run / "config.yaml")
+    (run / "dataset_statistics.json").write_text(json.dumps({"tiny": {**STATISTICS, "num_transitions": 9}}))
+    torch.save(weights(case) if state is None else state, run / "checkpoints" / "steps_20_pytorch_model.pt")
+    robot = write_robot(folder / "robot.yaml")
+    return Golden(run, base_vlm(folder / "base"), robot, load_file(GOLDEN / f"{case}.safetensors"))
+
+
+def observations(with_state: bool) -> list[Observation]:
+    """The two rows of the goldens."""
+    inputs = load_file(GOLDEN / "inputs.safetensors")
+    return [
+        Observation(
+            {name: inputs["images"][b, v].numpy() for v, name in enumerate(("front", "wrist"))},
+            INSTRUCTIONS[b],
+            state=inputs["state"][b].numpy() if with_state else None,
+            embodiment="tiny",
+        )
+        for b in range(2)
+    ]
+
+
+def samples(with_state: bool) -> list[Sample]:
+    actions = load_file(GOLDEN / "inputs.safetensors")["actions"].numpy()
+    return [
+        Sample(o, actions[b], np.ones(actions[b].shape, np.bool_))
+        for b, o in enumerate(observations(with_state))
+    ]
