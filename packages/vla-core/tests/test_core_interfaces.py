@@ -38,6 +38,8 @@ def test_requests_unite():
     assert both.layers == (1, 2, 4)
     assert both.queries is queries
     assert (both | VLMRequest()).queries is queries
+    # What one head asks for in training and in sampling.
+    assert (both | VLMRequest((3,), queries)).queries is queries
     with pytest.raises(ValueError, match="only one may"):
         both | VLMRequest(queries=nn.Embedding(1, 3))
 
