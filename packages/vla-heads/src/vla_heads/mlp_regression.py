@@ -28,6 +28,7 @@ class MLPRegressionConfig:
         use_state: add an encoding of the state to every query's hidden state (no effect on a robot
             without state).
         state_hidden: hidden width of the state encoder.
+        suffix: prompt text between instruction and queries; ``{horizon}`` is T.
     """
 
     width: int | None = None
@@ -35,6 +36,7 @@ class MLPRegressionConfig:
     dropout: float = 0.0
     use_state: bool = True
     state_hidden: int = 256
+    suffix: str = "Please predict the next {horizon} robot actions: "
 
 
 class ResidualBlock(nn.Module):
@@ -70,7 +72,7 @@ class MLPRegression(nn.Module):
             )
         self.config, self.dims = config, dims
         self.prompt = PromptSpec(
-            suffix=f"Please predict the next {dims.horizon} robot actions: ", n_query=dims.horizon
+            suffix=config.suffix.replace("{horizon}", str(dims.horizon)), n_query=dims.horizon
         )
         width = 2 * dims.hidden_size if config.width is None else config.width
         self.state_dim = dims.state_dim if config.use_state else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
@@ -22,6 +23,10 @@ class AdapterHeadConfig:
         n_heads: attention heads; null is W / 64 (at least 1).
         dropout: in each block, after attention and feed-forward.
         state_hidden: hidden width of the state encoder.
+        suffix: prompt text between instruction and queries; ``{horizon}`` is T.
+        compat: ``starvla`` builds the network of StarVLA's checkpoints instead
+            (:mod:`vla_heads.adapter.starvla`); set by ``vla-train import-starvla``.
+        use_pro_version: with ``compat: starvla``: its blocks with rotary positions.
     """
 
     n_queries: int = 64
@@ -30,6 +35,9 @@ class AdapterHeadConfig:
     n_heads: int | None = None
     dropout: float = 0.0
     state_hidden: int = 1024
+    suffix: str = ""
+    compat: Literal["none", "starvla"] = "none"
+    use_pro_version: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ def resolve(config: AdapterHeadConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
+    if config.compat not in ("none", "starvla"):
+        raise ConfigError(f"compat: '{config.compat}' must be 'none' or 'starvla'")
     n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
     for key, value in (("n_queries", config.n_queries), ("n_blocks", n_blocks)):
         if value < 1:

@@ -14,6 +14,7 @@ from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequ
 
 from vla_heads.adapter.block import AdapterBlock
 from vla_heads.adapter.config import AdapterHeadConfig, resolve
+from vla_heads.adapter.starvla import StarVLAAdapter
 from vla_heads.context import context_projection, extra_context, joint_mask
 from vla_heads.embeddings import MLP
 from vla_heads.losses import check_targets, masked_mean, masked_state
@@ -33,7 +34,8 @@ class AdapterHead(nn.Module):
         super().__init__()
         sizes = resolve(config, dims)
         self.config, self.dims, self.reads = config, dims, sizes.layers
-        self.prompt = PromptSpec(n_query=config.n_queries)
+        suffix = config.suffix.replace("{horizon}", str(dims.horizon))
+        self.prompt = PromptSpec(suffix=suffix, n_query=config.n_queries)
         self.queries = nn.Embedding(config.n_queries, dims.hidden_size)
         self.state_encoder = (
             MLP(dims.state_dim, config.state_hidden, dims.hidden_size) if dims.state_dim else None
@@ -52,13 +54,13 @@ class AdapterHead(nn.Module):
         nn.init.zeros_(self.linear_out.bias)
 
     @classmethod
-    def build(cls, config: AdapterHeadConfig, dims: HeadDims) -> AdapterHead:
+    def build(cls, config: AdapterHeadConfig, dims: HeadDims) -> AdapterHead | StarVLAAdapter:
         """Build for a backbone and robot of the given sizes.
 
         Raises:
             ConfigError: see :func:`~vla_heads.adapter.config.resolve`.
         """
-        return cls(config, dims)
+        return StarVLAAdapter(config, dims) if config.compat == "starvla" else cls(config, dims)
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """The hidden states the blocks read, with the learned queries in the prompt."""

@@ -6,21 +6,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vla_core import registry
 from vla_core.errors import UserError
 
-from vla_train.starvla.plan import Plan
 from vla_train.starvla.run_files import StarVLARun
 
 KINDS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}
 """transformers' ``model_type`` -> our part."""
-
-ROOM = 96
-"""Text tokens left for the instruction."""
-
-_SLOTS = "{instruction}{suffix}{queries}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +24,22 @@ class Backbone:
     factor: int
     min_pixels: int
     max_pixels: int
+
+    def token_id(self, text: str) -> int:
+        """The id of a text that must be one token.
+
+        Raises:
+            UserError: the tokenizer needs several.
+        """
+        from vla_vlm.common.tokenizer import from_pretrained
+
+        ids = from_pretrained(self.source).encode(text, add_special_tokens=False).ids
+        if len(ids) != 1:
+            raise UserError(
+                f"--base_vlm {self.source}: its tokenizer writes '{text}', StarVLA's query token, as "
+                f"{len(ids)} tokens; give the base VLM that the run was trained from"
+            )
+        return int(ids[0])
 
 
 def find_backbone(run: StarVLARun, base_vlm: str | None) -> Backbone:
@@ -85,33 +93,3 @@ def processed_size(backbone: Backbone, height: int, width: int) -> tuple[int, in
         grow = math.sqrt(backbone.min_pixels / (height * width))
         h, w = (math.ceil(x * grow / f) * f for x in (height, width))
     return h, w
-
-
-def vlm_node(run: StarVLARun, backbone: Backbone, plan: Plan, state_dim: int) -> dict[str, Any]:
-    """The ``framework.vlm`` section: prompt as the run wrote it, with room for the instruction."""
-    from vla_vlm.common.tokenizer import from_pretrained
-
-    prompt: str = registry.load("vla.vlms", backbone.part).Config().prompt
-    asked = run.get("datasets.vla_data.CoT_prompt") or "{instruction}"
-    if str(asked).count("{instruction}") != 1:
-        raise UserError(
-            f"{run.config_file}: datasets.vla_data.CoT_prompt must have {{instruction}} once, is {asked!r}"
-        )
-    node: dict[str, Any] = {"name": backbone.part, "base_vlm": backbone.source, "init": "random"}
-    if plan.queries_in_instruction:
-        # StarVLA appends its suffix to the instruction before it puts both into CoT_prompt.
-        before, after = str(asked).split("{instruction}")
-        prompt = prompt.replace(_SLOTS, f"{before}{_SLOTS}{plan.after_queries}{after}")
-        fixed = prompt
-    else:
-        node["cot_prompt"] = asked
-        fixed = prompt.replace("{instruction}", str(asked))
-    node["prompt"] = prompt
-    for slot in ("{prefix}", "{images}", "{instruction}", "{suffix}", "{queries}"):
-        fixed = fixed.replace(slot, "")
-    text = fixed + str(plan.head.get("suffix", ""))
-    used = len(from_pretrained(backbone.source).encode(text, add_special_tokens=False).ids)
-    # Two tokens around each image, and up to six digits and spaces for each dim of a written state.
-    used += 2 * 8 + (6 * state_dim + 16 if plan.state == "text" else 0)
-    node["max_text_tokens"] = -(-(used + ROOM) // 16) * 16
-    return node

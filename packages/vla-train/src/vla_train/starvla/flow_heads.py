@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from vla_core.errors import UserError
 
+from vla_train.starvla.backbone import Backbone
 from vla_train.starvla.common import horizon_of, reads_state
 from vla_train.starvla.ledger import Ledger, join
 from vla_train.starvla.plan import Choices, Plan, StateUse
@@ -116,7 +117,7 @@ def _move_block(ledger: Ledger, i: int, cross: bool) -> None:
     ledger.linear(f"{theirs}.ff.net.2", f"{ours}.ff.down")
 
 
-def import_groot(run: StarVLARun, ledger: Ledger, choices: Choices) -> Plan:
+def import_groot(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backbone) -> Plan:
     """QwenGR00T: a DiT over the last hidden state."""
     width = ledger.shape(f"{HEAD}.future_tokens.weight")[1]
     horizon, state = horizon_of(run, choices), reads_state(run)
@@ -171,7 +172,7 @@ def _interleaved(run: StarVLARun, choices: Choices) -> tuple[bool, str]:
     )
 
 
-def import_layerwise(run: StarVLARun, ledger: Ledger, choices: Choices) -> Plan:
+def import_layerwise(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backbone) -> Plan:
     """QwenPI and QwenPI_v3: block i of the DiT reads layer i of the backbone."""
     v3 = run.get("framework.name") == "QwenPI_v3"
     width = ledger.shape(f"{HEAD}.future_tokens.weight")[1]

@@ -12,11 +12,13 @@ from vla_core.checkpoint import load_weights, save_checkpoint
 from vla_core.config import build_config
 from vla_core.errors import UserError, suggest
 
-from vla_train.starvla.backbone import Backbone, find_backbone, processed_size, vlm_node
+from vla_train.starvla.backbone import Backbone, find_backbone, processed_size
 from vla_train.starvla.common import move_vlm, reads_state
 from vla_train.starvla.flow_heads import import_groot, import_layerwise
 from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.plan import Choices, Importer, Plan
+from vla_train.starvla.prompt import vlm_node
+from vla_train.starvla.regression_heads import import_adapter, import_oft
 from vla_train.starvla.robot import RobotFile, choose_key, robot_spec
 from vla_train.starvla.run_files import StarVLARun
 from vla_train.starvla.statistics import convert, normalize_node
@@ -26,6 +28,8 @@ FRAMEWORKS: dict[str, Importer] = {
     "QwenPI": import_layerwise,
     "QwenFM": import_layerwise,
     "QwenPI_v3": import_layerwise,
+    "QwenOFT": import_oft,
+    "QwenAdapter": import_adapter,
 }
 """StarVLA's ``framework.name`` -> what imports it (QwenFM is its second name for QwenPI)."""
 
@@ -121,7 +125,7 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     backbone = find_backbone(run, request.base_vlm)
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
     ledger = Ledger(load_weights(run.weights), run.weights)
-    plan = FRAMEWORKS[framework](run, ledger, request.choices)
+    plan = FRAMEWORKS[framework](run, ledger, request.choices, backbone)
     move_vlm(ledger)
     robot, reads = request.robot, plan.state != "none"
     _check(run, plan, robot, ledger)

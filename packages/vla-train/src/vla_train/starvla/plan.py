@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vla_train.starvla.backbone import Backbone
 from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.run_files import StarVLARun
 
@@ -55,4 +56,4 @@ class Choices:
     horizon: int | None = None
 
 
-Importer = Callable[[StarVLARun, Ledger, Choices], Plan]
+Importer = Callable[[StarVLARun, Ledger, Choices, Backbone], Plan]
