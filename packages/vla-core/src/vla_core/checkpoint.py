@@ -80,6 +80,7 @@ def save_checkpoint(
     step: int,
     config: Mapping[str, Any] | None = None,
     weights: Literal["safetensors", "pt"] = "safetensors",
+    state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``directory`` atomically.
 
@@ -89,13 +90,16 @@ def save_checkpoint(
         step: optimisation step, recorded in ``meta.json``.
         config: the other sections of the run's config, kept for reference and for resuming.
         weights: file format.
+        state: the weights, where the policy wears what a plain one has not (adapters); None: its own.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.parent / f".{directory.name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        _write(policy, temporary, step, config or {}, weights)
+        _write(
+            policy, temporary, step, config or {}, weights, policy.state_dict() if state is None else state
+        )
         fsync_tree(temporary)
         _replace(temporary, directory)
     finally:
@@ -119,8 +123,15 @@ def _replace(temporary: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(policy: VLAPolicy, temporary: Path, step: int, config: Mapping[str, Any], weights: str) -> None:
-    state = _unshared(policy.state_dict())
+def _write(
+    policy: VLAPolicy,
+    temporary: Path,
+    step: int,
+    config: Mapping[str, Any],
+    weights: str,
+    state: Mapping[str, Tensor],
+) -> None:
+    state = _unshared(state)
     if weights == "safetensors":
         safetensors.torch.save_file(state, temporary / "model.safetensors")
     else:

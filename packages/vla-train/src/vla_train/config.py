@@ -8,6 +8,8 @@ from typing import Any, Literal
 from omegaconf import MISSING
 from vla_core.errors import ConfigError, suggest
 
+from vla_train.lora import LoRAConfig
+
 
 @dataclass(frozen=True)
 class DatasetsConfig:
@@ -82,6 +84,8 @@ class TrainerConfig:
         ema_decay: exponential moving average of the weights, which validation, checkpoints and so
             the served policy use (0: off).
         freeze_modules: module prefixes that do not train.
+        lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
+            all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
         precision: ``fp32``, or ``bf16`` (autocast; under DeepSpeed bf16 weights with fp32 masters).
         device: ``auto`` takes CUDA where there is one; ``cuda`` without one is an error.
@@ -110,6 +114,7 @@ class TrainerConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.0
     freeze_modules: tuple[str, ...] = ()
+    lora: LoRAConfig | None = None
     loss_weights: dict[str, float] = field(default_factory=dict)
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"

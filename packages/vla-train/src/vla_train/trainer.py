@@ -27,6 +27,7 @@ from vla_train import resume
 from vla_train.composition import Composed
 from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.ema import EMA
+from vla_train.lora import apply_lora, merged_state
 from vla_train.meter import Meter
 from vla_train.optim import freeze, lr_factor, parameter_groups
 from vla_train.progress import ProgressBar
@@ -78,6 +79,8 @@ class Trainer:
         )
         self.device = self.accelerator.device
         policy = composed.policy
+        if self.settings.lora is not None:
+            apply_lora(policy, self.settings.lora)
         freeze(policy, self.settings.freeze_modules)
         self.pipeline = next(iter(policy.pipelines.values()))
         assert policy.collator is not None
@@ -231,7 +234,12 @@ class Trainer:
             sections: dict[str, Any] = to_plain(self.config)
             with self._averaged():
                 save_checkpoint(
-                    self.policy, final, step=step, config=sections, weights=self.settings.save_format
+                    self.policy,
+                    final,
+                    step=step,
+                    config=sections,
+                    weights=self.settings.save_format,
+                    state=merged_state(self.policy) if self.settings.lora is not None else None,
                 )
             self._forget_old(keep=final)
         resume.save(self.accelerator, self.run_dir, step)

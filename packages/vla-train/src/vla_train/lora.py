@@ -1,0 +1,167 @@
+"""Low-rank adapters on chosen linear layers (LoRA, arXiv 2106.09685), through peft.
+
+Training sees the adapters, everyone else the sum: :func:`merged_state` has the names of the plain
+policy, so a checkpoint loads and serves without peft. The adapters themselves are kept beside it, in the
+resume state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vla_core.errors import ConfigError, suggest
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Which layers get adapters; all else is frozen but ``train_modules``.
+
+    Args:
+        modules: linear layers, each entry a module whose layers are all meant
+            (``vlm.model.language_model``), the end of a layer's name (``q_proj``), or a regular expression
+            for whole names. Language heads, which are read and not called, are left out.
+        rank: of the adapters.
+        alpha: an adapter's output is scaled by alpha / rank; null: alpha is twice the rank.
+        dropout: on an adapter's input.
+        train_modules: modules that train as a whole; null: the head and, where there is one, the fusion.
+    """
+
+    modules: tuple[str, ...] = ()
+    rank: int = 16
+    alpha: int | None = None
+    dropout: float = 0.0
+    train_modules: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            raise ConfigError("trainer.lora.modules must name layers, e.g. [vlm.model.language_model]")
+        if self.rank < 1:
+            raise ConfigError(f"trainer.lora.rank must be at least 1, got {self.rank}")
+        if self.alpha is not None and self.alpha < 1:
+            raise ConfigError(f"trainer.lora.alpha must be at least 1, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"trainer.lora.dropout must be in [0, 1), got {self.dropout}")
+
+
+def target_layers(model: nn.Module, entries: Iterable[str]) -> list[str]:
+    """Names of the linear layers that ``entries`` mean (see :class:`LoRAConfig`), in the model's order.
+
+    Raises:
+        ConfigError: an entry that means none, with the nearest names, or a layer frozen by its own part.
+    """
+    # Subclasses are read by the module around them, past an adapter.
+    linear = {
+        name: layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and name.rpartition(".")[2] != "lm_head"
+    }
+    chosen: set[str] = set()
+    for entry in entries:
+        found = {n for n in linear if n == entry or n.startswith(entry + ".") or n.endswith("." + entry)}
+        if not found:
+            try:
+                found = {n for n in linear if re.fullmatch(entry, n)}
+            except re.error as error:
+                raise ConfigError(
+                    f"trainer.lora.modules: '{entry}' is no regular expression ({error})"
+                ) from None
+        if not found:
+            raise ConfigError(
+                f"trainer.lora.modules: no linear layer of the policy is or lies under '{entry}'"
+                f"{suggest(entry, _near(entry, linear))}"
+            )
+        chosen |= found
+    frozen = [name for name in linear if name in chosen and not linear[name].weight.requires_grad]
+    if frozen:
+        raise ConfigError(
+            f"trainer.lora.modules: '{frozen[0]}' is frozen by the config of its own part and would "
+            "not train; leave it out or unfreeze the part"
+        )
+    return [name for name in linear if name in chosen]
+
+
+def _near(entry: str, layers: Iterable[str]) -> set[str]:
+    """What ``entry`` may have meant: modules as deep as it, or ends of names."""
+    parts = [name.split(".") for name in layers]
+    depth = entry.count(".") + 1
+    heads = {".".join(p[:depth]) for p in parts}
+    return heads | {p[-1] for p in parts} if depth == 1 else heads
+
+
+def apply_lora(policy: nn.Module, config: LoRAConfig) -> list[str]:
+    """Put adapters around the layers, in place, and freeze all but them and ``train_modules``.
+
+    An adapter starts as zero, so the policy's outputs stay. Returns the layers' names.
+
+    Raises:
+        ConfigError: names that fit no module or overlap, or peft is not installed.
+    """
+    layers = target_layers(policy, config.modules)
+    whole = _whole_modules(policy, config, layers)
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"trainer.lora needs the package '{error.name}'; pip install 'vla-train[lora]'"
+        ) from error
+    policy.requires_grad_(False)
+    alpha = 2 * config.rank if config.alpha is None else config.alpha
+    peft_config = LoraConfig(
+        r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=layers
+    )
+    inject_adapter_in_model(peft_config, policy, adapter_name=ADAPTER)
+    for name in whole:
+        policy.get_submodule(name).requires_grad_(True)
+    return layers
+
+
+def _whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> list[str]:
+    modules = [name for name, _ in policy.named_modules() if name]
+    names = config.train_modules
+    if names is None:
+        free = (n for n in ("head", "fusion") if n in modules)
+        return [n for n in free if not any(layer.startswith(n + ".") for layer in layers)]
+    for name in names:
+        if name not in modules:
+            near = [m for m in modules if m.count(".") <= name.count(".")]
+            raise ConfigError(
+                f"trainer.lora.train_modules: the policy has no module '{name}'{suggest(name, near)}"
+            )
+        for layer in layers:
+            if layer == name or layer.startswith(name + "."):
+                raise ConfigError(
+                    f"trainer.lora.train_modules: '{name}' trains as a whole, and trainer.lora.modules puts "
+                    f"an adapter on '{layer}' in it; choose one"
+                )
+    return list(names)
+
+
+@torch.no_grad()
+def merged_state(policy: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the plain policy: each adapted weight plus its adapter, summed in float32.
+
+    The policy itself is left as it is: adding and subtracting in place would wear its weights down.
+    """
+    adapted = {name: layer for name, layer in policy.named_modules() if _is_adapted(layer)}
+    inner = tuple(name + "." for name in adapted)
+    state = {key: value for key, value in policy.state_dict().items() if not key.startswith(inner)}
+    for name, layer in adapted.items():
+        base = layer.base_layer
+        delta = layer.get_delta_weight(ADAPTER)
+        state[f"{name}.weight"] = (base.weight.float() + delta.float()).to(base.weight.dtype)
+        if base.bias is not None:
+            state[f"{name}.bias"] = base.bias.detach()
+    return state
+
+
+def _is_adapted(layer: Any) -> bool:
+    return (
+        isinstance(layer, nn.Module) and hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight")
+    )
