@@ -199,6 +199,7 @@ def with_compiled_encoder(run: Cost, name: str) -> None:
 def compile_encoder(encoder: nn.Module) -> None:
     """``torch.compile`` each block in place; equal blocks share their code."""
     torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
     for block in [*encoder.encoder.blocks, *encoder.info_sharing.self_attention_blocks]:  # type: ignore[union-attr]
         block.compile(dynamic=False)
 

@@ -54,14 +54,21 @@ class SwiGLU(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel."""
+    """A residual whose branch has a learned factor for each channel; one kernel for both."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return torch.addcmul(x, branch, self.gamma)
+
+
+class Residual(nn.Module):
+    """A residual without a factor."""
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x + branch
 
 
 class Block(nn.Module):
@@ -73,9 +80,9 @@ class Block(nn.Module):
         self.attn = Attention(width, n_heads)
         self.mlp = SwiGLU(width) if swiglu else Mlp(width)
         self.ls1, self.ls2 = (
-            nn.Identity() if layer_scale is None else LayerScale(width, layer_scale) for _ in range(2)
+            Residual() if layer_scale is None else LayerScale(width, layer_scale) for _ in range(2)
         )
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x), seen))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = self.ls1(x, self.attn(self.norm1(x), seen))
+        return self.ls2(x, self.mlp(self.norm2(x)))
