@@ -5,9 +5,11 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def test_example_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(code.splitlines()) <= 15
+    head, tokenizer = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(head.splitlines()) <= 15
     names: dict = {}
-    exec(code, names)
+    exec(head, names)
     assert names["sampled"].shape == (2, 16, 7)
     assert names["loss"].isfinite()
+    exec(tokenizer, names)
+    assert 1 <= len(names["ids"]) < 16 * 7
