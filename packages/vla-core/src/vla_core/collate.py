@@ -47,7 +47,7 @@ class PolicyCollator:
         chunks' ends.
 
         Raises:
-            ValueError: an image, state or action whose shape is not that of the spec, by name.
+            UserError: an image, state or action whose shape is not that of the spec, by name.
         """
         b, (h, w) = len(samples), self.size
         images_BVHWC = np.zeros((b, self.n_views, h, w, 3), np.uint8)
@@ -62,7 +62,7 @@ class PolicyCollator:
                     continue
                 image = observation.images[name]
                 if image.shape != (h, w, 3) or image.dtype != np.uint8:
-                    raise ValueError(
+                    raise UserError(
                         f"camera '{name}': image is {image.dtype} {image.shape}, expected uint8 {(h, w, 3)}"
                     )
                 images_BVHWC[i, v] = image
@@ -70,7 +70,7 @@ class PolicyCollator:
             if observation.state is not None:
                 d = spec.observation.state_dim
                 if observation.state.shape != (d,):
-                    raise ValueError(f"state has shape {observation.state.shape}, the spec says {(d,)}")
+                    raise UserError(f"state has shape {observation.state.shape}, the spec says {(d,)}")
                 state_BD[i, :d] = observation.state
                 state_mask[i, :d] = True
         has_state = self.state_dim > 0
@@ -120,7 +120,7 @@ class PolicyCollator:
 
     def _spec(self, embodiment: str) -> RobotSpec:
         if embodiment not in self.specs:
-            raise ValueError(f"no embodiment '{embodiment}' here{suggest(embodiment, self.specs)}")
+            raise UserError(f"no embodiment '{embodiment}' here{suggest(embodiment, self.specs)}")
         return self.specs[embodiment]
 
     def _actions(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,7 +131,7 @@ class PolicyCollator:
             t, a = action.horizon, action.dim
             for name, array in (("actions", sample.actions), ("action_mask", sample.action_mask)):
                 if array.shape != (t, a):
-                    raise ValueError(f"{name} have shape {array.shape}, the spec says {(t, a)}")
+                    raise UserError(f"{name} have shape {array.shape}, the spec says {(t, a)}")
             actions_BTA[i, :t, :a] = np.where(sample.action_mask, sample.actions, 0)
             mask_BTA[i, :t, :a] = sample.action_mask
         return torch.from_numpy(actions_BTA), torch.from_numpy(mask_BTA)
@@ -157,7 +157,7 @@ class PolicyCollator:
                 if values is None or name not in values:
                     return None
                 if np.shape(values[name]) != shape:
-                    raise ValueError(
+                    raise UserError(
                         f"{field} of camera '{name}' have shape {np.shape(values[name])}, expected {shape}"
                     )
                 out[i, v] = values[name]

@@ -258,17 +258,8 @@ def check_fits(observation: Observation, spec: RobotSpec) -> None:
     for camera in spec.observation.cameras:
         if camera.name not in observation.images:
             raise UserError(f"camera '{camera.name}' is missing; got {sorted(observation.images)}")
-        image = observation.images[camera.name]
-        if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
-            raise UserError(
-                f"camera '{camera.name}': expected uint8 ({camera.height}, {camera.width}, 3), "
-                f"got {image.dtype} {image.shape}"
-            )
-    extra = sorted(set(observation.images) - {c.name for c in spec.observation.cameras})
-    if extra:
-        raise UserError(f"camera '{extra[0]}' is not in the spec{_known(spec)}")
-    for camera in spec.observation.cameras:
-        _check_geometry(observation, camera)
+    check_views(observation, spec)
+    _check_finite(observation)
     dim = spec.observation.state_dim
     if dim == 0:
         if observation.state is not None:
@@ -282,17 +273,35 @@ def check_fits(observation: Observation, spec: RobotSpec) -> None:
         raise UserError("state holds NaN or infinity")
 
 
+def check_views(observation: Observation, spec: RobotSpec) -> None:
+    """As :func:`check_fits`, of the images, depth and calibration that are there: a view may be missing."""
+    cameras = {camera.name: camera for camera in spec.observation.cameras}
+    for name, image in observation.images.items():
+        if name not in cameras:
+            raise UserError(f"camera '{name}' is not in the spec{_known(spec)}")
+        camera = cameras[name]
+        if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
+            raise UserError(
+                f"camera '{name}': expected uint8 ({camera.height}, {camera.width}, 3), "
+                f"got {image.dtype} {image.shape}"
+            )
+        _check_geometry(observation, camera)
+
+
 def _check_geometry(observation: Observation, camera: CameraSpec) -> None:
     shapes = {"depth": (camera.height, camera.width), "intrinsics": (3, 3), "extrinsics": (4, 4)}
     for field, shape in shapes.items():
         value = (getattr(observation, field) or {}).get(camera.name)
-        if value is None:
-            continue
-        if np.shape(value) != shape:
+        if value is not None and np.shape(value) != shape:
             raise UserError(f"{field} of camera '{camera.name}': expected {shape}, got {np.shape(value)}")
-        # Depth may hold NaN or infinity where a sensor saw nothing; a pose may not.
-        if field != "depth" and not np.isfinite(value).all():
-            raise UserError(f"{field} of camera '{camera.name}' holds NaN or infinity")
+
+
+def _check_finite(observation: Observation) -> None:
+    # Depth may hold NaN or infinity where a sensor saw nothing; a pose may not.
+    for field in ("intrinsics", "extrinsics"):
+        for name, value in (getattr(observation, field) or {}).items():
+            if not np.isfinite(value).all():
+                raise UserError(f"{field} of camera '{name}' holds NaN or infinity")
 
 
 def _known(spec: RobotSpec) -> str:

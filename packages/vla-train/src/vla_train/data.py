@@ -17,7 +17,8 @@ from vla_core.batch import Batch
 from vla_core.build import resolve_part
 from vla_core.collate import PolicyCollator
 from vla_core.config import Tree
-from vla_core.errors import ConfigError, SpecMismatch
+from vla_core.errors import ConfigError, SpecMismatch, UserError
+from vla_core.policy import check_views
 from vla_core.sources import Source, TellsChunkEnd
 from vla_core.specs import RobotSpec, check_action, check_observation
 from vla_core.stats import NormStats, VectorStats
@@ -79,7 +80,8 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
     """Open the sources and split their episodes.
 
     Raises:
-        ConfigError: unknown source or key, or data sets that describe different robots.
+        ConfigError: unknown source or key, a first frame whose images or calibration are not what its spec
+            says, or data sets that describe different robots.
     """
     train: list[Source] = []
     val: list[Source] = []
@@ -92,7 +94,9 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
             train.append(part.cls(part.config, horizon, kept))
             if held:
                 val.append(part.cls(part.config, horizon, held))
-        except ConfigError as error:
+            # What a data set records is the same in every frame: better found here than in a worker.
+            check_views(train[-1][0].observation, train[-1].spec)
+        except UserError as error:
             raise ConfigError(f"{place}{where}: {error}") from error
     first = train[0].spec
     for i, source in enumerate(train[1:], 1):
