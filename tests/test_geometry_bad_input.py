@@ -163,7 +163,9 @@ def test_a_checkpoint_whose_config_says_another_size(tmp_path: Path) -> None:
     section = config.get("framework", config)
     section["geometry"]["dim"] = 16
     (saved / "config.yaml").write_text(yaml.safe_dump(config))
-    one_line(lambda: VLAPolicy.from_pretrained(saved), r"'(geometry|fusion)\.\S+' has shape .*24.*, the model has")
+    one_line(
+        lambda: VLAPolicy.from_pretrained(saved), r"'(geometry|fusion)\.\S+' has shape .*24.*, the model has"
+    )
 
 
 @pytest.fixture
