@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
 
+from vla_vlm.common.kernels import check_available
 from vla_vlm.common.prompt import Template
 
 
@@ -20,7 +21,8 @@ class BackboneConfig:
             a hub id or a local directory to load.
         init: ``pretrained`` takes the weights of ``base_vlm``, ``random`` only its shapes;
             ``auto`` is random for the named sizes, pretrained for everything else.
-        attn_implementation: kernel family; never replaced silently.
+        attn_implementation: kernel family; never replaced silently. ``flash_attention_2`` needs the extra
+            ``flash-attn``, a GPU and half precision.
         dtype: of the weights.
         gradient_checkpointing: recompute each block in the backward pass to save memory.
         prompt: the text with the placeholders ``{prefix} {images} {instruction} {suffix} {queries}``; a
@@ -35,7 +37,7 @@ class BackboneConfig:
 
     base_vlm: str = "tiny"
     init: Literal["auto", "pretrained", "random"] = "auto"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     prompt: str = "{prefix}{images}{instruction}{suffix}{queries}"
@@ -45,6 +47,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         self.template()
+        check_available(self.attn_implementation)
         if self.init == "pretrained" and self.named_size:
             raise ConfigError(
                 f"base_vlm '{self.base_vlm}' has no weights to load; "

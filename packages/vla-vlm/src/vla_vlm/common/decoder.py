@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla_vlm.common.kernels import for_kernel
 from vla_vlm.common.rope import TextRope
-from vla_vlm.common.text import for_kernel
 
 
 class KVCache:

@@ -26,6 +26,7 @@ from vla_vlm.common.answers import (
 from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.config import BackboneConfig
 from vla_vlm.common.decoder import KVCache, TextDecoder
+from vla_vlm.common.kernels import check_runs
 from vla_vlm.common.positions import Positions
 from vla_vlm.common.reserved import check_counts, overwrite, where
 from vla_vlm.common.rope import TextRope
@@ -131,6 +132,7 @@ class DecoderVLM(nn.Module, ABC):
                 f"images are {list(images.shape)}, "
                 f"the model was built for [B, {', '.join(map(str, expected))}]"
             )
+        check_runs(self.config.attn_implementation, self.language_model.embed_tokens.weight)
         b, (h, w) = images.shape[0], self.dims.grid
         tokens, deepstack = self.encode(images.flatten(0, 1))
         mask = view_mask[:, :, None].expand(b, self.n_views, h * w).reshape(b, -1)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from vla_vlm.common.kernels import causal_for_kernel, goes_without_mask
 from vla_vlm.common.rope import TextRope
 
 
@@ -33,37 +33,6 @@ class Deepstack:
             return x_BSH
         index = self.index[..., None].expand(-1, -1, x_BSH.shape[-1])
         return x_BSH.scatter_add(1, index, self.features[layer - 1].to(x_BSH.dtype))
-
-
-def causal_mask(valid_BS: Tensor) -> Tensor:
-    """Bool ``[B, 1, S, S]``, True attends: earlier valid keys, and always the token itself.
-
-    A padded row of queries would otherwise attend to nothing, which is 0 / 0 in a softmax; what it
-    computes is never read.
-    """
-    s = valid_BS.shape[1]
-    ones = torch.ones(s, s, dtype=torch.bool, device=valid_BS.device)
-    eye = torch.eye(s, dtype=torch.bool, device=valid_BS.device)
-    return ((ones.tril() & valid_BS[:, None, :]) | eye)[:, None]
-
-
-def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
-    """A bool mask (True attends) as the attention implementation wants it: eager adds it to the scores."""
-    if mask is None or implementation != "eager":
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _goes_without_mask(implementation: str, x: Tensor) -> bool:
-    """Whether attention without a mask is the cheaper way to the same numbers.
-
-    Without one, SDPA takes its flash kernel, which skips half the scores and reads grouped keys and
-    values in place; with one it copies them for every query head. A GPU has no such kernel for float32.
-    """
-    if implementation != "sdpa":
-        return False
-    half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
-    return half or x.device.type == "cpu"
 
 
 def run_layers(
@@ -103,8 +72,8 @@ def run_layers(
         return hidden
     implementation = language_model.config._attn_implementation
     mask = None
-    if not (only_tail_invalid and _goes_without_mask(implementation, embeds_BSH)):
-        mask = for_kernel(causal_mask(valid_BS), implementation, embeds_BSH.dtype)
+    if not (only_tail_invalid and goes_without_mask(implementation, embeds_BSH)):
+        mask = causal_for_kernel(valid_BS, implementation, embeds_BSH.dtype)
     cos_sin = rope(position_ids, embeds_BSH.dtype)
     x = embeds_BSH
     for i in range(1, last + 1):

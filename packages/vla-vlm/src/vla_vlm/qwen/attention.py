@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
 
-from vla_vlm.common.text import for_kernel
+from vla_vlm.common.kernels import for_kernel
 
 
 class Windows(Protocol):
