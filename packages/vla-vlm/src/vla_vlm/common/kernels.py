@@ -73,7 +73,7 @@ def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> 
 
 
 def causal_for_kernel(valid_BS: Tensor, implementation: str, dtype: torch.dtype) -> Tensor | None:
-    """:func:`causal_mask` as the implementation wants it; to flash attention, a layer says that it is causal."""
+    """:func:`causal_mask` as the implementation wants it; to flash attention a layer says so itself."""
     if implementation == FLASH:
         return valid_BS
     return for_kernel(causal_mask(valid_BS), implementation, dtype)
