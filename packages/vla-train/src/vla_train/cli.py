@@ -29,6 +29,9 @@ compare variants of a run over several seeds:
 
 take over a run of StarVLA:
   vla-train import-starvla --help
+
+fit the tokenizer of QwenFast to a data set:
+  vla-train fit-fast --help
 """
 
 
@@ -215,6 +218,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vla_train.starvla.cli import run as import_starvla
 
             return import_starvla(argv[1:], console)
+        if argv and argv[0] == "fit-fast":
+            from vla_train.fit_fast import run as fit_fast
+
+            return fit_fast(argv[1:], console, _split_configs, _overrides)
         run(argv, console)
     except UserError as error:
         print(f"vla-train: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
 from vla_core.checkpoint import load_weights, weights_file
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError
@@ -49,6 +49,24 @@ def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
     policy.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
+def _head_assets(config: RunConfig) -> Path | None:
+    """Where a head's assets are that belong to the weights this run goes on from, if there are any.
+
+    A tokenizer fitted anew would give the same ids another meaning. One that the config names is kept.
+    """
+    trainer = config.trainer
+    if trainer.resume and config.run_id is not None:
+        found = Path(config.run_root_dir) / config.run_id / "checkpoints"
+        newest = sorted(found.glob(f"steps_*/assets/{HEAD_ASSETS}"))
+        return newest[0] if newest else None
+    if trainer.pretrained_checkpoint is None or config.framework["head"].get("tokenizer") is not None:
+        return None
+    if trainer.reload_modules and not {"head", "vlm"} & set(trainer.reload_modules):
+        return None
+    assets = weights_file(Path(trainer.pretrained_checkpoint)).parent / "assets" / HEAD_ASSETS
+    return assets if assets.is_dir() else None
+
+
 def _under(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(prefix + ".")
 
@@ -64,7 +82,9 @@ def compose(tree: Tree) -> Composed:
     data = open_data(config.datasets, framework.horizon, tree)
     torch.manual_seed(config.seed)
     name = data.spec.embodiment
-    policy = build_policy(framework, {name: data.spec}, rows={name: data.rows}, tree=tree)
+    policy = build_policy(
+        framework, {name: data.spec}, rows={name: data.rows}, head_assets=_head_assets(config), tree=tree
+    )
     if config.trainer.pretrained_checkpoint is not None:
         _start_from(policy, config.trainer)
     return Composed(config, data, policy)
