@@ -147,9 +147,11 @@ def test_geometry_of_another_sample_moves_the_actions(fusion: str) -> None:
     assert batch.cameras.depth is not None
     batch.cameras.depth = batch.cameras.depth.roll(1, 0)
     moved = (actions(policy, batch) - before).abs().max()
+    assert bool(calls) is (
+        fusion not in ("align_loss", "position_3d")
+    )  # it runs only where somebody reads it
     if fusion == "align_loss":
         assert moved == 0
-        assert not calls  # the encoder never ran
     else:
         assert moved > 0.05 * before.std()
 

@@ -86,7 +86,7 @@ def count(run: Cost, name: str) -> None:
     try:
         row["flop"] = _flop(call)
         row["encoder_flop"] = 0
-        if fusion is not None and not fusion.train_only:
+        if fusion is not None and not fusion.train_only and getattr(fusion, "reads_geometry", True):
             batch = call.batch
             row["encoder_flop"] = _flop(lambda: run.encoder(batch.images, batch.cameras, fusion.needs))
             row["flop"] -= row["encoder_flop"]

@@ -208,8 +208,16 @@ def test_a_policy_acts_with_keys_by_camera_name(tmp_path):
             policy.act(observations, [0, 1], view_keys=bad)
 
 
-@pytest.mark.parametrize(("geometry", "fusion"), [(None, ""), ({"cache_mib": 4}, "align_loss")])
-def test_keys_without_geometry_are_refused(geometry, fusion):
+@pytest.mark.parametrize(
+    ("geometry", "fusion", "message"),
+    [
+        (None, "", "this policy computes no geometry"),
+        ({"cache_mib": 4}, "align_loss", "this policy computes no geometry"),
+        ({"cache_mib": 4}, "position_3d", "this policy computes no geometry"),
+        ({}, "aligned_concat", r"the geometry encoder has no cache; set geometry\.cache_mib"),
+    ],
+)
+def test_keys_that_could_have_no_effect_are_refused(geometry, fusion, message):
     policy, spec = policy_with(geometry, fusion)
-    with pytest.raises(UserError, match="view_keys: given, but this policy computes no geometry"):
+    with pytest.raises(UserError, match=f"view_keys: given, but {message}"):
         policy.act([make_observation(spec)], [0], view_keys=[{}])

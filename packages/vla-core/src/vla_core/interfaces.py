@@ -313,7 +313,8 @@ class GeometryEncoder(Protocol):
 
     ``needs`` is a subset of ``{"depth", "points"}``: dense heads run only when asked for. An encoder
     may state in ``provides: frozenset[str]`` which of them it can give; a fusion that needs another is
-    then refused when the policy is built.
+    then refused when the policy is built. One that honours ``cameras.view_keys`` has its ``cache`` as an
+    attribute (None: switched off).
     """
 
     Config: ClassVar[type]
@@ -335,7 +336,8 @@ class Fusion(Protocol):
 
     ``train_only`` fusions add nothing at inference: geometry is not even computed there. A fusion may state
     ``bypasses_backbone: bool = True`` when it returns the visual tokens as they are and no prefix: then
-    geometry is computed beside the whole backbone.
+    geometry is computed beside the whole backbone; and ``reads_geometry: bool = False`` when the cameras
+    alone are enough: then at inference it gets features without tokens (h = w = 0) and nothing is encoded.
     """
 
     Config: ClassVar[type]

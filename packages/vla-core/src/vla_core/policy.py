@@ -105,13 +105,17 @@ class VLAPolicy(nn.Module):
         # What a fusion leaves as it is need not wait for it: then geometry runs beside the whole backbone.
         bypass = getattr(fusion, "bypasses_backbone", False)
 
+        def encode() -> GeometryFeatures:
+            if train or getattr(fusion, "reads_geometry", True):
+                return geometry(batch.images, cameras, fusion.needs)
+            nothing = (*batch.images.shape[:2], 0, 0, geometry.dim)
+            return GeometryFeatures(torch.empty(nothing, device=batch.images.device))
+
         def backbone() -> tuple[VisualTokens, VLMOutput | None]:
             visual = self.vlm.embed_images(batch.images, batch.view_mask)
             return visual, self.vlm(text, visual, None, request) if bypass else None
 
-        features, (visual, out) = side_by_side(
-            lambda: geometry(batch.images, cameras, fusion.needs), backbone, batch.images.device
-        )
+        features, (visual, out) = side_by_side(encode, backbone, batch.images.device)
         features = replace(features, view_mask=batch.view_mask)
         fused = fusion(visual, features, text, cameras)
         if out is None:
@@ -215,8 +219,13 @@ class VLAPolicy(nn.Module):
         batch = self.collate(observations)
         assert self.collator is not None
         if view_keys is not None:
-            if self.geometry is None or self.fusion is None or self.fusion.train_only:
+            fusion = self.fusion
+            if fusion is None or fusion.train_only or not getattr(fusion, "reads_geometry", True):
                 raise UserError("view_keys: given, but this policy computes no geometry; leave them out")
+            if getattr(self.geometry, "cache", None) is None:
+                raise UserError(
+                    "view_keys: given, but the geometry encoder has no cache; set geometry.cache_mib"
+                )
             keys = self.collator.view_keys(observations, view_keys)
             batch.cameras = replace(batch.cameras or Cameras(), view_keys=keys)
         shape = (self.collator.horizon, self.collator.action_dim)

@@ -53,7 +53,7 @@ class Position3D(GeometryFusion):
     Patches without a measurement, views without usable intrinsics and missing views get nothing added.
     The MLP ends at zero, so training starts exactly at the vision-only policy. Missing cameras are an error,
     never an identity. The geometry tokens themselves are not read: with ``depth: camera`` any encoder
-    does, and it should be frozen.
+    does; it should be frozen, and does not run at inference.
 
     Source: LLaVA-3D (arXiv 2409.18125) and the egocentric encoding of SpatialVLA (arXiv 2501.15830).
     Cost: parameters ``6 F H + H^2``; FLOP a row ``2 N (6 F H + H^2)``. No extra tokens.
@@ -64,7 +64,8 @@ class Position3D(GeometryFusion):
     def __init__(self, config: Position3DConfig, dims: FusionDims) -> None:
         super().__init__(dims.geometry_dim)
         self.config = config
-        if config.depth == "geometry":
+        self.reads_geometry = config.depth == "geometry"
+        if self.reads_geometry:
             self.needs = frozenset({"depth"})
         hidden = dims.hidden_size
         self.mlp = nn.Sequential(
