@@ -31,6 +31,8 @@ WHEELS = BUILD / "wheels"
 TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "hypothesis"]
 TORCH_FREE = ("vla-core", "vla-data", "vla-serve")
 """Packages that without extras must neither need nor bring torch."""
+COMPILED_EXTRAS = {"flash-attn"}
+"""Extras without wheels, which would be compiled here; the others are installed and tested."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Package:
 
     @property
     def extras(self) -> list[str]:
-        return sorted(self.project.get("optional-dependencies", {}))
+        return sorted(self.project.get("optional-dependencies", {}).keys() - COMPILED_EXTRAS)
 
     @property
     def wheel(self) -> Path:
