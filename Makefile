@@ -33,8 +33,9 @@ lock: ## resolve the dependencies afresh and write requirements.lock
 	uv lock --upgrade
 	uv run --locked tools/check_lock.py --write
 
-docs: ## write docs/config.md and the file tree in CONTRIBUTING.md from the code
+docs: ## write docs/config.md, the key table of docs/starvla.md and the file tree in CONTRIBUTING.md from the code
 	uv run tools/config_reference.py --write
+	uv run tools/starvla_table.py --write
 	uv run tools/file_tree.py --write
 
 clean: ## remove caches, builds and generated files, never data, runs or the environment

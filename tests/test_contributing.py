@@ -15,7 +15,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.parametrize("tool", ["file_tree.py", "config_reference.py"])
+@pytest.mark.parametrize("tool", ["file_tree.py", "config_reference.py", "starvla_table.py"])
 def test_generated_pages_are_current(
     tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

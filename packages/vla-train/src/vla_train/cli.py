@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,8 @@ def _overrides(words: Sequence[str]) -> list[str]:
                 out.append(key)
             elif rest and not rest[0].startswith("--"):
                 out.append(f"{key}={rest.pop(0)}")
+            elif key == "trainer.freeze_modules":
+                out.append(f"{key}=[]")  # StarVLA's launchers pass it without a value
             else:
                 raise UserError(f"command line: --{key} needs a value, e.g. --{key}=true")
         else:
@@ -121,7 +124,11 @@ def run(argv: Sequence[str], console: Console) -> None:
     from vla_train.resume import run_directory
     from vla_train.trainer import Trainer
 
-    tree = load_run_tree(args.config, overrides)
+    def say(line: str) -> None:
+        if os.environ.get("RANK", "0") == "0":  # one process of several speaks
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    tree = load_run_tree(args.config, overrides, say)
     composed = compose(tree)
     config, policy = composed.config, composed.policy
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from omegaconf import OmegaConf
 from vla_core.config import Tree, load_tree
 from vla_core.errors import ConfigError, suggest
+
+from vla_train.starvla.keys import translate
 
 PARTS = ("vlm", "head", "geometry", "fusion")
 
@@ -36,15 +39,28 @@ def load_preset(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((resources.files("vla_train.frameworks") / f"{name}.yaml").read_text()))
 
 
-def load_run_tree(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Tree:
+def load_run_tree(
+    paths: Sequence[Path], overrides: Sequence[str] = (), say: Callable[[str], None] | None = None
+) -> Tree:
     """The config files and overrides over the preset that ``framework.name`` names.
 
     A part of the preset (vlm, head, geometry, fusion) keeps its keys unless another ``name`` is given.
+    StarVLA's files and spellings are translated, below all that is this project's own; ``say`` is
+    called with a line for each key.
 
     Raises:
         ConfigError: no preset of that name (with the nearest), or anything :func:`load_tree` raises.
     """
-    tree = load_tree(paths, overrides)
+    translated = translate(paths, overrides)
+    base: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if translated is not None:
+        base, origins = translated.data, translated.origins
+        paths, overrides = translated.files, translated.overrides
+        if say is not None:
+            for line in translated.lines:
+                say(f"starvla  {line}")
+    tree = _over(base, origins, paths, overrides)
     given = tree.data.get("framework")
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         names = ", ".join(list_presets())
@@ -58,4 +74,12 @@ def load_run_tree(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Tree:
         if isinstance(node, dict) and "name" in node and node["name"] != preset.get(part, {}).get("name"):
             preset.pop(part, None)
     # Read again over the preset, so that an override can reach into its lists.
-    return load_tree(paths, overrides, defaults={"framework": preset})
+    merged = OmegaConf.to_container(OmegaConf.merge({"framework": preset}, base))
+    return _over(cast(dict[str, Any], merged), origins, paths, overrides)
+
+
+def _over(
+    base: Mapping[str, Any], origins: Mapping[str, str], paths: Sequence[Path], overrides: Sequence[str]
+) -> Tree:
+    tree = load_tree(paths, overrides, defaults=base)
+    return Tree(tree.data, {**origins, **tree.origins})

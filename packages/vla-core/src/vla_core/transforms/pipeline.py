@@ -17,7 +17,7 @@ from vla_core.transforms.action_steps import ConvertRotation, RelativeActions
 from vla_core.transforms.base import Floats, Transform
 from vla_core.transforms.image_steps import ColorJitter, RandomShift, Resize
 from vla_core.transforms.normalize import Normalize
-from vla_core.transforms.text_steps import StateAsText
+from vla_core.transforms.text_steps import DropState, StateAsText
 from vla_core.types import Bool, Observation, Sample
 
 STEPS: dict[str, type[Transform]] = {
@@ -28,6 +28,7 @@ STEPS: dict[str, type[Transform]] = {
     "convert_rotation": ConvertRotation,
     "normalize": Normalize,
     "state_as_text": StateAsText,
+    "drop_state": DropState,
 }
 
 Rows = Callable[[], Iterable[tuple["Floats | None", Floats, Bool]]]
@@ -74,8 +75,9 @@ class Pipeline:
             changes = issubclass(cls, RelativeActions | ConvertRotation)
             if normalised and (changes or cls.needs_statistics):
                 raise ConfigError(f"{place}{where}.{i}: '{name}' must come before 'normalize' (given once)")
-            if cls.needs_statistics and any(isinstance(step, StateAsText) for step in self.steps):
-                raise ConfigError(f"{place}{where}.{i}: 'state_as_text' must come after '{name}'")
+            if cls.needs_statistics and any(isinstance(s, StateAsText | DropState) for s in self.steps):
+                before = next(n["name"] for n in self.nodes if n["name"] in ("state_as_text", "drop_state"))
+                raise ConfigError(f"{place}{where}.{i}: '{before}' must come after '{name}'")
             if cls.needs_statistics and changed and statistics is None:
                 if rows is None:
                     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Transforms that write into the instruction."""
+"""Transforms that take the state vector away: into the instruction, or altogether."""
 
 from __future__ import annotations
 
@@ -60,3 +60,24 @@ class StateAsText(Transform):
             before.replace("{state}", numbers) + observation.instruction + after.replace("{state}", numbers)
         )
         return replace(observation, instruction=text, state=None)
+
+
+@dataclass(frozen=True)
+class DropStateConfig:
+    """No options."""
+
+
+class DropState(Transform):
+    """The policy does not see the robot's state, although the robot gives it.
+
+    Steps before it still do: actions relative to the state come back as they must.
+    """
+
+    Config = DropStateConfig
+    config: DropStateConfig
+
+    def output_spec(self, spec: RobotSpec) -> RobotSpec:
+        return replace(spec, observation=replace(spec.observation, state=()))
+
+    def texts(self, observation: Observation) -> Observation:
+        return replace(observation, state=None)

@@ -1,0 +1,232 @@
+"""StarVLA's training YAML and command-line spellings, translated key by key."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from vla_core.build import FrameworkConfig
+from vla_core.config import build_config
+from vla_core.errors import ConfigError
+from vla_train.cli import main
+from vla_train.config import RunConfig
+from vla_train.presets import load_run_tree
+from vla_train.starvla.keys import TABLE
+
+RUN = {
+    "run_id": "starvla",
+    "run_root_dir": "playground/Checkpoints",
+    "seed": 42,
+    "wandb_project": "x",
+    "is_debug": False,
+    "version_id": "0.21",
+    "framework": {
+        "name": "QwenGR00T",
+        "qwenvl": {
+            "base_vlm": "playground/Qwen3-VL-4B-Instruct",
+            "attn_implementation": "flash_attention_2",
+            "vl_hidden_dim": 2048,
+        },
+        "action_model": {
+            "action_model_type": "DiT-L",
+            "hidden_size": 512,
+            "action_dim": 7,
+            "future_action_window_size": 7,
+            "num_target_vision_tokens": 16,
+            "noise_beta_beta": 1.0,
+            "diffusion_model_cfg": {"dropout": 0.1, "num_layers": 12, "output_dim": 768},
+        },
+    },
+    "datasets": {
+        "vlm_data": {"dataset_use": "a,b"},
+        "vla_data": {
+            "dataset_py": "lerobot_datasets",
+            "data_root_dir": "data/libero",
+            "data_mix": "libero_goal",
+            "CoT_prompt": "Your task is {instruction}.",
+            "per_device_batch_size": 3,
+            "obs_image_size": [320, 256],
+        },
+    },
+    "trainer": {
+        "max_train_steps": 100,
+        "num_warmup_steps": 5,
+        "learning_rate": {"base": "2.5e-05", "qwen_vl_interface": 1.0e-05, "action_model": 1.0e-04},
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "scheduler_specific_kwargs": {"min_lr": "1.0e-06"},
+        "freeze_modules": "qwen_vl_interface.model.model.visual, action_model",
+        "gradient_clipping": 0.5,
+        "weight_decay": 0.3,
+        "optimizer": {"name": "AdamW", "betas": [0.9, 0.95], "eps": "1e-08", "weight_decay": 0.01},
+    },
+}
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    def write(**changes):
+        data = yaml.safe_load(yaml.safe_dump(RUN))
+        for key, value in changes.items():
+            *path, last = key.split("__")
+            node = data
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = value
+        file = tmp_path / "starvla.yaml"
+        file.write_text(yaml.safe_dump(data))
+        return file
+
+    return write
+
+
+def _read(file, *words):
+    lines: list[str] = []
+    tree = load_run_tree([file], words, lines.append)
+    config = build_config(RunConfig, tree.data, "", tree)
+    return config, build_config(FrameworkConfig, config.framework, "framework", tree), lines
+
+
+def test_a_training_yaml_becomes_ours_and_each_key_is_printed(theirs):
+    run, framework, lines = _read(theirs())
+    assert (run.run_id, run.run_root_dir, run.seed) == ("starvla", "playground/Checkpoints", 42)
+    assert run.datasets.train == [
+        {"name": "lerobot", "path": "data/libero/libero_goal_no_noops_1.0.0_lerobot"}
+    ]
+    trainer = run.trainer
+    assert (trainer.max_steps, trainer.warmup_steps, trainer.batch_size) == (100, 5, 3)
+    assert trainer.learning_rates() == {"base": 2.5e-5, "vlm": 1e-5, "head": 1e-4}
+    assert trainer.min_lr_ratio == pytest.approx(0.04)
+    assert trainer.freeze_modules == ("vlm.model.visual", "head")
+    assert (trainer.clip_norm, trainer.weight_decay, trainer.precision) == (0.5, 0.01, "bf16")
+    assert framework.horizon == 8
+    assert framework.vlm["name"] == "qwen3_vl"
+    assert framework.vlm["attn_implementation"] == "sdpa"
+    assert framework.vlm["cot_prompt"] == "Your task is {instruction}."
+    head = {"size": "L", "state_hidden": 512, "decoder_hidden": 512, "n_future_tokens": 16, "dropout": 0.1}
+    assert framework.head == {
+        "name": "groot_flow", "repeated_diffusion_steps": 8, "n_blocks": 12, "output_width": 768, **head
+    }  # fmt: skip
+    assert framework.transforms == [
+        {"name": "resize", "height": 256, "width": 320, "interpolation": "bicubic"},
+        {"name": "normalize", "state": "q99", "action": "q99", "clip": 2.2},
+        {"name": "drop_state"},
+    ]
+    shown = "\n".join(lines)
+    for key in (
+        "trainer.max_train_steps=100 -> trainer.max_steps=100",
+        "trainer.weight_decay=0.3 -> no effect",
+        "datasets.vlm_data.dataset_use=a,b -> no effect",
+        "StarVLA's autocast -> trainer.precision=bf16",
+    ):
+        assert f"starvla  {key}" in shown
+
+
+def test_our_own_keys_win_over_translated_ones(theirs, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("trainer: {max_steps: 7}\nframework: {head: {size: B}}\n")
+    tree = load_run_tree([theirs(), own], ["trainer.batch_size=5", "trainer.num_warmup_steps=2"])
+    assert tree.data["trainer"]["max_steps"] == 7
+    assert tree.data["trainer"]["batch_size"] == 5
+    assert tree.data["trainer"]["warmup_steps"] == 2
+    assert tree.data["framework"]["head"]["size"] == "B"
+    assert tree.where("trainer.weight_decay").endswith(": ")
+    assert "starvla.yaml:" in tree.where("trainer.weight_decay")
+
+
+def test_state_and_action_modes_become_steps(theirs):
+    _, framework, _ = _read(theirs(datasets__vla_data__include_state=True))
+    assert [step["name"] for step in framework.transforms] == ["resize", "normalize"]
+    file = theirs(
+        datasets__vla_data__include_state="True",
+        datasets__vla_data__action_mode="rel",
+        datasets__vla_data__action_mode_apply_keys=["action.arm"],
+        datasets__vla_data__action_mode_state_map={"action.arm": "state.joints"},
+        framework__name="QwenPI_v3",
+        framework__action_model={"action_horizon": 4},
+        trainer__repeated_diffusion_steps=4,
+    )
+    _, framework, _ = _read(file)
+    names = [step["name"] for step in framework.transforms]
+    assert names == ["resize", "relative_actions", "normalize", "state_as_text"]
+    assert framework.transforms[1] == {
+        "name": "relative_actions", "groups": {"arm": "joints"}, "mode": "relative"
+    }  # fmt: skip
+    assert framework.head["repeated_diffusion_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer__max_train_step": 1},
+         r"starvla.yaml:\d+: unknown key 'trainer.max_train_step' \(did you mean 'trainer.max_train_steps'"),
+        ({"datasets__vla_data__data_mix": "robotwin"},
+         r"datasets.vla_data.data_mix=robotwin cannot .* datasets.train='\[\{name: lerobot"),
+        ({"framework__name": "QwenGROOT"}, "no such framework .did you mean 'QwenGR00T'"),
+        ({"framework__action_model__action_model_type": "DiT-XL"}, "use DiT-B or DiT-L"),
+        ({"framework__action_model__noise_beta_beta": 2.0}, r"Beta\(alpha, 1\)"),
+        ({"framework__qwenvl__base_vlm": "some/model"}, "set framework.vlm.base_vlm and framework.vlm.name"),
+        ({"trainer__lr_scheduler_type": "polynomial"}, "use one of cosine_with_min_lr, cosine, constant"),
+        ({"trainer__freeze_modules": "action_model.model"}, "'action_model.model' has no single counterpart"),
+        ({"trainer__learning_rate__action_model": "fast"}, "it must be a number"),
+        ({"is_debug": True}, "python -m debugpy"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_translated_is_an_error_with_advice(theirs, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run_tree([theirs(**changes)])
+
+
+def test_a_mixture_and_a_backbone_of_ones_own(theirs):
+    words = ["datasets.train=[{name: toy}]", "framework.vlm.name=qwen2_5_vl", "framework.vlm.base_vlm=tiny"]
+    file = theirs(datasets__vla_data__data_mix="robotwin", framework__qwenvl__base_vlm="some/model")
+    run, framework, lines = _read(file, *words)
+    assert run.datasets.train == [{"name": "toy"}]
+    assert framework.vlm["base_vlm"] == "tiny"
+    assert any("data_mix=robotwin -> no effect (datasets.train is set)" in line for line in lines)
+
+
+def test_every_row_of_the_table_is_one_of_a_kind():
+    names = [rule.theirs for rule in TABLE]
+    assert len(set(names)) == len(names)
+    for rule in TABLE:
+        assert rule.ours or rule.note, rule.theirs
+
+
+SPELLINGS = [
+    "--run_root_dir", "{root}", "--run_id", "theirs", "--framework.qwenvl.base_vlm", "tiny",
+    "--trainer.freeze_modules", "qwen_vl_interface", "--trainer.learning_rate.action_model", "1e-3",
+    "--trainer.max_train_steps", "2", "--trainer.logging_frequency", "1", "--trainer.save_interval", "2",
+    "--datasets.vla_data.per_device_batch_size", "2", "--wandb_project", "x", "--is_debug", "False",
+]  # fmt: skip
+
+
+def test_the_spellings_of_its_launchers_train(toy, theirs, tmp_path, capsys):
+    """A StarVLA YAML and StarVLA's words, with this project's data set: the run starts and ends."""
+    file = theirs(
+        datasets__vla_data__obs_image_size=[32, 32],
+        framework__name="QwenOFT",
+        framework__action_model={"action_model_type": "MLP", "action_dim": 2, "action_horizon": 4},
+    )
+    words = [word.format(root=tmp_path / "runs") for word in SPELLINGS]
+    own = ["datasets.train=[{name: toy}]", "trainer.precision=fp32", "trackers=[]", "trainer.val_samples=4"]
+    assert main(["--config_yaml", str(file), *words, *own]) == 0
+    out = capsys.readouterr().out
+    assert "starvla  trainer.freeze_modules=qwen_vl_interface -> trainer.freeze_modules=['vlm']" in out
+    assert "starvla  wandb_project=x -> no effect" in out
+    assert (tmp_path / "runs" / "theirs" / "checkpoints" / "steps_2").is_dir()
+
+
+def test_its_spellings_on_our_own_config(toy_config, tmp_path, capsys):
+    words = ["--trainer.max_train_steps", "2", "--trainer.learning_rate.action_model=1e-3",
+             "--trainer.freeze_modules", "--run_root_dir", str(tmp_path), "--run_id", "ours"]  # fmt: skip
+    assert main(["--config", str(toy_config), *words]) == 0
+    out = capsys.readouterr().out
+    assert "starvla  trainer.max_train_steps=2 -> trainer.max_steps=2" in out
+    assert "starvla  trainer.learning_rate.action_model=0.001 -> trainer.learning_rate.head=0.001" in out
+    for word, message in (
+        ("datasets.vla_data.obs_image_size=[64,64]", "here images and state are framework.transforms"),
+        ("trainer.freeze_modules=action_model.model", "has no single counterpart"),
+    ):
+        assert main(["--config", str(toy_config), word]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "command line: " in line
+        assert message in line
