@@ -38,12 +38,12 @@ def test_commands_are_valid(
     toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(toy_config.parent)
-    for name in ("configs/quickstart.yaml", "my.yaml", "more.yaml"):
+    for name in ("configs/quickstart.yaml", "my.yaml", "more.yaml", "starvla.yaml"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(toy_config.read_text())
     lines = [line.partition("  #")[0] for block in blocks("") for line in block.splitlines()]
     ours = [line for line in lines if re.search(r"vla-train --|-m vla_train", line)]
-    assert len(ours) == 8
+    assert len(ours) == 9
     for line in ours:
         known, words = _split_configs(shlex.split(re.split(r"vla-train|-m vla_train", line)[1]))
         if known == ["--list"]:
