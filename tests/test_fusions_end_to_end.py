@@ -33,6 +33,7 @@ FUSIONS: dict[str, dict[str, Any]] = {
     "context_per_layer": {"name": "head_context", "compress": "per_layer", **QUERIES},
     "position_3d": {"name": "position_3d"},
     "position_3d_encoder": {"name": "position_3d", "depth": "geometry", "frame": "world"},
+    "position_3d_points": {"name": "position_3d", "depth": "points"},
     "hierarchical": {"name": "hierarchical", **QUERIES},
     "align_loss": {"name": "align_loss"},
 }
@@ -138,8 +139,8 @@ def test_geometry_of_another_sample_moves_the_actions(fusion: str) -> None:
     def shuffled(*args: Any) -> Any:
         calls.append(args)
         features = encode(*args)
-        depth = None if features.depth is None else features.depth.roll(shift, 0)
-        return replace(features, tokens=features.tokens.roll(shift, 0), depth=depth)
+        depth, points = (None if x is None else x.roll(shift, 0) for x in (features.depth, features.points))
+        return replace(features, tokens=features.tokens.roll(shift, 0), depth=depth, points=points)
 
     policy.geometry.forward = shuffled  # type: ignore[attr-defined]
     before = actions(policy, batch)

@@ -63,12 +63,14 @@ class Inputs:
         """Every sample gets the geometry of another."""
         self.geometry.tokens = self.geometry.tokens.roll(1, dims=0)
         self.geometry.depth = self.geometry.depth.roll(1, dims=0)
+        self.geometry.points = self.geometry.points.roll(1, dims=0)
         self.cameras.depth = self.cameras.depth.roll(1, dims=0)
 
     def permute_positions(self) -> None:
         """The same geometry at other places of its view."""
         self.geometry.tokens = self.geometry.tokens.flip(2).roll(1, dims=3)
         self.geometry.depth = self.geometry.depth.flip(2).roll(4, dims=3)
+        self.geometry.points = self.geometry.points.flip(2).roll(4, dims=3)
         self.cameras.depth = self.cameras.depth.flip(2).roll(4, dims=3)
 
     def hide_view(self, row: int, view: int) -> None:
@@ -82,6 +84,7 @@ class Inputs:
         """All geometry of a view becomes ``value``."""
         self.geometry.tokens[row, view] = value
         self.geometry.depth[row, view] = value
+        self.geometry.points[row, view] = value
         for name in ("intrinsics", "extrinsics", "depth"):
             getattr(self.cameras, name)[row, view] = value
 
@@ -102,7 +105,7 @@ class Inputs:
                 cast(self.geometry.tokens),
                 None,
                 cast(self.geometry.depth),
-                None,
+                cast(self.geometry.points),
                 cast(self.geometry.view_mask),
             ),
             TextTokens(cast(text.embeds), cast(text.mask), cast(text.instruction_mask), moved),
@@ -127,6 +130,7 @@ def make_inputs(grid: tuple[int, int] = GRID) -> Inputs:
         GeometryFeatures(
             torch.randn(B, V, *grid, C),
             depth=0.5 + torch.rand(size),
+            points=torch.randn(*size, 3),
             view_mask=torch.ones(B, V, dtype=torch.bool),
         ),
         text,

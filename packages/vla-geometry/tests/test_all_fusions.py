@@ -26,6 +26,7 @@ VARIANTS = {
     "context_per_layer": ("head_context", {"compress": "per_layer", **QUERIES}),
     "position_3d": ("position_3d", {}),
     "position_3d_encoder": ("position_3d", {"depth": "geometry", "frame": "camera", "n_frequencies": 4}),
+    "position_3d_points": ("position_3d", {"depth": "points", "n_frequencies": 4}),
     "hierarchical": ("hierarchical", QUERIES),
     "align_loss": ("align_loss", {"layer": 2}),
 }
@@ -80,7 +81,8 @@ def test_protocol_and_shapes(variant, dims, inputs):
         assert {tuple(x.shape) for x in sets} == {(3, count, fusion.context_dim)}
         assert fused.context.mask.shape == (3, count)
         assert fused.context.mask.all()
-    assert fusion.needs == (frozenset({"depth"}) if variant == "position_3d_encoder" else frozenset())
+    needs = {"position_3d_encoder": {"depth"}, "position_3d_points": {"points"}}
+    assert fusion.needs == needs.get(variant, set())
     assert fusion.train_only is (variant == "align_loss")
     assert fusion.request == (VLMRequest(layers=(2,)) if variant == "align_loss" else VLMRequest())
 

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 from vla_core.batch import Cameras
-from vla_core.errors import UserError
+from vla_core.errors import ConfigError, UserError
 from vla_geometry import Position3D
 from vla_geometry.points import patch_points
+from vla_geometry.rays import pinhole_rays
 
 K = torch.tensor([[10.0, 0.0, 6.0], [0.0, 20.0, 4.0], [0.0, 0.0, 1.0]])
 
@@ -116,6 +117,34 @@ def test_geometry_depth_replaces_the_sensor(dims, inputs):
     inputs.geometry.depth = None
     with pytest.raises(UserError, match=r"geometry\.depth: missing.*fusion\.depth: camera"):
         inputs.run(fusion)
+
+
+def test_predicted_points_need_no_calibration(dims, inputs):
+    fusion = awake(dims, depth="points")
+    assert fusion.needs == {"points"}
+    base = inputs.run(fusion).visual.tokens
+    inputs.cameras = None
+    assert torch.equal(base, inputs.run(fusion).visual.tokens)
+    # The same points as of a camera give what that camera's depth gives.
+    depth = 1 + torch.rand(3, 2, 8, 12)
+    torch.manual_seed(1)
+    by_depth = awake(dims, frame="camera")
+    fusion.load_state_dict(by_depth.state_dict())
+    rays, _ = pinhole_rays(intrinsics(3, 2), (8, 12))
+    inputs.geometry.points = (rays * depth[:, :, None]).permute(0, 1, 3, 4, 2)
+    inputs.cameras = Cameras(intrinsics(3, 2), None, depth)
+    assert torch.allclose(inputs.run(fusion).visual.tokens, inputs.run(by_depth).visual.tokens, atol=1e-5)
+    inputs.geometry.points[0, 1, :4, 8:] = float("nan")  # view 1, row 0, column 2 -> token 6 + 2
+    same = (inputs.run(fusion).visual.tokens == inputs.visual.tokens).all(dim=-1)
+    assert same.nonzero().tolist() == [[0, 8]]
+    inputs.geometry.points = torch.zeros(3, 2, 8, 12)
+    with pytest.raises(UserError, match=r"geometry\.points: shape \[3, 2, 8, 12\] must be \[3, 2, H, W, 3\]"):
+        inputs.run(fusion)
+    inputs.geometry.points = None
+    with pytest.raises(UserError, match=r"geometry\.points: missing.*fusion\.depth: camera"):
+        inputs.run(fusion)
+    with pytest.raises(ConfigError, match="frame: 'world' cannot be had with depth: points"):
+        Position3D.Config(depth="points", frame="world")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Depth and intrinsics to metric points, one per patch.
+"""Metric points, one per patch: of depth and intrinsics, or of the points of all pixels.
 
 Shape legend: B rows, V views, H, W pixels, h, w patch grid.
 """
@@ -36,16 +36,28 @@ def patch_points(
         posed = pose.isfinite().all(dim=(-1, -2))
         measured = measured & posed[..., None, None]
         pose = pose.where(posed[..., None, None], 0.0)
-    points = rays * depth.where(measured, 0.0)[:, :, None]
-    weight = measured.float()[:, :, None]
-    pooled = F.adaptive_avg_pool2d(torch.cat([points * weight, weight], dim=2).flatten(0, 1), grid)
-    pooled = pooled.unflatten(0, depth.shape[:2]).permute(0, 1, 3, 4, 2)
-    share = pooled[..., 3:]
-    known = share[..., 0] > 0
-    mean = pooled[..., :3] / share.where(known[..., None], 1.0)
+    mean, known = _patch_means(rays * depth.where(measured, 0.0)[:, :, None], measured, grid)
     if extrinsics is not None:
         # A pose is affine: moving the mean is the mean of moved points. Spelled out, because autocast would
         # round a matrix product to bf16, which is centimetres.
         rotation, shift = pose[:, :, None, None, :3, :3], pose[:, :, None, None, :3, 3]
         mean = (rotation * mean[..., None, :]).sum(dim=-1) + shift
     return mean.where(known[..., None], 0.0), known
+
+
+def pool_points(points_BVHW3: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean points of patches, of points ``[B, V, H, W, 3]`` in any frame; returns as :func:`patch_points`."""
+    points = points_BVHW3.float().permute(0, 1, 4, 2, 3)
+    finite = points.isfinite().all(dim=2)
+    mean, known = _patch_means(points.where(finite[:, :, None], 0.0), finite, grid)
+    return mean.where(known[..., None], 0.0), known
+
+
+def _patch_means(points_BV3HW: Tensor, measured_BVHW: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean over the measured pixels ``[B, V, h, w, 3]``, and bool ``[B, V, h, w]``: where there are any."""
+    weight = measured_BVHW.float()[:, :, None]
+    pooled = F.adaptive_avg_pool2d(torch.cat([points_BV3HW * weight, weight], dim=2).flatten(0, 1), grid)
+    pooled = pooled.unflatten(0, measured_BVHW.shape[:2]).permute(0, 1, 3, 4, 2)
+    share = pooled[..., 3:]
+    known = share[..., 0] > 0
+    return pooled[..., :3] / share.where(known[..., None], 1.0), known

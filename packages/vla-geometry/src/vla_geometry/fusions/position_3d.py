@@ -15,7 +15,7 @@ from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens,
 
 from vla_geometry.fusions._attention import sinusoid
 from vla_geometry.fusions._base import GeometryFusion, check_at_least, valid_views
-from vla_geometry.points import patch_points
+from vla_geometry.points import patch_points, pool_points
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,15 @@ class Position3DConfig:
 
     Args:
         depth: ``camera`` reads the recorded depth of every view, ``geometry`` the depth that the geometry
-            encoder predicts.
+            encoder predicts; ``points`` takes the points that it predicts, in the frame of the first camera,
+            and needs no calibration.
         frame: points are in the ``world`` frame (needs extrinsics), in each ``camera``'s own, or (``auto``)
             in the world when a batch has extrinsics. Name one when only some data has extrinsics.
         n_frequencies: F, sines and cosines per axis.
         shortest, longest: wavelengths in metres of the fastest and the slowest of them.
     """
 
-    depth: Literal["camera", "geometry"] = "camera"
+    depth: Literal["camera", "geometry", "points"] = "camera"
     frame: Literal["auto", "world", "camera"] = "auto"
     n_frequencies: int = 16
     shortest: float = 0.05
@@ -39,6 +40,11 @@ class Position3DConfig:
 
     def __post_init__(self) -> None:
         check_at_least(1, n_frequencies=self.n_frequencies)
+        if self.depth == "points" and self.frame != "auto":
+            raise ConfigError(
+                f"frame: '{self.frame}' cannot be had with depth: points, which are in the first camera's; "
+                "leave it at auto"
+            )
         if not 0 < self.shortest <= self.longest:
             raise ConfigError(
                 f"shortest: {self.shortest} must be positive and at most longest {self.longest}"
@@ -49,7 +55,8 @@ class Position3D(GeometryFusion):
     """Back-projects depth to the mean metric point of each patch; its embedding is added to the token.
 
     Shapes: depth ``[B, V, H', W']`` metres, intrinsics ``[B, V, 3, 3]`` pixels, extrinsics ``[B, V, 4, 4]``
-    camera-to-world -> points ``[B, V, h, w, 3]`` -> sinusoids ``6 F`` -> MLP -> vision ``[B, V h w, H]``.
+    camera-to-world (``depth: points``: points ``[B, V, H', W', 3]`` alone) -> points ``[B, V, h, w, 3]`` ->
+    sinusoids ``6 F`` -> MLP -> vision ``[B, V h w, H]``.
     Patches without a measurement, views without usable intrinsics and missing views get nothing added.
     The MLP ends at zero, so training starts exactly at the vision-only policy. Missing cameras are an error,
     never an identity. The geometry tokens themselves are not read: with ``depth: camera`` any encoder
@@ -64,9 +71,9 @@ class Position3D(GeometryFusion):
     def __init__(self, config: Position3DConfig, dims: FusionDims) -> None:
         super().__init__(dims.geometry_dim)
         self.config = config
-        self.reads_geometry = config.depth == "geometry"
+        self.reads_geometry = config.depth != "camera"
         if self.reads_geometry:
-            self.needs = frozenset({"depth"})
+            self.needs = frozenset({"points" if config.depth == "points" else "depth"})
         hidden = dims.hidden_size
         self.mlp = nn.Sequential(
             nn.Linear(6 * config.n_frequencies, hidden), nn.GELU(), nn.Linear(hidden, hidden)
@@ -89,12 +96,14 @@ class Position3D(GeometryFusion):
         """See the class; ``text`` is not read.
 
         Raises:
-            UserError: depth, intrinsics or (``frame: world``) extrinsics missing or of another shape.
+            UserError: depth, points, intrinsics or (``frame: world``) extrinsics missing or of another shape.
         """
         self.check(visual, geometry)
-        depth, intrinsics, extrinsics = self._cameras(visual, geometry, cameras)
         h, w = visual.grid[1:]
-        points, known = patch_points(depth, intrinsics, extrinsics, (h, w))
+        if self.config.depth == "points":
+            points, known = pool_points(_predicted_points(visual, geometry), (h, w))
+        else:
+            points, known = patch_points(*self._cameras(visual, geometry, cameras), (h, w))
         known = (known & valid_views(visual)[:, :, None, None]).flatten(1)[..., None]
         features = sinusoid(points, 2 * self.config.n_frequencies, self.config.shortest, self.config.longest)
         dtype = visual.tokens.dtype
@@ -135,3 +144,14 @@ class Position3D(GeometryFusion):
         if extrinsics is not None and tuple(extrinsics.shape) != (rows, v, 4, 4):
             raise UserError(f"cameras.extrinsics: shape {list(extrinsics.shape)} must be [{rows}, {v}, 4, 4]")
         return depth, cameras.intrinsics, extrinsics
+
+
+def _predicted_points(visual: VisualTokens, geometry: GeometryFeatures) -> Tensor:
+    points, rows, v = geometry.points, visual.tokens.shape[0], visual.grid[0]
+    if points is None:
+        raise UserError(
+            "geometry.points: missing; the geometry encoder must predict them, or set fusion.depth: camera"
+        )
+    if points.ndim != 5 or (*points.shape[:2], points.shape[4]) != (rows, v, 3):
+        raise UserError(f"geometry.points: shape {list(points.shape)} must be [{rows}, {v}, H, W, 3]")
+    return points
