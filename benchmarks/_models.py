@@ -35,13 +35,20 @@ FULL = Size("3b", 224, 84, (8, 16, 32), (1, 8, 32), 6, 50)
 TINY = Size("tiny", 32, 84, (2, 4), (1, 4), 1, 3)
 
 
-def build(size: Size, device: torch.device, framework: str, dtype: torch.dtype, **head: Any) -> VLAPolicy:
+def build(
+    size: Size,
+    device: torch.device,
+    framework: str,
+    dtype: torch.dtype,
+    vlm: str = "qwen2_5_vl",
+    **head: Any,
+) -> VLAPolicy:
     """The policy on the device, initialised there."""
     config = FrameworkConfig(
         name=framework,
         horizon=8,
         vlm={
-            "name": "qwen2_5_vl",
+            "name": vlm,
             "base_vlm": size.base_vlm,
             "dtype": str(dtype).removeprefix("torch."),
             "max_text_tokens": size.text_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,25 @@ HEADS: dict[str, dict[str, Any]] = {"full": {}, "small": {"project_context": "pe
 """``full``: blocks as wide as the backbone (QwenPI); ``small``: 1024 wide behind a projection (QwenPI_v3)."""
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A policy that fusions are added to.
+
+    Args:
+        vlm, size: backbone and the name of its full size.
+        head: a key of :data:`HEADS`, unless asked otherwise.
+        batch: rows of a training step that fit 78 GiB.
+    """
+
+    vlm: type
+    size: str
+    head: str
+    batch: int
+
+
+POLICIES = {"QwenMapAnythingPI": Recipe(Qwen25VL, "3b", "full", 8)}
+
+
 class Given(nn.Module):
     """An encoder whose features are there already: what is left is the cost of the fusion."""
 
@@ -66,13 +85,13 @@ class Given(nn.Module):
 
 
 def build_parts(
-    size: Size, geometry: str, head: str, device: torch.device, dtype: torch.dtype
+    recipe: Recipe, size: Size, geometry: str, head: str, device: torch.device, dtype: torch.dtype
 ) -> tuple[VLAPolicy, MapAnythingEncoder]:
     """The policy without geometry and the frozen encoder, of random weights, on the device."""
     # Registered here, so that PYTHONPATH is enough and nothing needs to be installed.
-    override("vla.vlms", "qwen2_5_vl", Qwen25VL)
+    override("vla.vlms", "backbone", recipe.vlm)
     override("vla.heads", "layerwise_fm", LayerwiseFM)
-    policy = build(size, device, "QwenPI", dtype, **HEADS[head])
+    policy = build(size, device, "QwenPI", dtype, vlm="backbone", **HEADS[head])
     with device:
         encoder = MapAnythingEncoder.build(MapAnythingConfig(size=geometry), 2, (size.image, size.image))
     return policy, encoder.to(dtype).eval()

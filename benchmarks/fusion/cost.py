@@ -28,7 +28,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _cost_calls import Call, against, in_rounds, training_step
-from _cost_parts import FUSIONS, HEADS, NONE, batch_of, build_parts, own_parameters, with_fusion
+from _cost_parts import (
+    FUSIONS,
+    HEADS,
+    NONE,
+    POLICIES,
+    Recipe,
+    batch_of,
+    build_parts,
+    own_parameters,
+    with_fusion,
+)
 from _cost_report import report
 from _device import captured, host_syncs, milliseconds, seconds_per_call, synchronize
 from _models import FULL, TINY, instruction
@@ -43,6 +53,7 @@ from vla_core.policy import VLAPolicy
 class Cost(Run):
     """Everything built, and one row of figures a variant."""
 
+    recipe: Recipe = POLICIES["QwenMapAnythingPI"]
     geometry: str = "giant"
     batch: int = 8
     repeats: int = 30
@@ -65,7 +76,7 @@ class Cost(Run):
 
 def build(run: Cost, variants: list[str], head: str) -> None:
     """Backbone, head and encoder once, and every fusion."""
-    plain, run.encoder = build_parts(run.size, run.geometry, head, run.device, run.dtype)
+    plain, run.encoder = build_parts(run.recipe, run.size, run.geometry, head, run.device, run.dtype)
     run.words = instruction(plain, run.size.text_tokens)
     for name in [NONE, *variants]:
         policy = run.policies[name] = with_fusion(plain, run.encoder, name)
@@ -204,7 +215,9 @@ def compile_encoder(encoder: nn.Module) -> None:
         block.compile(dynamic=False)
 
 
-def measure(run: Cost, names: list[str], head: str, save: Callable[[], None], compiled: bool) -> None:
+def measure(
+    run: Cost, names: list[str], head: str, save: Callable[[], None], training: bool, compiled: bool
+) -> None:
     """Every section; results are saved after each, and the slow compilation comes last."""
 
     def section(name: str, limit_s: float, fn: Callable[[], None]) -> None:
@@ -220,7 +233,7 @@ def measure(run: Cost, names: list[str], head: str, save: Callable[[], None], co
     for name in names:
         section(f"{name}: inference", 45, functools.partial(infer, run, name))
     shared = torch.optim.AdamW(run.plain.parameters(), lr=1e-5, fused=run.cuda)
-    for name in names:
+    for name in names if training else ():
         section(f"{name}: training", 45, functools.partial(train, run, name, shared))
     del shared
     if run.cuda and compiled:
@@ -235,8 +248,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny runs on a CPU")
     parser.add_argument("--variants", nargs="+", default=list(FUSIONS), choices=list(FUSIONS))
-    parser.add_argument("--head", default="full", choices=list(HEADS), help="small: blocks of width 1024")
-    parser.add_argument("--batch", type=int, help="rows of a training step (8; tiny: 2)")
+    parser.add_argument("--policy", default="QwenMapAnythingPI", choices=list(POLICIES))
+    parser.add_argument(
+        "--head", choices=list(HEADS), help="small: blocks of width 1024 (default: the policy's)"
+    )
+    parser.add_argument("--batch", type=int, help="rows of a training step (default: the policy's; tiny: 2)")
+    parser.add_argument("--no-train", action="store_true", help="leave training out")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled encoder out")
     parser.add_argument("--budget-s", type=float, default=340.0, help="seconds for everything")
     parser.add_argument("--out", type=Path, help="directory for cost.json and cost.md")
@@ -244,21 +261,21 @@ def main(arguments: list[str] | None = None) -> None:
     tiny = args.size == "tiny"
     if not tiny and not torch.cuda.is_available():
         parser.error("no CUDA device here; --size tiny runs the same path on a CPU")
-    began = time.perf_counter()
+    began, recipe = time.perf_counter(), POLICIES[args.policy]
     if tiny:
         torch.set_num_threads(1)
         # 112 pixels are whole patches of both the backbone and the encoder.
-        run = Cost(
-            replace(TINY, image=112), torch.device("cpu"), began + args.budget_s, geometry="tiny", repeats=2
-        )
+        size, where, geometry = replace(TINY, image=112), torch.device("cpu"), "tiny"
     else:
-        run = Cost(FULL, torch.device("cuda"), began + args.budget_s)
-    run.batch = args.batch or (2 if tiny else 8)
-    device, side = "CPU, 1 thread" if tiny else torch.cuda.get_device_name(), run.size.image
+        size, where, geometry = replace(FULL, base_vlm=recipe.size), torch.device("cuda"), "giant"
+    run = Cost(size, where, began + args.budget_s, recipe=recipe, geometry=geometry)
+    run.batch, run.repeats = args.batch or (2 if tiny else recipe.batch), 2 if tiny else 30
+    head = args.head or recipe.head
     what = (
-        f"{device}, torch {torch.__version__}, {str(run.dtype).removeprefix('torch.')}, "
-        f"Qwen2.5-VL {run.size.base_vlm}, MapAnything {run.geometry}, LayerwiseFM {args.head}, "
-        f"2 views of {side} x {side}, training batch {run.batch}"
+        f"{'CPU, 1 thread' if tiny else torch.cuda.get_device_name()}, torch {torch.__version__}, "
+        f"{str(run.dtype).removeprefix('torch.')}, {args.policy}: {recipe.vlm.__name__} {size.base_vlm}, "
+        f"MapAnything {geometry}, LayerwiseFM {head}, 2 views of {size.image} x {size.image}, "
+        f"training batch {run.batch}"
     )
 
     def save() -> None:
@@ -270,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
             (args.out / "cost.json").write_text(json.dumps({"what": what, **found}, indent=1) + "\n")
             (args.out / "cost.md").write_text(report(run, what) + "\n")
 
-    measure(run, args.variants, args.head, save, not args.no_compile)
+    measure(run, args.variants, head, save, not args.no_train, not args.no_compile)
     print("\n" + report(run, what))
     if not all(row["passed"] for row in run.checks):
         raise SystemExit("a check failed")
