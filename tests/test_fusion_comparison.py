@@ -1,0 +1,65 @@
+"""The programs of benchmarks/fusion: correspondences are true, and differences are paired."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+HERE = Path(__file__).parents[1] / "benchmarks" / "fusion"
+
+
+@pytest.fixture(autouse=True)
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    for name in ("pretrain", "table"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_a_plane_seen_by_two_cameras_matches_patch_by_patch() -> None:
+    """Two cameras side by side look at a wall: the second sees every point further to the left."""
+    from pretrain import matches
+
+    size, patch, focal, wall = 64, 8, 64.0, 2.0
+    depth = torch.full((1, 2, size, size), wall)
+    intrinsics = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]]).expand(1, 2, 3, 3)
+    poses = torch.eye(4).repeat(1, 2, 1, 1)
+    patches = torch.arange(64).view(1, 8, 8)
+    index, visible = matches(depth, intrinsics, poses, (8, 8))
+    assert torch.equal(index.view(1, 8, 8), patches)
+    assert visible.all()
+    poses[0, 1, 0, 3] = 2 * patch * wall / focal  # two patches to the right
+    index, visible = matches(depth, intrinsics, poses, (8, 8))
+    assert torch.equal(index.view(1, 8, 8)[..., 2:], patches[..., :-2])
+    assert visible.view(1, 8, 8)[..., 2:].all()
+    assert not visible.view(1, 8, 8)[..., :2].any()
+    depth[:, 1] = 1.0  # something stands in between
+    assert not matches(depth, intrinsics, poses, (8, 8))[1].any()
+
+
+def test_differences_are_paired() -> None:
+    from table import difference, markdown
+
+    rng = np.random.default_rng(0)
+    starts = rng.random(20) < 0.5
+
+    def line(seed: int, more: float, flip: int) -> dict[str, object]:
+        won = starts.copy()
+        won[:flip] = True
+        errors = {str(i): 0.1 * i + 0.01 * seed + more for i in range(5)}
+        success = {where: {"task": won.tolist()} for where in ("same", "shift")}
+        return {"seed": seed, "errors": {"held_same": errors, "held_shift": errors}, "success": success}
+
+    lines = {"none": {s: line(s, 0.0, 0) for s in (0, 1)}, "gated": {s: line(s, 0.05, 20) for s in (0, 1, 2)}}
+    # Errors vary between episodes and seeds, their difference does not: the interval has no width.
+    assert difference(lines, "gated", "none", "same", "error") == pytest.approx((0.05, 0.05, 0.05))
+    gain = difference(lines, "gated", "none", "shift", "success")
+    assert gain is not None
+    mean, low, high = gain
+    assert mean == pytest.approx(1 - starts.mean())
+    assert 0 < low < mean < high < 1
+    assert difference(lines, "none", "none", "same", "error") is None
+    assert "| gated | 3 | 60 |" in markdown(lines)
