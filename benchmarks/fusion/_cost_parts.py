@@ -94,6 +94,8 @@ def build_parts(
     policy = build(size, device, "QwenPI", dtype, vlm="backbone", **HEADS[head])
     with device:
         encoder = MapAnythingEncoder.build(MapAnythingConfig(size=geometry), 2, (size.image, size.image))
+    # Rays of random weights point anywhere, and depth behind the camera counts as none: let them look ahead.
+    encoder.dense_head.get_submodule("1.conv2.2").bias.data[2] += 10.0  # type: ignore[operator]
     return policy, encoder.to(dtype).eval()
 
 

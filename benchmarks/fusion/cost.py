@@ -118,7 +118,7 @@ def infer(run: Cost, name: str) -> None:
     """Latency at batch 1, eager and as graphs, and whether they agree."""
     row, repeats = run.rows[name], run.repeats
     base, call = Call(run, NONE), Call(run, name)
-    against(row, "", in_rounds({"base": base, "eager": call}, max(2, repeats // 2), run.device), "base")
+    against(row, "", in_rounds({"base": base, "eager": call}, max(2, repeats // 3), run.device), "base")
     eager, without = call.moved().clone(), base.moved().clone()
     row["moved_by_geometry"] = relative(eager, without)
     check(run, f"{name}: non-finite actions", float((~eager.isfinite()).sum()), 0)
@@ -160,9 +160,9 @@ def train(run: Cost, name: str, shared: torch.optim.Optimizer) -> None:
             check(run, f"{name}: training loss is not finite", float(~step().isfinite()), 0)
             step()
         spent: dict[str, list[float]] = {key: [] for key in steps}
-        for _ in range(3):
+        for _ in range(5 if run.cuda else 2):
             for key, step in steps.items():
-                spent[key].append(1e3 * seconds_per_call(step, 1 + 2 * run.cuda, 0, run.device))
+                spent[key].append(1e3 * seconds_per_call(step, 1 + run.cuda, 0, run.device))
         row = run.rows[name]
         row["train_ms"] = statistics.median(spent[name])
         row["train_added_ms"] = statistics.median(
@@ -215,9 +215,7 @@ def compile_encoder(encoder: nn.Module) -> None:
         block.compile(dynamic=False)
 
 
-def measure(
-    run: Cost, names: list[str], head: str, save: Callable[[], None], training: bool, compiled: bool
-) -> None:
+def measure(run: Cost, names: list[str], head: str, save: Callable[[], None], wanted: set[str]) -> None:
     """Every section; results are saved after each, and the slow compilation comes last."""
 
     def section(name: str, limit_s: float, fn: Callable[[], None]) -> None:
@@ -228,15 +226,15 @@ def measure(
     if not run.policies:
         return
     section("encoder alone", 30, lambda: encoder_alone(run, "eager"))
-    for name in [NONE, *names]:
+    for name in [NONE, *names] if "inference" in wanted else ():
         section(f"{name}: FLOP", 20, functools.partial(count, run, name))
-    for name in names:
+    for name in names if "inference" in wanted else ():
         section(f"{name}: inference", 45, functools.partial(infer, run, name))
     shared = torch.optim.AdamW(run.plain.parameters(), lr=1e-5, fused=run.cuda)
-    for name in names if training else ():
+    for name in names if "training" in wanted else ():
         section(f"{name}: training", 45, functools.partial(train, run, name, shared))
     del shared
-    if run.cuda and compiled:
+    if run.cuda and "compiled" in wanted:
         compile_encoder(run.encoder)
         section("encoder compiled", 120, lambda: encoder_alone(run, "compiled"))
         for name in names:
@@ -253,6 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--head", choices=list(HEADS), help="small: blocks of width 1024 (default: the policy's)"
     )
     parser.add_argument("--batch", type=int, help="rows of a training step (default: the policy's; tiny: 2)")
+    parser.add_argument("--no-inference", action="store_true", help="leave latency and FLOP out")
     parser.add_argument("--no-train", action="store_true", help="leave training out")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled encoder out")
     parser.add_argument("--budget-s", type=float, default=340.0, help="seconds for everything")
@@ -287,7 +286,12 @@ def main(arguments: list[str] | None = None) -> None:
             (args.out / "cost.json").write_text(json.dumps({"what": what, **found}, indent=1) + "\n")
             (args.out / "cost.md").write_text(report(run, what) + "\n")
 
-    measure(run, args.variants, head, save, not args.no_train, not args.no_compile)
+    wanted = {
+        "inference": not args.no_inference,
+        "training": not args.no_train,
+        "compiled": not args.no_compile,
+    }
+    measure(run, args.variants, head, save, {name for name, yes in wanted.items() if yes})
     print("\n" + report(run, what))
     if not all(row["passed"] for row in run.checks):
         raise SystemExit("a check failed")

@@ -21,8 +21,8 @@ def work():
     side, main = (torch.randn(DEPTH, N, N, device="cuda") / N**0.5 for _ in range(2))
     x = torch.randn(64, N, device="cuda")
 
-    def chain(weights):
-        y = x
+    def chain(weights, y=None):
+        y = x if y is None else y
         for weight in weights:
             y = torch.tanh(y @ weight)
         return y
@@ -31,7 +31,9 @@ def work():
         def aside():
             if streams is not None:
                 streams.append(torch.cuda.current_stream())
-            return GeometryFeatures(chain(side))
+            # A call within the call: half of the input on a further stream.
+            lower, upper = side_by_side(lambda: chain(side, x[:32]), lambda: chain(side, x[32:]), x.device)
+            return GeometryFeatures(torch.cat([lower, upper]))
 
         features, other = side_by_side(aside, lambda: chain(main), x.device)
         return features.tokens + 2 * other

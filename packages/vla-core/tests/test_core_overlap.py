@@ -38,7 +38,9 @@ def told(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("here"))
     monkeypatch.setattr(torch.cuda, "stream", use)
-    monkeypatch.setattr(overlap, "_side_stream", lambda device, thread: Stream("there"))
+    monkeypatch.setattr(
+        overlap, "_side_stream", lambda device, thread, depth: Stream(("there", "beyond")[depth])
+    )
     monkeypatch.setattr(
         torch.Tensor, "record_stream", lambda x, stream: events.append(f"keep for {stream.name}")
     )
@@ -55,6 +57,21 @@ def test_forks_joins_and_keeps(told):
     assert result == 5
     fork, join = "there waits for here", "here waits for there"
     assert told == [fork, "on there", "side", "off there", "main", join, "keep for here", "keep for here"]
+
+
+@torch.no_grad()
+def test_a_call_within_a_call_has_a_stream_of_its_own(told):
+    def inner(name):
+        return lambda: side_by_side(lambda: told.append(f"{name} aside"), lambda: None, CUDA)
+
+    side_by_side(inner("side"), inner("main"), CUDA)
+    assert told.index("on beyond") < told.index("side aside") < told.index("main aside")
+    assert told.count("on beyond") == 2
+    assert told.count("on there") == 1
+    assert told[-1] == "here waits for there"
+    told.clear()
+    side_by_side(lambda: None, lambda: None, CUDA)  # the depth is what it was
+    assert "on beyond" not in told
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor
 S = TypeVar("S")
 M = TypeVar("M")
 _ALLOWED = ContextVar("allowed", default=True)
+_DEPTH = ContextVar("depth", default=0)
 
 
 def side_by_side(side: Callable[[], S], main: Callable[[], M], device: torch.device) -> tuple[S, M]:
@@ -24,7 +25,8 @@ def side_by_side(side: Callable[[], S], main: Callable[[], M], device: torch.dev
     On a GPU ``side`` is launched first, on a stream of its own that forks from the current one and joins
     it before this returns: later work on the current stream may read both results, and what both read
     may be freed. Inside a CUDA graph's capture the two become branches of the graph. Off a GPU, and
-    wherever gradients are recorded, one simply runs after the other.
+    wherever gradients are recorded, one simply runs after the other. Calls within ``side`` and ``main`` are
+    fine: what they put aside goes to a further stream.
 
     Args:
         side: gives a tensor, or a dataclass, list, tuple or dict of tensors.
@@ -33,13 +35,16 @@ def side_by_side(side: Callable[[], S], main: Callable[[], M], device: torch.dev
     """
     if device.type != "cuda" or torch.is_grad_enabled() or not _ALLOWED.get():
         return side(), main()
-    here, there = torch.cuda.current_stream(device), _side_stream(device, threading.get_ident())
+    depth = _DEPTH.get()
+    here, there = torch.cuda.current_stream(device), _side_stream(device, threading.get_ident(), depth)
     there.wait_stream(here)
+    token = _DEPTH.set(depth + 1)
     try:
         with torch.cuda.stream(there):
             aside = side()
         result = main()
     finally:  # also after an error: what the side reads must not be freed under it
+        _DEPTH.reset(token)
         here.wait_stream(there)
     for tensor in _tensors(aside):
         # The allocator knows only the stream a tensor was made on; without this its memory could be handed
@@ -59,8 +64,8 @@ def in_turn() -> Iterator[None]:
 
 
 @functools.cache
-def _side_stream(device: torch.device, thread: int) -> torch.cuda.Stream:
-    """One a device and thread for good: memory is pooled by stream, and a new one would start a new pool."""
+def _side_stream(device: torch.device, thread: int, depth: int) -> torch.cuda.Stream:
+    """One a device, thread and depth of calls for good: memory is pooled by stream, a new one has none."""
     return torch.cuda.Stream(device)
 
 

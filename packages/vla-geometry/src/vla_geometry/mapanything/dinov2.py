@@ -58,8 +58,18 @@ class Dinov2(nn.Module):
         """Position embeddings for a grid ``[1, 1 + h * w, E]``, the class token's first."""
         if (h, w) == (self.grid, self.grid):
             return self.pos_embed
-        table = self.pos_embed[:, 1:].float().unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
-        factor = ((h + OFFSET) / self.grid, (w + OFFSET) / self.grid)
-        table = F.interpolate(table, scale_factor=factor, mode="bicubic")
-        patches = table.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
-        return torch.cat([self.pos_embed[:, :1], patches], dim=1)
+        table = self.pos_embed[0, 1:].float().unflatten(0, (self.grid, self.grid))
+        patches = _resample(_resample(table, h).transpose(0, 1), w).transpose(0, 1)
+        return torch.cat([self.pos_embed[:, :1], patches.flatten(0, 1)[None].to(self.pos_embed.dtype)], dim=1)
+
+
+def _resample(table_yxE: Tensor, size: int) -> Tensor:
+    """Bicubic along the first axis.
+
+    One axis at a time, with all else laid out as the width of one picture: the GPU's kernel has a thread for
+    each place, which goes through the channels alone, so a small map of wide tokens would leave it idle.
+    """
+    rows, _, width = table_yxE.shape
+    picture = table_yxE.reshape(1, 1, rows, -1)
+    factor = ((size + OFFSET) / rows, 1.0)
+    return F.interpolate(picture, scale_factor=factor, mode="bicubic").view(size, -1, width)

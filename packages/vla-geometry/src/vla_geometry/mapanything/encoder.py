@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryFeatures
+from vla_core.overlap import side_by_side
 
 from vla_geometry.cache import ViewCache, encode_views
 from vla_geometry.images import check_image_size, check_images, normalise
@@ -115,8 +116,12 @@ class MapAnythingEncoder(nn.Module):
             return self._features(images, cameras, needs)
 
     def _features(self, images: Tensor, cameras: Cameras | None, needs: frozenset[str]) -> GeometryFeatures:
-        patches, class_token = encode_views(self.cache, images, cameras, self._see)
-        patches = self._fuse(patches, cameras)
+        rays, (patches, class_token) = side_by_side(
+            lambda: self._ray_tokens(images, cameras),
+            lambda: encode_views(self.cache, images, cameras, self._see),
+            images.device,
+        )
+        patches = self._fuse(patches, rays)
         x = torch.cat([patches.to(class_token.dtype), class_token], dim=2) if self.class_token else patches
         inner = self.info_sharing.norm.weight.dtype
         scale = self.scale_token.to(inner).expand(len(images), 1, -1)
@@ -149,23 +154,26 @@ class MapAnythingEncoder(nn.Module):
         patches, class_token = self.encoder(normalise(images, self.encoder.cls_token.dtype))
         return patches, class_token
 
-    def _fuse(self, patches_BVLE: Tensor, cameras: Cameras | None) -> Tensor:
+    def _fuse(self, patches_BVLE: Tensor, rays_BVLE: Tensor | None) -> Tensor:
         """Add what is known of the cameras and normalise; not under autocast, as the model was trained."""
         with torch.autocast(patches_BVLE.device.type, enabled=False):
             x = patches_BVLE.to(self.fusion_norm_layer.weight.dtype)
-            if cameras is not None and cameras.intrinsics is not None:
-                x = x + self._ray_tokens(cameras.intrinsics, *x.shape[:2]).to(x.dtype)
-            return self.fusion_norm_layer(x)
+            return self.fusion_norm_layer(x if rays_BVLE is None else x + rays_BVLE.to(x.dtype))
 
-    def _ray_tokens(self, intrinsics: Tensor, b: int, v: int) -> Tensor:
+    def _ray_tokens(self, images: Tensor, cameras: Cameras | None) -> Tensor | None:
+        """``[B, V, h * w, E]``, zero for a view without usable intrinsics; None when there are none."""
+        if cameras is None or cameras.intrinsics is None:
+            return None
+        intrinsics, (b, v) = cameras.intrinsics, images.shape[:2]
         if tuple(intrinsics.shape) != (b, v, 3, 3):
             raise UserError(
                 f"cameras.intrinsics: shape {list(intrinsics.shape)} must be [{b}, {v}, 3, 3], as the images"
             )
-        rays, known = ray_directions(intrinsics, self.image_size)
-        rays = rays.flatten(0, 1).to(self.ray_dirs_encoder.conv_in.weight.dtype)
-        tokens = self.ray_dirs_encoder(rays).unflatten(0, (b, v))
-        return torch.where(known[:, :, None, None], tokens, 0.0)
+        with torch.autocast(images.device.type, enabled=False):
+            rays, known = ray_directions(intrinsics, self.image_size)
+            rays = rays.flatten(0, 1).to(self.ray_dirs_encoder.conv_in.weight.dtype)
+            tokens = self.ray_dirs_encoder(rays).unflatten(0, (b, v))
+            return torch.where(known[:, :, None, None], tokens, 0.0)
 
     def _keep_bf16(self) -> None:
         if self.config.bf16:
