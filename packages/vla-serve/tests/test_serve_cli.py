@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,3 +115,44 @@ def test_mistakes_are_one_line_and_exit_code_2(checkpoint, capsys, arguments, wo
     assert code == 2
     assert words in text
     assert len([line for line in text.splitlines() if line.startswith("vla-serve:")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:200]), "it may be truncated"),
+        (lambda p: p.write_bytes(b""), "it may be truncated"),
+        (lambda p: (p.parent / "meta.json").write_text("{"), "damaged checkpoint"),
+        (
+            lambda p: (p.parent / "meta.json").unlink(),
+            "not a checkpoint of this project, it has no meta.json",
+        ),
+        (lambda p: pickled(p, {"run": print}), "not a state dict of tensors"),
+        (lambda p: pickled(p, [1, 2]), "cannot be read as weights"),
+        (lambda p: starvla(p), "vla-train import-starvla"),
+    ],
+)
+def test_damaged_checkpoints_are_one_line_and_exit_code_2(checkpoint, tmp_path, capsys, damage, words):
+    from vla_serve.server_cli import main
+
+    path = tmp_path / "checkpoints" / "steps_3"
+    shutil.copytree(checkpoint[1], path)
+    damage(path / "model.safetensors")
+    with register_fakes():
+        assert main(["--ckpt_path", str(path)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line.startswith("vla-serve: ")
+    assert words in line
+
+
+def pickled(weights, content):
+    """In place of the weights, under the name that a pickle has."""
+    weights.unlink()
+    (weights.parent / "steps_3_pytorch_model.pt").write_bytes(pickle.dumps(content, 2))
+
+
+def starvla(weights):
+    """A StarVLA run has its files a level higher, and weights alone in this place."""
+    for file in [*weights.parent.glob("*.json"), weights.parent / "config.yaml"]:
+        file.unlink()
+    (weights.parent / "dataset_statistics.json").write_text("{}")

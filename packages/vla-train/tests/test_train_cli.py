@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from vla_core.checkpoint import load_policy
 from vla_train.cli import _overrides, _split_configs, main
 from vla_train.presets import list_presets, load_run_tree
@@ -84,6 +87,45 @@ def test_files_that_are_not_there(
     missing = f"datasets.train=[{{name: lerobot, path: {tmp_path}/nothing}}]"
     err = fails(capsys, "--config", str(toy_config), missing)
     assert f"{tmp_path}/nothing" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:300]), "it may be truncated"),
+        (lambda p: p.write_bytes(b"no weights"), "it may be truncated"),
+        (
+            lambda p: (p.parent / "meta.json").unlink(),
+            "not a checkpoint of this project, it has no meta.json",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_to_start_from(
+    toy_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, expected: str
+) -> None:
+    assert main(["--config", str(toy_config), "trainer.max_steps=1", "run_id=first"]) == 0
+    weights = next((tmp_path / "runs" / "first").glob("checkpoints/steps_1/model.safetensors"))
+    damage(weights)
+    word = f"trainer.pretrained_checkpoint={weights.parent}"
+    capsys.readouterr()
+    assert expected in fails(capsys, "--config", str(toy_config), "run_id=second", word)
+
+
+def test_a_checkpoint_of_another_action_dim(
+    toy_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(toy_config), "trainer.max_steps=1", "run_id=first"]) == 0
+    folder = tmp_path / "runs" / "first" / "checkpoints" / "steps_1"
+    state = load_file(folder / "model.safetensors")
+    name = "head.out.bias"  # 4 steps of 2 dims; now of 3
+    state[name] = torch.zeros(12)
+    save_file(state, folder / "model.safetensors")
+    capsys.readouterr()
+    line = fails(
+        capsys, "--config", str(toy_config), "run_id=second", f"trainer.pretrained_checkpoint={folder}"
+    )
+    assert f"'{name}' has shape (12,)" in line
+    assert "the policy has (8,)" in line
 
 
 def test_list_and_help(capsys: pytest.CaptureFixture[str]) -> None:
