@@ -126,7 +126,7 @@ class ViewCache(nn.Module):
         parts, ready = tuple(part.detach().clone() for part in row), None
         if parts[0].is_cuda:
             ready = torch.cuda.Event()
-            ready.record()
+            ready.record(torch.cuda.current_stream(parts[0].device))
         with self._lock:
             old = self._entries.pop(slot, None)
             if old is not None:  # another thread was faster
