@@ -7,6 +7,7 @@ Q query tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
@@ -126,13 +127,7 @@ class DecoderVLM(nn.Module, ABC):
         Raises:
             ValueError: another number of views or another size than the model was built for.
         """
-        expected = (self.n_views, 3, *self.image_size)
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images are {list(images.shape)}, "
-                f"the model was built for [B, {', '.join(map(str, expected))}]"
-            )
-        check_runs(self.config.attn_implementation, self.language_model.embed_tokens.weight)
+        self.check_images(images)
         b, (h, w) = images.shape[0], self.dims.grid
         tokens, deepstack = self.encode(images.flatten(0, 1))
         mask = view_mask[:, :, None].expand(b, self.n_views, h * w).reshape(b, -1)
@@ -143,6 +138,16 @@ class DecoderVLM(nn.Module, ABC):
             grid=(self.n_views, h, w),
             deepstack=tuple(x.view(per_row) for x in deepstack) if deepstack else None,
         )
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError for another number or size of images than the model was built for."""
+        expected = (self.n_views, 3, *self.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"images are {list(images.shape)}, "
+                f"the model was built for [B, {', '.join(map(str, expected))}]"
+            )
+        check_runs(self.config.attn_implementation, self.language_model.embed_tokens.weight)
 
     def forward(
         self, text: TextTokens, visual: VisualTokens, prefix: Tensor | None, request: VLMRequest
@@ -172,9 +177,7 @@ class DecoderVLM(nn.Module, ABC):
             embeds = overwrite(embeds, where(roles, Role.QUERY, given["query"]), queries)
         cache = KVCache(request.decoder) if request.decoder else None
         speaks = cache is not None or request.logits != "none"
-        hidden = run_layers(
-            self.language_model,
-            self.rope,
+        hidden = self.run(
             embeds,
             mask,
             fields.position_ids,
@@ -199,6 +202,19 @@ class DecoderVLM(nn.Module, ABC):
         if cache is not None:
             out.decoder = self._decoder(fields, mask, hidden[self.dims.n_layers], cache)
         return out
+
+    def run(
+        self,
+        embeds_BSH: Tensor,
+        valid_BS: Tensor,
+        position_ids: Tensor,
+        layers: Sequence[int],
+        **kwargs: Any,
+    ) -> dict[int, Tensor]:
+        """Hidden states of ``layers``: :func:`~.text.run_layers`, which says what else there is."""
+        return run_layers(
+            self.language_model, self.rope, embeds_BSH, valid_BS, position_ids, layers, **kwargs
+        )
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., n_ids]`` of the answer ids, and of no other token."""

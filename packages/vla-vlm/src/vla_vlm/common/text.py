@@ -35,6 +35,15 @@ class Deepstack:
         return x_BSH.scatter_add(1, index, self.features[layer - 1].to(x_BSH.dtype))
 
 
+def check_layers(layers: Sequence[int], n_layers: int) -> None:
+    """Raise ValueError for a requested layer that the model doesn't have."""
+    unknown = [i for i in layers if not 0 <= i <= n_layers]
+    if unknown:
+        raise ValueError(
+            f"requested layers {unknown} don't exist: the model has 0 (embeddings) to {n_layers}"
+        )
+
+
 def run_layers(
     language_model: Any,
     rope: TextRope,
@@ -60,11 +69,7 @@ def run_layers(
         ValueError: a layer that the model doesn't have.
     """
     n_layers = len(language_model.layers)
-    unknown = [i for i in layers if not 0 <= i <= n_layers]
-    if unknown:
-        raise ValueError(
-            f"requested layers {unknown} don't exist: the model has 0 (embeddings) to {n_layers}"
-        )
+    check_layers(layers, n_layers)
     wanted = set(layers)
     hidden = {0: embeds_BSH} if 0 in wanted else {}
     last = max(wanted, default=0)
