@@ -21,7 +21,17 @@ def test_the_readmes_example_runs(capsys):
 
 
 def test_names_and_lazy_import():
-    names = ["Qwen25VL", "Qwen25VLConfig", "Qwen3TinyConfig", "Qwen3VL", "Qwen3VLConfig", "TinyConfig"]
+    names = [
+        "Florence2",
+        "Florence2TinyConfig",
+        "Florence2VLMConfig",
+        "Qwen25VL",
+        "Qwen25VLConfig",
+        "Qwen3TinyConfig",
+        "Qwen3VL",
+        "Qwen3VLConfig",
+        "TinyConfig",
+    ]
     assert sorted(vla_vlm.__all__) == names
     assert all(hasattr(vla_vlm, name) for name in vla_vlm.__all__)
     code = "import sys, vla_vlm, vla_vlm.common.collator; sys.exit('transformers' in sys.modules)"

@@ -55,5 +55,7 @@ def test_a_policy_learns_and_its_checkpoint_acts_alike(name: str, words: list[st
 
 
 def test_a_head_that_speaks_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"framework\.vlm: 'florence2' has no decoder, and framework\.head 'fast'"):
+    with pytest.raises(
+        ConfigError, match=r"framework\.vlm: 'florence2' has no decoder, and framework\.head 'fast'"
+    ):
         build("QwenFast")
