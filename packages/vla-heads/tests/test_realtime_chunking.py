@@ -236,3 +236,16 @@ def test_bad_input(make, inputs):
         head.sample(inputs, noise, constraint=constraint(4, 0, 0))
     with pytest.raises(UserError, match=r"constraint: actions \[2, 6, 5\] and weights \[2, 6\] must be"):
         head.sample(inputs, noise, constraint=constraint(1, 1))
+
+
+@pytest.mark.parametrize("kind", ["bf16", "autocast"])
+def test_half_precision(make, inputs, kind):
+    head, noise, bound = make(rtc_max_delay=3), torch.randn(3, 6, 5), constraint(2, -1, 3)
+    if kind == "bf16":
+        head = head.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"), torch.inference_mode():
+        got = head.sample(inputs, noise, constraint=bound)
+        free = head.sample(inputs, noise)
+    assert got.dtype == torch.float32
+    assert torch.equal(got[0, :2], bound.actions[0, :2])  # not rounded on the way
+    assert torch.allclose(got[1], free[1], atol=0.05)

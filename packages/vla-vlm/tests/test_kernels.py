@@ -111,6 +111,36 @@ def test_flash_attention_gets_what_sdpa_computes(
     assert (batch.tokens.roles == Role.PAD).any()
 
 
+class Words:
+    """Six answers that nobody writes down."""
+
+    tokens = tuple(f"<robot_action_{i}>" for i in range(6))
+    max_length = 3
+
+    def __call__(self, actions: Any, mask: Any) -> list[int]:
+        return []
+
+
+def test_flash_attention_speaks_what_sdpa_speaks(
+    kind: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One query against kept keys: padding, a missing view and the room that is not yet filled stay out."""
+    prompt = PromptSpec(answer_ids=Words())
+    plain, vlm = kind.build(2, (48, 48), padding="left").eval(), flash(kind, monkeypatch, padding="left")
+    spoken = []
+    for model in (plain, vlm):
+        model.add_answers(Words())
+        model.load_state_dict(plain.state_dict())
+        batch = make_batch(model, prompt)
+        batch.view_mask[1, 0] = False
+        with torch.no_grad():
+            visual = model.embed_images(batch.images, batch.view_mask)
+            decoder = model(model.embed_text(batch), visual, None, VLMRequest(decoder=2)).decoder
+            spoken.append([decoder.logits, *(decoder.step(torch.tensor([1, 0, 5, 2])) for _ in range(2))])
+    for a, b in zip(*spoken, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 def test_a_mask_for_each_query_is_refused() -> None:
     mask = torch.ones(2, 1, 3, 3, dtype=torch.bool)
     with pytest.raises(ConfigError, match="cannot express this model's attention mask; set sdpa"):
