@@ -45,9 +45,18 @@ SMALL_HEAD = TINY["head"]
 
 
 def shrunk(group: str, node: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
-    """``node`` with the small values of the options that its part has."""
-    options = {field.name for field in dataclasses.fields(registry.load(group, node["name"]).Config)}
-    return {**node, **{key: value for key, value in small.items() if key in options}}
+    """``node`` with the small values of the options that its part has, below ``tiny`` too."""
+    options = {field.name: field for field in dataclasses.fields(registry.load(group, node["name"]).Config)}
+    out = dict(node)
+    for key, value in small.items():
+        if key not in options:
+            continue
+        factory = options[key].default_factory
+        if isinstance(value, dict) and factory is not dataclasses.MISSING:
+            inner = {field.name for field in dataclasses.fields(factory())}  # type: ignore[arg-type]
+            value = {name: size for name, size in value.items() if name in inner}
+        out[key] = value
+    return out
 
 
 def tiny_preset(name: str) -> dict[str, Any]:

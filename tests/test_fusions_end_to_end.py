@@ -1,4 +1,4 @@
-"""Every fusion in a whole policy: Qwen2.5-VL at a tiny size, the tiny geometry encoder, LayerwiseFM."""
+"""Every fusion in a whole policy: tiny Qwen2.5-VL and LLaVA-3D, the tiny geometry encoder, LayerwiseFM."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ FUSIONS: dict[str, dict[str, Any]] = {
     "align_loss": {"name": "align_loss"},
 }
 ALL = pytest.mark.parametrize("fusion", FUSIONS)
+VLMS = pytest.mark.parametrize("vlm", ["qwen2_5_vl", "llava3d"])
 SPEC = make_spec(n_cameras=2, height=32, width=32)
 
 
-def build(fusion: dict[str, Any] | None) -> VLAPolicy:
+def build(fusion: dict[str, Any] | None, vlm: str = "qwen2_5_vl") -> VLAPolicy:
     tiny = {"hidden_size": 32, "n_layers": 2, "n_heads": 4, "intermediate_size": 32, "vision_hidden": 16}
-    tiny |= {"vision_depth": 1, "vision_heads": 2, "vision_intermediate": 16, "window_size": 32}
+    tiny |= {"vision_depth": 1, "vision_heads": 2, "vision_intermediate": 16}
+    tiny |= {"window_size": 32} if vlm == "qwen2_5_vl" else {"patch_size": 16}
     geometry = {"name": "tiny", "patch_size": 8, "encoder_dim": 16, "encoder_depth": 1, "dim": 24}
     geometry |= {"sharing_depth": 2, "head_dim": 8, "n_registers": 1}
     config = FrameworkConfig(
         horizon=SPEC.action.horizon,
-        vlm={"name": "qwen2_5_vl", "tiny": tiny},
+        vlm={"name": vlm, "tiny": tiny},
         head={
             "name": "layerwise_fm", "n_heads": 2, "n_future_tokens": 2, "state_hidden": 8, "decoder_hidden": 8
         },
@@ -91,9 +93,10 @@ def test_every_fusion_is_here() -> None:
     assert {node["name"] for node in FUSIONS.values()} == set(registry.names("vla.fusions"))
 
 
+@VLMS
 @ALL
-def test_trains_acts_and_travels(fusion: str, tmp_path: Path) -> None:
-    policy = build(FUSIONS[fusion]).train()
+def test_trains_acts_and_travels(fusion: str, vlm: str, tmp_path: Path) -> None:
+    policy = build(FUSIONS[fusion], vlm).train()
     batch = collate(policy)
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.01)
     for _ in range(2):  # the second step goes through opened zero starts
@@ -122,10 +125,11 @@ def actions(policy: VLAPolicy, batch: Batch) -> torch.Tensor:
         return policy.predict(batch, torch.zeros(len(batch), 4, 7))
 
 
+@VLMS
 @ALL
-def test_geometry_of_another_sample_moves_the_actions(fusion: str) -> None:
+def test_geometry_of_another_sample_moves_the_actions(fusion: str, vlm: str) -> None:
     """By more than 5 % of their spread for every fusion, and not at all for the one that only trains."""
-    policy = awake(build(FUSIONS[fusion]))
+    policy = awake(build(FUSIONS[fusion], vlm))
     batch = collate(policy)
     assert policy.geometry is not None
     assert batch.cameras is not None
@@ -157,9 +161,10 @@ def test_geometry_of_another_sample_moves_the_actions(fusion: str) -> None:
         assert moved > 0.05 * before.std()
 
 
+@VLMS
 @ALL
-def test_a_missing_view_has_no_say(fusion: str) -> None:
-    policy = awake(build(FUSIONS[fusion]))
+def test_a_missing_view_has_no_say(fusion: str, vlm: str) -> None:
+    policy = awake(build(FUSIONS[fusion], vlm))
     batch = collate(policy)
     assert batch.cameras is not None
     batch.view_mask[1, 1] = False

@@ -33,6 +33,9 @@ def test_is_an_action_head(dims):
     [
         ({}, (1, 2, 3, 4)),
         ({"n_blocks": 2}, (3, 4)),
+        ({"max_blocks": 3}, (2, 3, 4)),
+        ({"max_blocks": 16}, (1, 2, 3, 4)),
+        ({"max_blocks": 3, "n_blocks": 4}, (1, 2, 3, 4)),
         ({"n_blocks": 2, "vl_layer_selection": "first"}, (1, 2)),
     ],
 )
@@ -43,6 +46,23 @@ def test_requests_only_the_layers_it_reads(dims, make_inputs, targets, changes, 
     kept = {i: inputs.vlm.hidden[i] for i in layers}
     only = dataclasses.replace(inputs, vlm=dataclasses.replace(inputs.vlm, hidden=kept))
     assert head(only, *targets)["action_loss"].isfinite()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_normalize_vl_hidden_is_a_layer_norm_without_parameters(dims, make_inputs, wake, normalize):
+    head, inputs = wake(build(dims, normalize_vl_hidden=normalize)), make_inputs()
+    noise = torch.randn(3, 6, 5)
+    scaled = {layer: 50 * x + 3 for layer, x in inputs.vlm.hidden.items()}
+    moved = dataclasses.replace(inputs, vlm=dataclasses.replace(inputs.vlm, hidden=scaled))
+    before, after = head.sample(inputs, noise), head.sample(moved, noise)
+    assert torch.allclose(before, after, atol=1e-4) == normalize
+    if normalize:
+        plain = build(dims, normalize_vl_hidden=False)
+        assert head.state_dict().keys() == plain.state_dict().keys()
+        normed = {layer: torch.nn.functional.layer_norm(x, x.shape[-1:]) for layer, x in scaled.items()}
+        plain.load_state_dict(head.state_dict())
+        by_hand = dataclasses.replace(inputs, vlm=dataclasses.replace(inputs.vlm, hidden=normed))
+        torch.testing.assert_close(plain.eval().sample(by_hand, noise), head.eval().sample(moved, noise))
 
 
 @MODES
@@ -155,6 +175,7 @@ def test_row_without_context_is_finite(dims, make_inputs, targets, wake):
         ({"steps": 0}, "steps: 0"),
         ({"dropout": 1.0}, "dropout: 1.0"),
         ({"vl_layer_selection": "middle"}, "vl_layer_selection: 'middle'"),
+        ({"max_blocks": 0}, "max_blocks: 0 must be at least 1"),
     ],
 )
 def test_bad_config(dims, changes, message):

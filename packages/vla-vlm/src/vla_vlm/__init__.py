@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vla_vlm.florence2 import Florence2, Florence2TinyConfig, Florence2VLMConfig
+    from vla_vlm.llava3d import Llava3D, Llava3DConfig, Llava3DTinyConfig
     from vla_vlm.qwen2_5_vl import Qwen25VL, Qwen25VLConfig, TinyConfig
     from vla_vlm.qwen3_vl import Qwen3TinyConfig, Qwen3VL, Qwen3VLConfig
 
 __version__ = "0.1.0"
+_PACKAGES = {
+    "florence2": ("Florence2", "Florence2TinyConfig", "Florence2VLMConfig"),
+    "llava3d": ("Llava3D", "Llava3DConfig", "Llava3DTinyConfig"),
+    "qwen2_5_vl": ("Qwen25VL", "Qwen25VLConfig", "TinyConfig"),
+    "qwen3_vl": ("Qwen3TinyConfig", "Qwen3VL", "Qwen3VLConfig"),
+}
 __all__ = [
     "Florence2",
     "Florence2TinyConfig",
     "Florence2VLMConfig",
+    "Llava3D",
+    "Llava3DConfig",
+    "Llava3DTinyConfig",
     "Qwen3TinyConfig",
     "Qwen3VL",
     "Qwen3VLConfig",
@@ -25,11 +35,10 @@ __all__ = [
     "Qwen25VLConfig",
     "TinyConfig",
 ]
-_PACKAGES = {"Florence2": "florence2", "Qwen3": "qwen3_vl"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        package = next((p for start, p in _PACKAGES.items() if name.startswith(start)), "qwen2_5_vl")
-        return getattr(import_module(f"vla_vlm.{package}"), name)
+    for package, names in _PACKAGES.items():
+        if name in names:
+            return getattr(import_module(f"vla_vlm.{package}"), name)
     raise AttributeError(f"module 'vla_vlm' has no attribute '{name}'")

@@ -19,7 +19,8 @@ class LayerwiseFMConfig(FlowConfig):
     """YAML node of ``layerwise_fm``.
 
     Args:
-        n_blocks: DiT blocks K; null is one per backbone layer.
+        n_blocks: DiT blocks K; null is one per backbone layer, up to ``max_blocks``.
+        max_blocks: with ``n_blocks: null`` the most blocks there will be; null is no limit.
         vl_layer_selection: which K layers are read: the outputs of layers 1..K (``first``) or of
             the last K (``last``).
         use_concat_cross_context: one attention over [context | own tokens] in each block, instead of
@@ -36,6 +37,7 @@ class LayerwiseFMConfig(FlowConfig):
     """
 
     n_blocks: int | None = None
+    max_blocks: int | None = None
     vl_layer_selection: Literal["first", "last"] = "last"
     use_concat_cross_context: bool = False
     normalize_vl_hidden: bool = True
@@ -64,7 +66,10 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     check_flow(config, dims.horizon)
     if config.vl_layer_selection not in ("first", "last"):
         raise ConfigError(f"vl_layer_selection: '{config.vl_layer_selection}' must be 'first' or 'last'")
-    n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
+    if config.max_blocks is not None and config.max_blocks < 1:
+        raise ConfigError(f"max_blocks: {config.max_blocks} must be at least 1, or null for no limit")
+    most = dims.n_layers if config.max_blocks is None else min(config.max_blocks, dims.n_layers)
+    n_blocks = most if config.n_blocks is None else config.n_blocks
     if not 1 <= n_blocks <= dims.n_layers:
         raise ConfigError(
             f"n_blocks: {n_blocks} must be between 1 and the backbone's {dims.n_layers} layers (null: all)"
