@@ -115,7 +115,7 @@ def test_recording_leaves_no_trace() -> None:
     ("words", "message"),
     [
         (["QwenPj"], "no framework 'QwenPj' (did you mean 'QwenPI'?)"),
-        (["nothing like it"], "known: Qwen"),
+        (["nothing like it"], "known: MapAnything"),
         (["QwenPI", "head.n_block=1"], "command line: unknown key 'framework.head.n_block' (did you mean"),
         (["QwenPI", "trainer.max_steps=3"], "unknown key 'framework.trainer'"),
         (["QwenPI", "head.n_blocks=many"], "'framework.head.n_blocks'"),
