@@ -37,8 +37,8 @@ STAGES = (*METHODS, *MODULES)
 """In the order they run; geometry and fused only where there is such a part."""
 
 
-def build(tree: Tree, size: Size) -> VLAPolicy:
-    """The policy for a made-up robot with two cameras; on the meta device at size full.
+def build(tree: Tree, size: Size, device: str | None = None) -> VLAPolicy:
+    """The policy for a made-up robot with two cameras; at size full on the meta device, unless one is named.
 
     Raises:
         ConfigError: one line that names the key and the fix.
@@ -49,7 +49,7 @@ def build(tree: Tree, size: Size) -> VLAPolicy:
     # For a head that must see data (a tokenizer of actions), however little that is worth.
     samples = [make_sample(spec, seed) for seed in range(FITTED_ON)]
     rows = [(s.observation.state, s.actions, s.action_mask) for s in samples]
-    with torch.device("cpu" if size == "tiny" else "meta"):
+    with torch.device(device or ("cpu" if size == "tiny" else "meta")):
         return build_policy(config, {spec.embodiment: spec}, rows={spec.embodiment: lambda: rows}, tree=tree)
 
 
