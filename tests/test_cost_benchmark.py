@@ -41,6 +41,18 @@ def test_measures_what_a_cpu_can(program: Callable[[list[str]], None], tmp_path:
     assert "checks passed" in table
 
 
+def test_the_other_policy_and_parts_left_out(program: Callable[[list[str]], None], tmp_path: Path) -> None:
+    words = ["--policy", "MapAnythingLlava3DPI", "--variants", "aligned_concat", "--no-train"]
+    program([*words, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "cost.json").read_text())
+    assert "Llava3D" in found["what"]
+    assert not found["errors"]
+    assert all(row["passed"] for row in found["checks"])
+    row = found["rows"]["aligned_concat"]
+    assert row["moved_by_geometry"] > 0
+    assert "train_ms" not in row
+
+
 def test_out_of_time_it_says_what_is_missing(program: Callable[[list[str]], None], tmp_path: Path) -> None:
     program(["--variants", "prefix", "--budget-s", "0", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "cost.json").read_text())

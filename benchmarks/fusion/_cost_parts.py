@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from vla_geometry import (
     Prefix,
 )
 from vla_heads import LayerwiseFM
-from vla_vlm import Qwen25VL
+from vla_vlm import Llava3D, Qwen25VL
 
 NONE = "none"
 FUSIONS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -62,15 +63,20 @@ class Recipe:
         vlm, size: backbone and the name of its full size.
         head: a key of :data:`HEADS`, unless asked otherwise.
         batch: rows of a training step that fit 78 GiB.
+        options: further options of the head.
     """
 
     vlm: type
     size: str
     head: str
     batch: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-POLICIES = {"QwenMapAnythingPI": Recipe(Qwen25VL, "3b", "full", 8)}
+POLICIES = {
+    "QwenMapAnythingPI": Recipe(Qwen25VL, "3b", "full", 8),
+    "MapAnythingLlava3DPI": Recipe(Llava3D, "7b", "small", 2, {"max_blocks": 16}),
+}
 
 
 class Given(nn.Module):
@@ -91,7 +97,7 @@ def build_parts(
     # Registered here, so that PYTHONPATH is enough and nothing needs to be installed.
     override("vla.vlms", "backbone", recipe.vlm)
     override("vla.heads", "layerwise_fm", LayerwiseFM)
-    policy = build(size, device, "QwenPI", dtype, vlm="backbone", **HEADS[head])
+    policy = build(size, device, "QwenPI", dtype, vlm="backbone", **HEADS[head], **recipe.options)
     with device:
         encoder = MapAnythingEncoder.build(MapAnythingConfig(size=geometry), 2, (size.image, size.image))
     # Rays of random weights point anywhere, and depth behind the camera counts as none: let them look ahead.
