@@ -65,6 +65,11 @@ def test_it_says_what_it_was_taught(vlm: str, tmp_path: Path) -> None:
         assert np.abs(answer.actions - sample.actions)[valid].max() < 0.2
         (alone,) = policy.act([sample.observation], [9])
         np.testing.assert_allclose(alone.actions, answer.actions, atol=1e-5)
+    # As validation asks: of batches that hold the answer.
+    assert batch.actions is not None
+    with torch.inference_mode():
+        seen = policy.predict(batch, torch.zeros_like(batch.actions))
+    assert ((seen - batch.actions).abs() * batch.action_mask).max() < 0.2
     loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_120", step=120))
     for answer, again in zip(answers, loaded.act(observations, [0, 1]), strict=True):
         np.testing.assert_array_equal(answer.actions, again.actions)

@@ -131,6 +131,20 @@ def test_the_decoder_says_what_the_whole_sequence_says(kind, make_batch, with_an
         decoder.step(torch.zeros(4, dtype=torch.long))
 
 
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_a_written_answer_is_not_seen_by_who_speaks(kind, make_batch, with_answers, padding):
+    """Validation asks for chunks on batches with targets."""
+    vlm = build(kind, padding=padding)
+    batch, written = make_batch(vlm, PROMPT), with_answers(vlm)
+    with torch.no_grad():
+        clean, other = (run(vlm, b, VLMRequest(decoder=2)).decoder for b in (batch, written))
+        torch.testing.assert_close(clean.logits, other.logits, atol=1e-5, rtol=1e-5)
+        ids = torch.tensor([3, 1, 0, 2])
+        torch.testing.assert_close(clean.step(ids), other.step(ids), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="a decoder speaks without seeing it"):
+        run(vlm, written, VLMRequest(logits="labels", decoder=2))
+
+
 def test_rows_speak_alone_as_together(kind, make_batch):
     vlm = build(kind)
     batch = make_batch(vlm, PROMPT)

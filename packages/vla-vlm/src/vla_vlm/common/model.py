@@ -156,7 +156,7 @@ class DecoderVLM(nn.Module, ABC):
 
         Raises:
             ValueError: image, prefix or query tokens differ in number from the prompt's, a requested
-                layer doesn't exist, or logits are asked for where no answer is written.
+                layer doesn't exist, logits are asked for where no answer is written, or beside a decoder.
         """
         fields, roles = text.fields, text.fields.roles
         given = {
@@ -168,8 +168,14 @@ class DecoderVLM(nn.Module, ABC):
         assert fields.position_ids is not None
         index = where(roles, Role.IMAGE, given["image"])
         embeds = overwrite(text.embeds, index, visual.tokens)
+        text_BS = text.mask
+        if request.decoder:
+            if request.logits != "none":
+                raise ValueError("logits are read off an answer, and a decoder speaks without seeing it")
+            # Validation speaks on batches that hold the answers.
+            text_BS = text_BS & (roles != int(Role.ANSWER))
         # Tokens of a missing view keep their place but nobody attends to them.
-        mask = text.mask.scatter(1, index, visual.mask)
+        mask = text_BS.scatter(1, index, visual.mask)
         if prefix is not None and given["prefix"]:
             embeds = overwrite(embeds, where(roles, Role.PREFIX, given["prefix"]), prefix)
         if request.queries is not None and given["query"]:
@@ -200,7 +206,7 @@ class DecoderVLM(nn.Module, ABC):
             states = before_answers(hidden[self.dims.n_layers], roles, fields.labels.shape[1])
             out.logits, out.labels = self._read(states), fields.labels
         if cache is not None:
-            out.decoder = self._decoder(fields, mask, hidden[self.dims.n_layers], cache)
+            out.decoder = self._decoder(fields, text_BS, mask, hidden[self.dims.n_layers], cache)
         return out
 
     def run(
@@ -223,17 +229,19 @@ class DecoderVLM(nn.Module, ABC):
         head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
         return answer_logits(hidden, head.weight, self.answers)
 
-    def _decoder(self, fields: TokenFields, mask: Tensor, hidden: Tensor, cache: KVCache) -> TextDecoder:
+    def _decoder(
+        self, fields: TokenFields, text_BS: Tensor, mask: Tensor, hidden: Tensor, cache: KVCache
+    ) -> TextDecoder:
         assert fields.position_ids is not None
         assert self.answers is not None, "call add_answers first"
-        first, text = self.answers.first, fields.attention_mask
-        column = last_column(text)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        first = self.answers.first
+        column = last_column(text_BS)[:, None, None].expand(-1, 1, hidden.shape[-1])
         return TextDecoder(
             language_model=self.language_model,
             rope=self.rope,
             cache=cache,
             valid_BS=mask,
-            position_B=(fields.position_ids * text).amax(dim=(0, 2)) + 1,
+            position_B=(fields.position_ids * text_BS).amax(dim=(0, 2)) + 1,
             axes=len(fields.position_ids),
             embed=lambda ids: self.language_model.embed_tokens(ids + first),
             read=self._read,
