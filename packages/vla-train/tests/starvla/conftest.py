@@ -19,6 +19,7 @@ from vla_core.types import Observation, Sample
 from vla_vlm.common import tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
+ACTION_TOKENS = 256
 INSTRUCTIONS = ("turn the faucet handle to the left", "open the drawer")
 STATISTICS = {
     # What maps every value to itself: the goldens were made from normalised numbers.
@@ -48,6 +49,11 @@ def _one_thread() -> None:
 def starvla_run(tmp_path: Path) -> Callable[..., Golden]:
     """``starvla_run(case)``: the run of a golden case, see :func:`make_run`."""
     return lambda case, **options: make_run(tmp_path, case, **options)
+
+
+@pytest.fixture
+def starvla_golden() -> Path:
+    return GOLDEN
 
 
 @pytest.fixture
@@ -85,15 +91,22 @@ class Golden:
         return [str(self.run), str(out), "--robot", str(self.robot), "--base_vlm", str(self.base_vlm)]
 
 
-def base_vlm(folder: Path) -> Path:
+def base_vlm(folder: Path, case: str) -> Path:
     """The base VLM's directory, without weights: those are in the run."""
     folder.mkdir(parents=True)
     tokens = tokenizer.shipped()
     tokens.add_tokens([AddedToken("🔍", normalized=False)])
+    if case == "QwenFast":
+        words = [f"<robot_action_{i}>" for i in range(ACTION_TOKENS)]
+        tokens.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in words])
     tokens.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(GOLDEN / name, folder / name)
+    if case == "QwenFast":
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["vocab_size"] += ACTION_TOKENS
+        (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -103,9 +116,10 @@ def weights(case: str) -> dict[str, torch.Tensor]:
     state = {
         f"qwen_vl_interface.model.{k}": v.float() for k, v in load_file(GOLDEN / "vlm.safetensors").items()
     }
-    state["qwen_vl_interface.model.lm_head.weight"] = state[
-        "qwen_vl_interface.model.model.language_model.embed_tokens.weight"
-    ]
+    table = "qwen_vl_interface.model.model.language_model.embed_tokens.weight"
+    if case == "QwenFast":
+        state[table] = torch.cat([state[table], head.pop("weights/action_rows").float()])
+    state["qwen_vl_interface.model.lm_head.weight"] = state[table]
     for name, value in head.items():
         if name.startswith("weights/"):
             state[name.removeprefix("weights/")] = value.float()
@@ -125,7 +139,7 @@ def make_run(folder: Path, case: str, state: dict[str, torch.Tensor] | None = No
     (run / "dataset_statistics.json").write_text(json.dumps({"tiny": {**STATISTICS, "num_transitions": 9}}))
     torch.save(weights(case) if state is None else state, run / "checkpoints" / "steps_20_pytorch_model.pt")
     robot = write_robot(folder / "robot.yaml")
-    return Golden(run, base_vlm(folder / "base"), robot, load_file(GOLDEN / f"{case}.safetensors"))
+    return Golden(run, base_vlm(folder / "base", case), robot, load_file(GOLDEN / f"{case}.safetensors"))
 
 
 def observations(with_state: bool) -> list[Observation]:

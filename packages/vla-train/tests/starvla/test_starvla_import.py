@@ -189,6 +189,15 @@ def test_runs_that_are_none(starvla_run, refused, tmp_path):
     assert "not StarVLA's statistics" in refused(*words)
 
 
+def test_fast_asks_for_its_action_tokenizer(starvla_run, refused, tmp_path):
+    golden = starvla_run("QwenFast")
+    words = golden.words(tmp_path / "out")
+    assert "--fast is missing" in refused(*words)
+    assert "nothing" in refused(*words, "--fast", tmp_path / "nothing", "--image_size", "56x56")
+    _config(golden, framework__action_model__action_dim=None)
+    assert "QwenFast's weights do not tell it" in refused(*words)
+
+
 def test_statistics_give_starvlas_numbers(tmp_path):
     """q99 with an empty range, scale, and the binary gripper, against its formulas."""
     entry = {"unit": "1", "representation": "delta"}

@@ -7,6 +7,8 @@ import yaml
 from vla_core.build import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_train import _smoke_trace as smoke
+from vla_train._smoke_sizes import framework_tree
 from vla_train.cli import main
 from vla_train.config import RunConfig
 from vla_train.presets import load_run_tree
@@ -182,6 +184,25 @@ def test_a_mixture_and_a_backbone_of_ones_own(theirs):
     assert run.datasets.train == [{"name": "toy"}]
     assert framework.vlm["base_vlm"] == "tiny"
     assert any("data_mix=robotwin -> no effect (datasets.train is set)" in line for line in lines)
+
+
+def test_the_spatial_framework_in_its_users_words():
+    words = [
+        "framework.name=MapAnythingLlava3DPI",
+        "framework.mapanything_llava3d.base_vlm=tiny",
+        "framework.mapanything_llava3d.use_geometric_branch=false",
+        "framework.action_model.use_concat_cross_context=true",
+        "framework.action_model.vl_layer_selection=first",
+        "trainer.freeze_modules=mapanythingllava3d_vlm_interface.model.vision_tower",
+    ]
+    tree = load_run_tree([], words)
+    framework, vlm = tree.data["framework"], tree.data["framework"]["vlm"]
+    assert (framework["use_geometric_branch"], vlm["base_vlm"]) == (False, "tiny")
+    assert framework["head"]["use_concat_cross_context"] is True
+    assert framework["head"]["vl_layer_selection"] == "first"
+    (path,) = tree.data["trainer"]["freeze_modules"]
+    policy = smoke.build(framework_tree("MapAnythingLlava3DPI", "tiny"), "tiny")
+    assert policy.get_submodule(path)
 
 
 def test_every_row_of_the_table_is_one_of_a_kind():

@@ -54,3 +54,15 @@ def test_regression(imported, golden_observations, golden_samples, case):
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
         _close(policy(train)["action_loss"].reshape(1), expected["loss"])
+
+
+def test_fast(imported, golden_samples, golden_observations, starvla_golden):
+    """Cross-entropy over the action tokens, from StarVLA's logits where its own loss reads them."""
+    words = ["--fast", str(starvla_golden / "fast_tokenizer"), "--image_size", "56x56"]
+    expected, policy = imported("QwenFast", words)
+    pipeline = policy.pipelines["tiny"]
+    with torch.no_grad():
+        train = policy.collator([pipeline(sample) for sample in golden_samples(False)])
+        _close(policy(train)["action_loss"].reshape(1), expected["loss"])
+    chunks = policy.act(golden_observations(False), [0, 1])
+    assert [chunk.actions.shape for chunk in chunks] == [(4, 3)] * 2

@@ -36,7 +36,7 @@ class Backbone:
         ids = from_pretrained(self.source).encode(text, add_special_tokens=False).ids
         if len(ids) != 1:
             raise UserError(
-                f"--base_vlm {self.source}: its tokenizer writes '{text}', StarVLA's query token, as "
+                f"--base_vlm {self.source}: its tokenizer writes '{text}', which StarVLA's prompt needs, as "
                 f"{len(ids)} tokens; give the base VLM that the run was trained from"
             )
         return int(ids[0])

@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--step", type=int, metavar="N", help="weights of this step (default: the last)")
     add("--unnorm_key", metavar="KEY", help="dataset in the statistics, where there are several")
     add("--image_size", metavar="HxW", help="pixels the model saw (default: the config's)")
+    add("--fast", metavar="DIR", help="QwenFast: its action tokenizer (a copy of physical-intelligence/fast)")
     add("--horizon", type=int, metavar="T", help="actions a chunk (default: the config's)")
     add(
         "--dit_blocks",
@@ -100,7 +101,7 @@ def run(argv: Sequence[str], console: Console) -> int:
         base_vlm=args.base_vlm,
         unnorm_key=args.unnorm_key,
         image_size=None if args.image_size is None else _size(args.image_size),
-        choices=Choices(args.dit_blocks, args.horizon),
+        choices=Choices(args.dit_blocks, args.horizon, args.fast),
     )
     done = importer.import_run(found, args.out, request)
     for line in [*done.summary, *done.notes]:

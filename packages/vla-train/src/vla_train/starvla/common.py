@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from vla_core.errors import UserError
 
 from vla_train.starvla.ledger import Ledger
@@ -9,6 +10,8 @@ from vla_train.starvla.plan import Choices
 from vla_train.starvla.run_files import StarVLARun
 
 VLM = "qwen_vl_interface.model."
+EMBEDDINGS = ("model.language_model.embed_tokens.weight", "model.embed_tokens.weight")
+"""The token embeddings, in the namings of transformers."""
 
 
 def horizon_of(run: StarVLARun, choices: Choices) -> int:
@@ -37,17 +40,28 @@ def reads_state(run: StarVLARun) -> bool:
     return run.get("datasets.vla_data.include_state", False) not in (False, "False", "false", None)
 
 
-def move_vlm(ledger: Ledger) -> None:
-    """The backbone: the names of transformers, whatever its version."""
+def move_vlm(ledger: Ledger, speaks: bool) -> None:
+    """The backbone: the names of transformers, whatever its version; its language head if it ``speaks``."""
     for name in sorted(ledger.state):
         if not name.startswith(VLM):
             continue
         rest = name.removeprefix(VLM)
         if rest == "lm_head.weight":
-            ledger.drop(name, "language head: this framework reads no logits")
+            _move_language_head(ledger, name, speaks)
         elif rest.startswith(("model.language_model.", "model.visual.")):
             ledger.move(name, f"vlm.{rest}")
         elif rest.startswith("visual."):  # before transformers 4.52
             ledger.move(name, f"vlm.model.{rest}")
         elif rest.startswith("model."):
             ledger.move(name, f"vlm.model.language_model.{rest.removeprefix('model.')}")
+
+
+def _move_language_head(ledger: Ledger, name: str, speaks: bool) -> None:
+    if not speaks:
+        ledger.drop(name, "language head: this framework reads no logits")
+        return
+    table = next((ledger.state[VLM + key] for key in EMBEDDINGS if VLM + key in ledger.state), None)
+    if table is not None and torch.equal(table, ledger.state[name]):
+        ledger.drop(name, "language head: the embedding's weight, to which it is tied")
+    else:
+        ledger.move(name, "vlm.lm_head.weight")

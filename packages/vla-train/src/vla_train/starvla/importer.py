@@ -14,6 +14,7 @@ from vla_core.errors import UserError, suggest
 
 from vla_train.starvla.backbone import Backbone, find_backbone, processed_size
 from vla_train.starvla.common import move_vlm, reads_state
+from vla_train.starvla.fast_head import import_fast
 from vla_train.starvla.flow_heads import import_groot, import_layerwise
 from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.plan import Choices, Importer, Plan
@@ -30,6 +31,7 @@ FRAMEWORKS: dict[str, Importer] = {
     "QwenPI_v3": import_layerwise,
     "QwenOFT": import_oft,
     "QwenAdapter": import_adapter,
+    "QwenFast": import_fast,
 }
 """StarVLA's ``framework.name`` -> what imports it (QwenFM is its second name for QwenPI)."""
 
@@ -74,9 +76,9 @@ def framework_of(run: StarVLARun) -> str:
 
 
 def _image_steps(
-    run: StarVLARun, backbone: Backbone, asked: tuple[int, int] | None, notes: list[str]
+    run: StarVLARun, plan: Plan, backbone: Backbone, asked: tuple[int, int] | None, notes: list[str]
 ) -> list[dict[str, Any]]:
-    given = run.get("datasets.vla_data.obs_image_size")
+    given = None if plan.own_size else run.get("datasets.vla_data.obs_image_size")
     if asked is not None:
         height, width = asked
     elif given:
@@ -85,7 +87,7 @@ def _image_steps(
         height = width = LOADER_SIZE
         notes.append(
             f"images: {LOADER_SIZE} x {LOADER_SIZE}, to which StarVLA's loader resizes all "
-            "(no obs_image_size in the config; --image_size HxW overrides)"
+            "(this run resizes no further; --image_size HxW overrides)"
         )
     steps = [{"name": "resize", "height": height, "width": width, "interpolation": "bicubic"}]
     seen = processed_size(backbone, height, width)
@@ -126,13 +128,13 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
     ledger = Ledger(load_weights(run.weights), run.weights)
     plan = FRAMEWORKS[framework](run, ledger, request.choices, backbone)
-    move_vlm(ledger)
+    move_vlm(ledger, plan.speaks)
     robot, reads = request.robot, plan.state != "none"
     _check(run, plan, robot, ledger)
     statistics = convert(run.statistics, key, robot, reads, run.statistics_file)
     notes = list(plan.notes)
     transforms = [
-        *_image_steps(run, backbone, request.image_size, notes),
+        *_image_steps(run, plan, backbone, request.image_size, notes),
         normalize_node(robot, reads),
         *([{"name": "state_as_text"}] if plan.state == "text" else []),
     ]

@@ -29,6 +29,8 @@ class Plan:
         after_queries: prompt text between the queries and the rest of the user's turn.
         queries_in_instruction: suffix and queries stand where the instruction does, within
             ``CoT_prompt``; else the prompt has none.
+        speaks: the backbone's language head is read.
+        own_size: the run served images as it trained on them, whatever ``obs_image_size`` says.
     """
 
     preset: str
@@ -40,6 +42,8 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     after_queries: str = ""
     queries_in_instruction: bool = False
+    speaks: bool = False
+    own_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ class Choices:
         dit_blocks: of a layerwise head: odd blocks attend to the backbone (``cross``) or among
             their own tokens (``interleaved``).
         horizon: T, where the config lacks it.
+        fast: directory of QwenFast's action tokenizer.
     """
 
     dit_blocks: Literal["cross", "interleaved"] | None = None
     horizon: int | None = None
+    fast: str | None = None
 
 
 Importer = Callable[[StarVLARun, Ledger, Choices, Backbone], Plan]

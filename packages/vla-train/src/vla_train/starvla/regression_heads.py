@@ -5,7 +5,7 @@ from __future__ import annotations
 from vla_core.errors import UserError
 
 from vla_train.starvla.backbone import Backbone
-from vla_train.starvla.common import VLM, horizon_of, reads_state
+from vla_train.starvla.common import EMBEDDINGS, VLM, horizon_of, reads_state
 from vla_train.starvla.ledger import Ledger, join
 from vla_train.starvla.plan import Choices, Plan
 from vla_train.starvla.run_files import StarVLARun
@@ -17,7 +17,6 @@ QUERY = "\N{LEFT-POINTING MAGNIFYING GLASS}"
 
 SUFFIX = " Please predict the next {horizon} robot actions: <action>"
 AFTER = "<action>."
-EMBEDDINGS = ("model.language_model.embed_tokens.weight", "model.embed_tokens.weight")
 ADAPTER_HEADS = 8
 
 

@@ -10,7 +10,7 @@ PATHS = (
     ("qwen_vl_interface.model.visual", "vlm.model.visual"),
     ("qwen_vl_interface.model", "vlm"),
     ("qwen_vl_interface", "vlm"),
-    ("mapanythingllava3d_vlm_interface.model", "vlm"),
+    ("mapanythingllava3d_vlm_interface.model", "vlm.model"),
     ("mapanythingllava3d_vlm_interface", "vlm"),
 )
 """StarVLA's path -> ours; what is below keeps its name."""
