@@ -16,6 +16,7 @@ from vla_core.testing import make_sample, register_fakes
 from vla_core.types import Sample
 from vla_train import _smoke_trace as smoke
 from vla_train._smoke_sizes import framework_tree
+from vla_train.lora import LoRAConfig, apply_lora
 
 WORDS = ("horizon=8", "head.vocab_size=300")
 
@@ -104,6 +105,13 @@ def test_untrained_it_answers_whole_chunks() -> None:
     np.testing.assert_allclose(alone.actions, answers[1].actions, atol=1e-4)
     (another,) = policy.act(observations[1:2], [7])
     assert not np.allclose(another.actions, answers[1].actions)
+
+
+def test_adapters_leave_the_new_tokens_trainable() -> None:
+    policy = build()
+    apply_lora(policy, LoRAConfig(("vlm.model.language_model",), rank=2))
+    free = [n for n, p in policy.named_parameters() if p.requires_grad and "lora" not in n]
+    assert free == ["vlm.model.language_model.embed_tokens.weight"]
 
 
 def test_a_backbone_that_cannot_speak_is_refused() -> None:

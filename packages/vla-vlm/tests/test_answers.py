@@ -170,6 +170,7 @@ def test_tokens_are_appended_with_rows_of_their_own(kind):
     assert torch.equal(grown.weight[: len(weight)], weight)
     assert (grown.weight[len(weight) :].std(dim=1) > 0).all()
     assert vlm.lm_head is None, "tied"
+    assert vlm.answer_modules == ["model.language_model.embed_tokens"]
     # Typed into an instruction, they are plain text.
     (row,) = vlm.collator(PROMPT)._make_row("say <robot_action_1>").ids[None]
     assert (row < size).all()
@@ -209,6 +210,7 @@ def test_a_published_head_of_its_own_is_read(tmp_path, kind, with_answers):
     assert "lm_head.weight" not in loaded.state_dict(), "nobody speaks yet"
     loaded.add_answers(Words())
     assert torch.equal(loaded.lm_head.weight[: len(head)], head)
+    assert loaded.answer_modules == ["lm_head", "model.language_model.embed_tokens"]
     assert len(loaded.lm_head.weight) == loaded.lm_head.out_features == len(head) + N
     run(loaded, with_answers(loaded), VLMRequest(logits="labels")).logits.sum().backward()
     assert loaded.lm_head.weight.grad[len(head) :].any()

@@ -96,6 +96,14 @@ class DecoderVLM(nn.Module, ABC):
                     grow(module, rows, first + self.answers.count - added, added, config.initializer_range)
             config.vocab_size = rows
 
+    @property
+    def answer_modules(self) -> list[str]:
+        """Names of the modules that hold the rows of an answer's tokens; none without an answer."""
+        if self.answers is None:
+            return []
+        holders = (self.language_model.embed_tokens, self.lm_head)
+        return [name for name, module in self.named_modules() if any(module is holder for holder in holders)]
+
     def collator(self, prompt: PromptSpec) -> PromptCollator:
         """The prompt writer of this model for ``prompt``; holds no reference to the module."""
         return PromptCollator(
