@@ -7,6 +7,7 @@ import yaml
 from vla_core.build import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.policy import VLAPolicy
 from vla_train import _smoke_trace as smoke
 from vla_train._smoke_sizes import framework_tree
 from vla_train.cli import main
@@ -251,3 +252,41 @@ def test_its_spellings_on_our_own_config(toy_config, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert "command line: " in line
         assert message in line
+
+
+LLAVA3D_WORDS = [
+    "--framework.name", "MapAnythingLlava3DPI", "--framework.mapanything_llava3d.base_vlm", "tiny",
+    "--framework.mapanything_llava3d.prefix_image_dropout_prob", "0.1",
+    "--framework.mapanything_llava3d.prefix_lang_dropout_prob", "0.2",
+    "--framework.mapanything_llava3d.vl_layer_selection", "first",
+    "--trainer.freeze_modules", "mapanythingllava3d_vlm_interface.model.vision_tower",
+    "--trainer.learning_rate.mapanythingllava3d_vlm_interface.model.vision_projector", "1e-3",
+    "--trainer.max_train_steps", "2",
+]  # fmt: skip
+
+
+def test_the_spatial_policys_spellings_train_it(toy, tmp_path, capsys):
+    """The words of the MapAnythingLlava3D launchers, on small parts."""
+    own = {
+        "framework": {
+            "horizon": 4,
+            "geometry": {"name": "tiny", "patch_size": 14, "dim": 64},
+            "head": {"n_future_tokens": 2},
+            "transforms": [{"name": "resize", "height": 28, "width": 28}, {"name": "normalize"}],
+        },
+        "datasets": {"train": [{"name": "toy"}]},
+        "trainer": {"batch_size": 2, "val_samples": 4, "device": "cpu"},
+        "trackers": [],
+        "run_root_dir": str(tmp_path),
+        "run_id": "spatial",
+    }
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(own))
+    assert main(["--config_yaml", str(file), *LLAVA3D_WORDS]) == 0
+    out = capsys.readouterr().out
+    assert "-> trainer.freeze_modules=['vlm.model.vision_tower']" in out
+    assert "-> framework.vlm.prefix_image_dropout_prob=0.1" in out
+    assert "-> trainer.learning_rate.vlm.model.mm_projector=0.001" in out
+    saved = VLAPolicy.from_pretrained(tmp_path / "spatial" / "checkpoints" / "steps_2")
+    assert saved.vlm.config.prefix_lang_dropout_prob == 0.2
+    assert saved.head.config.vl_layer_selection == "first"

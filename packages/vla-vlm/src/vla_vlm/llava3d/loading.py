@@ -100,17 +100,21 @@ def _vision_config(config: Llava3DConfig, tower: str) -> Any:
 
 
 def read_tokenizer(config: Llava3DConfig, rows: int) -> Tokenizer:
-    """The checkpoint's tokenizer, as published.
+    """The checkpoint's tokenizer, as published; tokens added to it may lie beyond the embedding's ``rows``.
 
     Raises:
-        ConfigError: none there, or one with more entries than the embedding's ``rows``.
+        ConfigError: none there, or one with more entries of its own than ``rows``.
     """
     name = config.base_vlm
-    path = hub_file(name, tokenizer.TOKENIZER_FILE)
+    try:
+        path = hub_file(name, tokenizer.TOKENIZER_FILE)
+    except OSError:
+        path = None  # the message of from_pretrained says what to do
     tokens = tokenizer.from_pretrained(name) if path is None else Tokenizer.from_file(str(path))
-    if tokens.get_vocab_size() > rows:
+    entries = tokens.get_vocab_size(with_added_tokens=False)
+    if entries > rows:
         raise ConfigError(
-            f"base_vlm '{name}': the tokenizer has {tokens.get_vocab_size()} entries, "
+            f"base_vlm '{name}': the tokenizer has {entries} entries, "
             f"the model only {rows}; they don't belong together"
         )
     return tokens

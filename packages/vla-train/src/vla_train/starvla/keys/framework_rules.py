@@ -167,6 +167,10 @@ RULES: tuple[Rule, ...] = (
         "the backbone by the directory's config.json, else by its name", _base_vlm,
     ),
     moved("framework.mapanything_llava3d.base_vlm", "framework.vlm.base_vlm"),
+    *(
+        moved(f"framework.mapanything_llava3d.{key}", f"framework.vlm.{key}")
+        for key in ("prefix_image_dropout_prob", "prefix_lang_dropout_prob")
+    ),
     converted(
         "framework.qwenvl.attn_implementation", "framework.vlm.attn_implementation",
         "flash_attention_2 becomes sdpa", _attention,

@@ -10,6 +10,8 @@ PATHS = (
     ("qwen_vl_interface.model.visual", "vlm.model.visual"),
     ("qwen_vl_interface.model", "vlm"),
     ("qwen_vl_interface", "vlm"),
+    ("mapanythingllava3d_vlm_interface.model.vision_projector", "vlm.model.mm_projector"),
+    ("mapanythingllava3d_vlm_interface.model.geometric_model", "geometry"),
     ("mapanythingllava3d_vlm_interface.model", "vlm.model"),
     ("mapanythingllava3d_vlm_interface", "vlm"),
 )
