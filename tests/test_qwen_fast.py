@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from vla_core.batch import Batch
 from vla_core.checkpoint import save_checkpoint
 from vla_core.errors import ConfigError
@@ -16,6 +19,7 @@ from vla_core.testing import make_sample, register_fakes
 from vla_core.types import Sample
 from vla_train import _smoke_trace as smoke
 from vla_train._smoke_sizes import framework_tree
+from vla_train.cli import main
 from vla_train.lora import LoRAConfig, apply_lora
 
 WORDS = ("horizon=8", "head.vocab_size=300")
@@ -112,6 +116,20 @@ def test_adapters_leave_the_new_tokens_trainable() -> None:
     apply_lora(policy, LoRAConfig(("vlm.model.language_model",), rank=2))
     free = [n for n, p in policy.named_parameters() if p.requires_grad and "lora" not in n]
     assert free == ["vlm.model.language_model.embed_tokens.weight"]
+
+
+@pytest.mark.slow
+def test_a_short_training_beats_the_mean_action(quickstart: dict[str, Any], tmp_path: Path) -> None:
+    """On held-out episodes of the demonstrations that ship."""
+    quickstart["framework"].update(name="QwenFast", head={"name": "fast", "vocab_size": 320, "scale": 5.0})
+    quickstart["datasets"]["ram_cache"] = True
+    quickstart["trainer"].update(max_steps=200, batch_size=32, warmup_steps=40, val_samples=128)
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(quickstart))
+    assert main(["--config", str(path)]) == 0
+    lines = (tmp_path / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()
+    (last,) = [row for row in map(json.loads, lines) if "val/action_mae" in row][-1:]
+    assert last["val/action_mae"] < 0.85 * last["val/mean_action_mae"]
 
 
 def test_a_backbone_that_cannot_speak_is_refused() -> None:
