@@ -99,8 +99,9 @@ def test_padded_steps_never_matter() -> None:
     assert loss.item() == 0
 
 
-def test_untrained_it_answers_whole_chunks() -> None:
-    policy = build("head.temperature=1.0").eval()
+@pytest.mark.parametrize("vlm", ["qwen2_5_vl", "llava3d"])
+def test_untrained_it_answers_whole_chunks(vlm: str) -> None:
+    policy = build(f"vlm={{name: {vlm}}}", "head.temperature=1.0").eval()
     (spec,) = policy.specs.values()
     observations = [sample.observation for sample in taught(policy, 3)]
     answers = policy.act(observations, [1, 2, 3])

@@ -145,7 +145,7 @@ def _check_request(head: ActionHead, dims: VLMDims, names: tuple[Part, Part], tr
         raise ConfigError(
             f"{_place(tree, 'framework.vlm.name')}framework.vlm: '{vlm_name}' has no decoder, and "
             f"framework.head '{head_name}' speaks through one; choose another backbone "
-            "(qwen2_5_vl, qwen3_vl) or a head that reads hidden states"
+            "(qwen2_5_vl, qwen3_vl, llava3d) or a head that reads hidden states"
         )
 
 
