@@ -16,6 +16,8 @@ from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
+from vla_serve import PolicyClient
+from vla_serve.server import PolicyServer
 from vla_train._smoke_sizes import TINY
 from vla_train.presets import list_presets, load_preset
 
@@ -122,6 +124,10 @@ def test_preset_learns_and_its_checkpoint_acts_alike(name: str, tmp_path: Path) 
     for ours, theirs in zip(answers, loaded.act(observations, [3, 4]), strict=True):
         np.testing.assert_array_equal(ours.actions, theirs.actions)
     assert loaded.specs[embodiment] == spec
+    with PolicyServer(loaded) as server, PolicyClient(f"127.0.0.1:{server.port}") as client:
+        served = client.predict(observations[1], seed=4)
+    (alone,) = loaded.act(observations[1:], [4])
+    np.testing.assert_array_equal(served.actions, alone.actions)
 
 
 def test_each_embodiment_has_encoders_of_its_own() -> None:
