@@ -6,6 +6,10 @@ file (``uv pip install -c requirements.lock``) and shows what a change of depend
 
     uv run tools/check_lock.py            fails when the two disagree
     uv run tools/check_lock.py --write    refreshes requirements.lock (``make lock``)
+    python tools/check_lock.py --restore  writes uv.lock with the versions of requirements.lock
+
+An index may show a release days after the date it carries, so a fresh resolution is not the same everywhere
+in spite of ``exclude-newer``; that is why CI restores. What no longer fits the pyprojects still fails.
 """
 
 from __future__ import annotations
@@ -75,11 +79,22 @@ def difference(committed: Lock, exported: Lock) -> str:
     return "; ".join(parts)
 
 
+def restore() -> int:
+    """Resolve with every committed version as a constraint; returns uv's exit code."""
+    pins = [pin.partition(" ;")[0] for pin in parse(COMMITTED.read_text(), "requirements.lock")]
+    words = [word for pin in pins for word in ("--upgrade-package", re.sub(r"\[.*\]", "", pin))]
+    return subprocess.run(["uv", "lock", *words], cwd=ROOT).returncode
+
+
 def main() -> int:
-    """Compare, or write with ``--write``; returns the exit code."""
+    """Compare, or write with ``--write`` or ``--restore``; returns the exit code."""
     parser = argparse.ArgumentParser(description="requirements.lock agrees with uv.lock")
     parser.add_argument("--write", action="store_true", help="refresh requirements.lock from uv.lock")
-    write = parser.parse_args().write
+    parser.add_argument("--restore", action="store_true", help="write uv.lock from requirements.lock")
+    args = parser.parse_args()
+    write = args.write
+    if args.restore:
+        return restore()
     export = subprocess.run(EXPORT, cwd=ROOT, capture_output=True, text=True)
     if export.returncode != 0:
         reason = (export.stderr.strip().splitlines() or ["uv export failed"])[-1]
