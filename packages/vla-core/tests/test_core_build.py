@@ -9,7 +9,7 @@ from vla_core import CameraSpec, ConfigError
 from vla_core.build import FrameworkConfig, build_policy
 from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config, load_tree
-from vla_core.interfaces import PromptSpec, VLMRequest
+from vla_core.interfaces import KVDims, PromptSpec, VLMRequest
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
 from vla_core.testing import FakeHead, FakeVLM, make_sample, make_spec
@@ -238,3 +238,18 @@ def test_answers_are_written_for_training_only(speaking):
     assert labels.tolist() == [[int(s.actions.sum() > 0)] * 3 for s in samples]
     assert policy.collator(samples, actions=False).tokens.labels is None
     assert policy.collator(samples).to("cpu").tokens.labels is not None
+
+
+def test_the_head_learns_what_attention_the_backbone_serves():
+    class Serving(FakeVLM):
+        def __init__(self, config, n_views):
+            super().__init__(config, n_views)
+            self.dims = replace(self.dims, kv=KVDims(4, 2, 8, 10_000.0))
+
+    config = FrameworkConfig(horizon=4, **FAKE)
+    assert build_policy(config, {"default": SPEC}).head.dims.kv is None
+    undo = override("vla.vlms", "fake", Serving)
+    try:
+        assert build_policy(config, {"default": SPEC}).head.dims.kv == KVDims(4, 2, 8, 10_000.0)
+    finally:
+        undo()

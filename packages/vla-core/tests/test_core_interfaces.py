@@ -40,6 +40,7 @@ def test_requests_unite():
     assert (both | VLMRequest()).queries is queries
     # What one head asks for in training and in sampling.
     assert (both | VLMRequest((3,), queries)).queries is queries
+    assert (VLMRequest(kv=(3, 1)) | VLMRequest((2,), kv=(1, 2))) == VLMRequest((2,), kv=(1, 2, 3))
     with pytest.raises(ValueError, match="only one may"):
         both | VLMRequest(queries=nn.Embedding(1, 3))
 

@@ -232,6 +232,7 @@ def build_policy(
             state_dim=max(s.observation.state_dim for s in outputs),
             n_embodiments=len(specs),
             context_dim=fuse.context_dim if fuse is not None else None,
+            kv=dims.kv,
         ),
     )
     if isinstance(action_head, FittedHead):

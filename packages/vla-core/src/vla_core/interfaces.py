@@ -7,7 +7,7 @@ h, w patch grid, T action steps, A action dims, D state dims, K context tokens, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -60,12 +60,15 @@ class VLMRequest:
         queries: embedding of the query tokens, ``weight [n_query, H]``, or None.
         logits: ``labels`` asks for the logits of the answer ids where the labels are, and nowhere else.
         decoder: how many answer ids the head will speak at most; 0: it needs no decoder.
+        kv: decoder layers (1 is the first) whose keys and values are wanted, for a head whose own
+            tokens join the backbone's attention. A backbone that serves them says so in ``VLMDims.kv``.
     """
 
     layers: tuple[int, ...] = ()
     queries: nn.Embedding | None = None
     logits: Literal["none", "labels"] = "none"
     decoder: int = 0
+    kv: tuple[int, ...] = ()
 
     def __or__(self, other: VLMRequest) -> VLMRequest:
         if None not in (self.queries, other.queries) and self.queries is not other.queries:
@@ -75,6 +78,7 @@ class VLMRequest:
             queries=self.queries if self.queries is not None else other.queries,
             logits=self.logits if self.logits != "none" else other.logits,
             decoder=max(self.decoder, other.decoder),
+            kv=tuple(sorted({*self.kv, *other.kv})),
         )
 
 
@@ -154,6 +158,9 @@ class VLMOutput:
         logits: ``[B, L, n_ids]``, the prediction of each label from all tokens before it; None unless asked.
         labels: long ``[B, L]`` answer ids, or :data:`NO_LABEL`; there when logits are.
         decoder: at the end of the prompt, where asked.
+        position_ids: long ``[P, B, S]``; the backbone's rotary positions, where it tells them.
+        kv: decoder layer -> keys and values, each ``[B, n, S, d]`` with n key-value heads; keys after
+            their rotary positions. Gradients flow through them. Empty unless requested.
     """
 
     hidden: Mapping[int, Tensor]
@@ -162,6 +169,8 @@ class VLMOutput:
     logits: Tensor | None = None
     labels: Tensor | None = None
     decoder: Decoder | None = None
+    position_ids: Tensor | None = None
+    kv: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def gather(self, span: str, layer: int, count: int) -> Tensor:
         """Hidden states ``[B, count, H]`` at a span that has ``count`` tokens in every row."""
@@ -172,23 +181,42 @@ class VLMOutput:
 
 
 @dataclass(frozen=True)
+class KVDims:
+    """The attention that a backbone's keys and values belong to.
+
+    Args:
+        n_heads: query heads; a multiple of ``n_kv_heads``.
+        n_kv_heads: key and value heads.
+        head_dim: width of a head.
+        rope_theta: base of the rotary positions in the keys.
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    rope_theta: float
+
+
+@dataclass(frozen=True)
 class VLMDims:
     """Sizes other parts are built from: ``hidden_size``, ``n_layers``, tokens per view grid (h, w).
 
     ``decoder`` tells whether the backbone can speak: it is an :class:`AnsweringModel`.
+    ``kv`` is None for a backbone that does not serve ``VLMRequest.kv``.
     """
 
     hidden_size: int
     n_layers: int
     grid: tuple[int, int]
     decoder: bool = False
+    kv: KVDims | None = None
 
 
 @dataclass(frozen=True)
 class HeadDims:
     """Runtime facts a head is built from; never config.
 
-    ``context_dim`` is C of the fusion's head context, or None.
+    ``context_dim`` is C of the fusion's head context, or None; ``kv`` the backbone's ``VLMDims.kv``.
     """
 
     hidden_size: int
@@ -198,6 +226,7 @@ class HeadDims:
     state_dim: int = 0
     n_embodiments: int = 1
     context_dim: int | None = None
+    kv: KVDims | None = None
 
 
 @dataclass(frozen=True)
