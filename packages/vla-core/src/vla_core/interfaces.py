@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from vla_core.answers import AnswerIds, Decoder
 from vla_core.batch import Batch, Cameras, TokenFields
+from vla_core.dims import FusionDims as FusionDims
+from vla_core.dims import HeadDims as HeadDims
+from vla_core.dims import KVDims as KVDims
+from vla_core.dims import VLMDims as VLMDims
 from vla_core.types import Sample
 
 Terms: TypeAlias = dict[str, Tensor]
@@ -178,65 +182,6 @@ class VLMOutput:
         # topk on the mask keeps shapes static (no host sync); stable order is restored by sorting.
         index = self.spans[span].to(torch.int8).topk(count, dim=1).indices.sort(dim=1).values
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-@dataclass(frozen=True)
-class KVDims:
-    """The attention that a backbone's keys and values belong to.
-
-    Args:
-        n_heads: query heads; a multiple of ``n_kv_heads``.
-        n_kv_heads: key and value heads.
-        head_dim: width of a head.
-        rope_theta: base of the rotary positions in the keys.
-    """
-
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    rope_theta: float
-
-
-@dataclass(frozen=True)
-class VLMDims:
-    """Sizes other parts are built from: ``hidden_size``, ``n_layers``, tokens per view grid (h, w).
-
-    ``decoder`` tells whether the backbone can speak: it is an :class:`AnsweringModel`.
-    ``kv`` is None for a backbone that does not serve ``VLMRequest.kv``.
-    """
-
-    hidden_size: int
-    n_layers: int
-    grid: tuple[int, int]
-    decoder: bool = False
-    kv: KVDims | None = None
-
-
-@dataclass(frozen=True)
-class HeadDims:
-    """Runtime facts a head is built from; never config.
-
-    ``context_dim`` is C of the fusion's head context, or None; ``kv`` the backbone's ``VLMDims.kv``.
-    """
-
-    hidden_size: int
-    n_layers: int
-    action_dim: int
-    horizon: int
-    state_dim: int = 0
-    n_embodiments: int = 1
-    context_dim: int | None = None
-    kv: KVDims | None = None
-
-
-@dataclass(frozen=True)
-class FusionDims:
-    """Runtime facts a fusion is built from; ``grid`` (h, w) is the backbone's tokens per view."""
-
-    hidden_size: int
-    geometry_dim: int
-    n_layers: int
-    grid: tuple[int, int] | None = None
 
 
 @dataclass
