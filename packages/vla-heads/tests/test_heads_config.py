@@ -2,7 +2,7 @@ import pytest
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.registry import load
-from vla_heads import AdapterHead, GR00TFlow, LayerwiseFM, LayerwiseFMConfig, MLPRegression
+from vla_heads import AdapterHead, GR00TFlow, LayerwiseFM, LayerwiseFMConfig, MLPRegression, PI0Head
 
 
 def test_found_by_name():
@@ -10,6 +10,7 @@ def test_found_by_name():
     assert load("vla.heads", "groot_flow") is GR00TFlow
     assert load("vla.heads", "layerwise_fm") is LayerwiseFM
     assert load("vla.heads", "mlp_regression") is MLPRegression
+    assert load("vla.heads", "pi0") is PI0Head
 
 
 def test_yaml_nodes_are_validated():

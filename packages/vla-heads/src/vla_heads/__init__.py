@@ -7,6 +7,7 @@ from vla_heads.fast import ActionTokenizer, FASTConfig, FASTHead
 from vla_heads.groot_flow import GR00TFlow, GR00TFlowConfig
 from vla_heads.layerwise_fm import LayerwiseFM, LayerwiseFMConfig
 from vla_heads.mlp_regression import MLPRegression, MLPRegressionConfig
+from vla_heads.pi0 import PI0Config, PI0Head
 
 __all__ = [
     "ActionTokenizer",
@@ -23,5 +24,7 @@ __all__ = [
     "LayerwiseFMConfig",
     "MLPRegression",
     "MLPRegressionConfig",
+    "PI0Config",
+    "PI0Head",
     "VLMOutput",
 ]

@@ -10,20 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from vla_core.errors import UserError
 from vla_core.interfaces import Constraint
 
-from vla_heads.flow_config import FlowConfig
-
 Field: TypeAlias = Callable[[Tensor, int], Tensor]
 """``(x [B, T, A], k)`` -> the velocity there in Euler step k, fp32."""
 
 
-def check(noise: Tensor, constraint: Constraint | None, shape: tuple[int, int], config: FlowConfig) -> None:
+class ChunkingConfig(Protocol):
+    """What a head's config says about real-time chunking."""
+
+    @property
+    def rtc(self) -> str: ...
+
+    @property
+    def rtc_max_delay(self) -> int: ...
+
+
+def check(
+    noise: Tensor, constraint: Constraint | None, shape: tuple[int, int], config: ChunkingConfig
+) -> None:
     """Raise :class:`UserError` for noise or a constraint that does not fit a chunk of ``shape`` (T, A)."""
     if tuple(noise.shape[1:]) != shape:
         raise UserError(f"noise: shape {list(noise.shape)} must be [B, {shape[0]}, {shape[1]}]")

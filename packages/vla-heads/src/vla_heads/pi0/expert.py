@@ -1,0 +1,147 @@
+"""A Gemma decoder whose tokens attend to another decoder's keys and values and to each other.
+
+Module names are those of transformers' Gemma, so that published experts load as they are.
+
+Shape legend: N rows (observations times repeats), L own tokens, K times a row (1, or L), S prefix tokens,
+W width, n heads, m key-value heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vla_core.interfaces import KVDims
+
+KeysValues: TypeAlias = tuple[Tensor, Tensor]
+Rotation: TypeAlias = tuple[Tensor, Tensor]
+
+
+def rotation(position: Tensor, head_dim: int, theta: float) -> Rotation:
+    """Cosines and sines ``[N, 1, L, d]`` fp32 of rotary positions, long ``[N, L]``."""
+    even = torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32)
+    angle = position[:, None, :, None].float() * theta ** (-even / head_dim)
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Rotary positions on ``x [N, n, L, d]``; the pairs are (i, i + d/2)."""
+    first, second = x.float().chunk(2, dim=-1)
+    return (x * by[0] + torch.cat([-second, first], dim=-1) * by[1]).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's RMSNorm in fp32, or with ``adaptive`` scale, shift and a gate from a condition.
+
+    The gate multiplies what the sublayer adds to the residual; it starts at zero. Without it: None.
+    """
+
+    def __init__(self, width: int, adaptive: bool, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        if adaptive:
+            self.dense = nn.Linear(width, 3 * width)
+        else:
+            self.weight = nn.Parameter(torch.zeros(width))
+        self.adaptive = adaptive
+
+    def forward(self, x_NLW: Tensor, condition_NKW: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Normalised ``[N, L, W]`` and the gate ``[N, K, W]``."""
+        normed = x_NLW.float()
+        normed = normed * torch.rsqrt(normed.square().mean(dim=-1, keepdim=True) + self.eps)
+        if not self.adaptive:
+            return (normed * (1.0 + self.weight.float())).to(x_NLW.dtype), None
+        scale, shift, gate = self.dense(condition_NKW).chunk(3, dim=-1)
+        return (normed * (1.0 + scale.float()) + shift.float()).to(x_NLW.dtype), gate.to(x_NLW.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention of own tokens to [prefix | own tokens]."""
+
+    def __init__(self, width: int, kv: KVDims) -> None:
+        super().__init__()
+        self.dims = kv
+        self.q_proj = nn.Linear(width, kv.n_heads * kv.head_dim, bias=False)
+        self.k_proj = nn.Linear(width, kv.n_kv_heads * kv.head_dim, bias=False)
+        self.v_proj = nn.Linear(width, kv.n_kv_heads * kv.head_dim, bias=False)
+        self.o_proj = nn.Linear(kv.n_heads * kv.head_dim, width, bias=False)
+
+    def forward(self, x_NLW: Tensor, prefix: KeysValues, mask: Tensor, by: Rotation) -> Tensor:
+        """``prefix``: keys (rotated) and values ``[N, m, S, d]``; mask bool ``[N, 1, L, S + L]``."""
+        q, k, v = (
+            proj(x_NLW).unflatten(-1, (-1, self.dims.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        k = self._for_all_heads(torch.cat([prefix[0], rotate(k, by)], dim=2))
+        v = self._for_all_heads(torch.cat([prefix[1], v], dim=2))
+        attended = F.scaled_dot_product_attention(rotate(q, by), k, v, attn_mask=mask)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+    def _for_all_heads(self, x: Tensor) -> Tensor:
+        # A view for one key-value head; unlike enable_gqa it leaves every fused kernel usable with a mask.
+        groups = self.dims.n_heads // self.dims.n_kv_heads
+        return x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Gemma's gated feed-forward, ``down(gelu(gate x) * up x)``."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """Norm, attention, norm, feed-forward, with (gated) residuals."""
+
+    def __init__(self, width: int, hidden: int, kv: KVDims, adaptive: bool) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(width, adaptive)
+        self.self_attn = Attention(width, kv)
+        self.post_attention_layernorm = RMSNorm(width, adaptive)
+        self.mlp = FeedForward(width, hidden)
+
+    def forward(
+        self, x: Tensor, prefix: KeysValues, mask: Tensor, by: Rotation, condition: Tensor | None
+    ) -> Tensor:
+        normed, gate = self.input_layernorm(x, condition)
+        x = _add(x, self.self_attn(normed, prefix, mask, by), gate)
+        normed, gate = self.post_attention_layernorm(x, condition)
+        return _add(x, self.mlp(normed), gate)
+
+
+class Expert(nn.Module):
+    """``n_layers`` layers and the last norm."""
+
+    def __init__(self, n_layers: int, width: int, hidden: int, kv: KVDims, adaptive: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width, hidden, kv, adaptive) for _ in range(n_layers))
+        self.norm = RMSNorm(width, adaptive)
+
+    def forward(
+        self,
+        x_NLW: Tensor,
+        prefix: Sequence[KeysValues],
+        mask: Tensor,
+        by: Rotation,
+        condition: Tensor | None,
+    ) -> Tensor:
+        """``[N, L, W]``; layer i attends to ``prefix[i]``. ``condition [N, K, W]`` for adaptive norms."""
+        x = x_NLW
+        for layer, keys_values in zip(self.layers, prefix, strict=True):
+            x = layer(x, keys_values, mask, by, condition)
+        normed, _ = self.norm(x, condition)
+        return normed
+
+
+def _add(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+    return x + y if gate is None else x + y * gate
