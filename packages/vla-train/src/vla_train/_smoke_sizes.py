@@ -47,6 +47,7 @@ TINY: dict[str, dict[str, Any]] = {
     "head": {
         "size": "custom",
         "width": 32,
+        "mlp_width": 64,
         "n_heads": 2,
         "n_blocks": 2,
         "output_width": 32,
