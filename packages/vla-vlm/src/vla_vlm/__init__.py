@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vla_vlm.florence2 import Florence2, Florence2TinyConfig, Florence2VLMConfig
     from vla_vlm.llava3d import Llava3D, Llava3DConfig, Llava3DTinyConfig
+    from vla_vlm.paligemma import PaliGemma, PaliGemmaTinyConfig, PaliGemmaVLMConfig
     from vla_vlm.qwen2_5_vl import Qwen25VL, Qwen25VLConfig, TinyConfig
     from vla_vlm.qwen3_vl import Qwen3TinyConfig, Qwen3VL, Qwen3VLConfig
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 _PACKAGES = {
     "florence2": ("Florence2", "Florence2TinyConfig", "Florence2VLMConfig"),
     "llava3d": ("Llava3D", "Llava3DConfig", "Llava3DTinyConfig"),
+    "paligemma": ("PaliGemma", "PaliGemmaTinyConfig", "PaliGemmaVLMConfig"),
     "qwen2_5_vl": ("Qwen25VL", "Qwen25VLConfig", "TinyConfig"),
     "qwen3_vl": ("Qwen3TinyConfig", "Qwen3VL", "Qwen3VLConfig"),
 }
@@ -28,6 +30,9 @@ __all__ = [
     "Llava3D",
     "Llava3DConfig",
     "Llava3DTinyConfig",
+    "PaliGemma",
+    "PaliGemmaTinyConfig",
+    "PaliGemmaVLMConfig",
     "Qwen3TinyConfig",
     "Qwen3VL",
     "Qwen3VLConfig",

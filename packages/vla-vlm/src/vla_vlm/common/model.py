@@ -164,7 +164,8 @@ class DecoderVLM(nn.Module, ABC):
 
         Raises:
             ValueError: image, prefix or query tokens differ in number from the prompt's, a requested
-                layer doesn't exist, logits are asked for where no answer is written, or beside a decoder.
+                layer doesn't exist, keys and values are not served, logits are asked for where no answer
+                is written, or beside a decoder.
         """
         fields, roles = text.fields, text.fields.roles
         given = {
@@ -191,7 +192,9 @@ class DecoderVLM(nn.Module, ABC):
             embeds = overwrite(embeds, where(roles, Role.QUERY, given["query"]), queries)
         cache = KVCache(request.decoder) if request.decoder else None
         speaks = cache is not None or request.logits != "none"
-        hidden = self.run(
+        if request.kv and self.dims.kv is None:
+            raise ValueError("keys and values are asked for, and this model serves none (VLMDims.kv)")
+        hidden, kv = self.run(
             embeds,
             mask,
             fields.position_ids,
@@ -199,6 +202,7 @@ class DecoderVLM(nn.Module, ABC):
             only_tail_invalid=fields.right_padded and fields.all_views,
             deepstack=Deepstack(index, visual.deepstack) if visual.deepstack else None,
             cache=cache,
+            kv_layers=request.kv,
         )
         spans = {
             "image": (roles == int(Role.IMAGE)) & mask,
@@ -207,12 +211,13 @@ class DecoderVLM(nn.Module, ABC):
             "prefix": roles == int(Role.PREFIX),
             "answer": roles == int(Role.ANSWER),
         }
-        out = VLMOutput({i: hidden[i] for i in request.layers}, mask, spans)
+        states = {i: hidden[i] for i in request.layers}
+        out = VLMOutput(states, mask, spans, position_ids=fields.position_ids, kv=kv)
         if request.logits == "labels":
             if fields.labels is None:
                 raise ValueError("logits are asked for, and this batch has no answers; collate for training")
-            states = before_answers(hidden[self.dims.n_layers], roles, fields.labels.shape[1])
-            out.logits, out.labels = self._read(states), fields.labels
+            before = before_answers(hidden[self.dims.n_layers], roles, fields.labels.shape[1])
+            out.logits, out.labels = self._read(before), fields.labels
         if cache is not None:
             out.decoder = self._decoder(fields, text_BS, mask, hidden[self.dims.n_layers], cache)
         return out
@@ -223,12 +228,17 @@ class DecoderVLM(nn.Module, ABC):
         valid_BS: Tensor,
         position_ids: Tensor,
         layers: Sequence[int],
+        kv_layers: Sequence[int] = (),
         **kwargs: Any,
-    ) -> dict[int, Tensor]:
-        """Hidden states of ``layers``: :func:`~.text.run_layers`, which says what else there is."""
-        return run_layers(
+    ) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
+        """Hidden states of ``layers``: :func:`~.text.run_layers`, which says what else there is.
+
+        Keys and values of ``kv_layers`` come second; none here, where ``dims.kv`` is None.
+        """
+        hidden = run_layers(
             self.language_model, self.rope, embeds_BSH, valid_BS, position_ids, layers, **kwargs
         )
+        return hidden, {}
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., n_ids]`` of the answer ids, and of no other token."""

@@ -154,9 +154,10 @@ class Florence2(DecoderVLM):
         valid_BS: Tensor,
         position_ids: Tensor,
         layers: Sequence[int],
+        kv_layers: Sequence[int] = (),
         **kwargs: Any,
-    ) -> dict[int, Tensor]:
-        """Hidden states of the requested ``layers``."""
+    ) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
+        """Hidden states of the requested ``layers``; no keys and values."""
         encoder, wanted = self.language_model, set(layers)
         check_layers(layers, len(encoder.layers))
         places = encoder.embed_positions
@@ -169,7 +170,7 @@ class Florence2(DecoderVLM):
             x = encoder.layers[i - 1](x, mask)
             if i in wanted:
                 hidden[i] = x
-        return hidden
+        return hidden, {}
 
     @classmethod
     def build(
