@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import MISSING
 
 from vla_core import registry
 from vla_core.answers import Chunks, FittedHead
+from vla_core.auxiliary import Auxiliary, AuxiliaryDims
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
 from vla_core.interfaces import (
@@ -42,6 +44,7 @@ class FrameworkConfig:
         horizon: T, the number of action steps of a chunk.
         vlm, head: ``{name: <entry point>, **its Config}``.
         geometry, fusion: likewise, or null.
+        auxiliary: losses of training alone, likewise, or null.
         use_geometric_branch: true demands geometry and fusion, false leaves them out, null uses
             them if they are given.
         transforms: the pipeline, one ``{name: ..., **its Config}`` a step.
@@ -53,6 +56,7 @@ class FrameworkConfig:
     head: dict[str, Any] = field(default_factory=lambda: MISSING)
     geometry: dict[str, Any] | None = None
     fusion: dict[str, Any] | None = None
+    auxiliary: dict[str, Any] | None = None
     use_geometric_branch: bool | None = None
     transforms: list[dict[str, Any]] = field(default_factory=list)
 
@@ -149,6 +153,17 @@ def _check_request(head: ActionHead, dims: VLMDims, names: tuple[Part, Part], tr
         )
 
 
+def _build_auxiliary(part: Part, dims: AuxiliaryDims, tree: Tree | None) -> Auxiliary | None:
+    # Its initial weights draw from a copy of the generator: everything after has the same random numbers
+    # as without it, so that two runs differ by what it teaches alone.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            built: Auxiliary | None = part.cls.build(part.config, dims)
+        except ConfigError as error:
+            raise ConfigError(f"{_place(tree, 'framework.auxiliary')}framework.auxiliary: {error}") from error
+    return built
+
+
 def _views_and_size(pipelines: Mapping[str, Pipeline], place: str) -> tuple[int, tuple[int, int]]:
     cameras = [c for p in pipelines.values() for c in p.output_spec.observation.cameras]
     sizes = sorted({(c.height, c.width) for c in cameras})
@@ -189,6 +204,9 @@ def build_policy(
     """
     vlm = resolve_part("vla.vlms", config.vlm, "framework.vlm", tree)
     head = resolve_part("vla.heads", config.head, "framework.head", tree)
+    auxiliary = None
+    if config.auxiliary is not None:
+        auxiliary = resolve_part("vla.auxiliaries", config.auxiliary, "framework.auxiliary", tree)
     geometry = fusion = None
     try:
         branch = config.has_geometry
@@ -244,13 +262,36 @@ def build_policy(
     _check_request(action_head, dims, (head, vlm), tree)
     if action_head.prompt.answer_ids is not None:
         backbone.add_answers(action_head.prompt.answer_ids)
+    extra: Auxiliary | None = None
+    if auxiliary is not None:
+        layers = action_head.request("train").layers
+        auxiliary_dims = AuxiliaryDims(
+            hidden_size=dims.hidden_size,
+            n_layers=dims.n_layers,
+            top_layer=max(layers, default=dims.n_layers),
+            grid=dims.grid,
+            n_views=n_views,
+            action_dim=max(s.action.dim for s in outputs),
+            horizon=config.horizon,
+            geometry_dim=None if encoder is None else encoder.dim,
+        )
+        extra = _build_auxiliary(auxiliary, auxiliary_dims, tree)
     resolved = replace(
         config,
         vlm=vlm.node,
         head=head.node,
         geometry=geometry.node if geometry else None,
         fusion=fusion.node if fusion else None,
+        auxiliary=auxiliary.node if auxiliary else None,
         transforms=next(iter(pipelines.values())).nodes,
         use_geometric_branch=geometry is not None,
     )
-    return VLAPolicy(backbone, action_head, encoder, fuse, pipelines=pipelines, config=to_plain(resolved))
+    return VLAPolicy(
+        backbone,
+        action_head,
+        encoder,
+        fuse,
+        auxiliary=extra,
+        pipelines=pipelines,
+        config=to_plain(resolved),
+    )

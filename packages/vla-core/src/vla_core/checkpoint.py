@@ -13,6 +13,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -289,6 +290,9 @@ def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
             raise
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{directory}: damaged checkpoint ({type(error).__name__}: {reason})") from error
+    # An auxiliary only trains: its weights stay in the file, for runs that start from this one.
+    config = replace(config, auxiliary=None)
     policy = build_policy(config, specs, statistics=statistics, assets=directory / "assets")
-    assign_weights(policy, load_weights(file), file)
+    state = {name: value for name, value in load_weights(file).items() if not name.startswith("auxiliary.")}
+    assign_weights(policy, state, file)
     return policy.to(device=device, dtype=dtype).eval()

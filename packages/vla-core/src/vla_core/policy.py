@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla_core.auxiliary import Auxiliary, AuxiliaryInputs
 from vla_core.batch import Batch, Cameras
 from vla_core.collate import PolicyCollator
 from vla_core.errors import UserError, suggest
@@ -46,6 +47,7 @@ class VLAPolicy(nn.Module):
         vlm: the backbone.
         head: the action head.
         geometry, fusion: both or neither.
+        auxiliary: losses of training alone.
         pipelines: embodiment -> transforms between the robot's units and the model's; needed by
             :meth:`act` and by checkpoints, not by :meth:`forward`.
         config: the resolved ``framework`` section, written into checkpoints.
@@ -58,6 +60,7 @@ class VLAPolicy(nn.Module):
         geometry: GeometryEncoder | None = None,
         fusion: Fusion | None = None,
         *,
+        auxiliary: Auxiliary | None = None,
         pipelines: Mapping[str, Pipeline] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class VLAPolicy(nn.Module):
         if (geometry is None) != (fusion is None):
             raise ValueError("a policy has both a geometry encoder and a fusion, or neither")
         self.vlm, self.head, self.geometry, self.fusion = vlm, head, geometry, fusion
+        self.auxiliary = auxiliary
         self.pipelines = dict(pipelines or {})
         self.config = dict(config or {})
         self.collator: PolicyCollator | None = None
@@ -129,16 +133,48 @@ class VLAPolicy(nn.Module):
         dims = None if batch.action_mask is None else batch.action_mask.any(dim=1)
         return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment, dims)
 
-    def forward(self, batch: Batch, noise: Tensor | None = None, time: Tensor | None = None) -> Terms:
-        """Named loss terms of a batch with targets; ``noise`` and ``time`` are the head's own."""
+    def forward(
+        self, batch: Batch, noise: Tensor | None = None, time: Tensor | None = None, auxiliary: bool = True
+    ) -> Terms:
+        """Named, unweighted loss terms of a batch with targets.
+
+        Args:
+            batch: with ``future`` if the auxiliary needs it.
+            noise, time: the head's own.
+            auxiliary: False leaves the auxiliary's terms out; then they cost nothing.
+        """
         if batch.actions is None or batch.action_mask is None:
             raise ValueError("a training batch needs actions and action_mask")
-        out, fused, features = self._encode(batch, self.head.request("train"), train=True)
+        request = self.head.request("train")
+        if self.auxiliary is not None and auxiliary:
+            request = request | self.auxiliary.request
+        out, fused, features = self._encode(batch, request, train=True)
         inputs = self._inputs(batch, out, fused)
         terms = dict(self.head(inputs, batch.actions, batch.action_mask, noise, time))
         if self.fusion is not None and features is not None:
             terms.update(self.fusion.loss(out, features))
+        if self.auxiliary is not None:
+            if auxiliary:
+                future = self._future(batch, self.auxiliary, request)
+                terms.update(self.auxiliary(AuxiliaryInputs(out, batch, features, future)))
+            elif torch.is_grad_enabled():
+                first = next(iter(terms))
+                terms[first] = terms[first] + self.auxiliary(None)["idle"]
         return terms
+
+    def _future(self, batch: Batch, auxiliary: Auxiliary, request: VLMRequest) -> VLMOutput | None:
+        """What the backbone makes of the observation at the chunk's end: a target, without gradient.
+
+        Only after the pass with gradient: autocast keeps the first cast of each weight for the whole forward,
+        and one made without gradient would cut the weight off.
+        """
+        if "future" not in auxiliary.needs:
+            return None
+        if batch.future is None:
+            raise ValueError("the auxiliary needs batch.future; collate the samples with future=True")
+        wanted = VLMRequest(layers=auxiliary.request.layers, queries=request.queries)
+        with torch.no_grad():
+            return self._encode(batch.future, wanted, train=False)[0]
 
     def predict(
         self, batch: Batch, noise: Tensor, steps: int | None = None, constraint: Constraint | None = None

@@ -1,6 +1,7 @@
 """Parts by name, through entry points. Only the named part is imported.
 
-Groups: ``vla.vlms``, ``vla.geometry``, ``vla.fusions``, ``vla.heads``, ``vla.sources``, ``vla.envs``.
+Groups: ``vla.vlms``, ``vla.geometry``, ``vla.fusions``, ``vla.heads``, ``vla.auxiliaries``,
+``vla.sources``, ``vla.envs``.
 Every part is a class with a ``Config`` dataclass; its YAML node is ``{name: <entry point>, **Config}``.
 """
 
@@ -15,7 +16,15 @@ from vla_core.errors import ConfigError, suggest
 # Parts made known without an installed distribution, see `override`.
 _LOCAL: dict[tuple[str, str], Any] = {}
 
-GROUPS = ("vla.vlms", "vla.geometry", "vla.fusions", "vla.heads", "vla.sources", "vla.envs")
+GROUPS = (
+    "vla.vlms",
+    "vla.geometry",
+    "vla.fusions",
+    "vla.heads",
+    "vla.auxiliaries",
+    "vla.sources",
+    "vla.envs",
+)
 
 
 def _found(group: str) -> dict[str, list[EntryPoint]]:

@@ -112,6 +112,11 @@ class ArraysSource:
         mask = np.repeat((steps < stop)[:, None], actions.shape[1], axis=1)
         return None if self._states is None else self._states[index], actions, mask
 
+    def chunk_end(self, index: int) -> int | None:
+        """Index of the frame after the T actions of a sample, or None past the episode's last frame."""
+        end = index + len(self._steps)
+        return end if end < self._stop[index] else None
+
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
