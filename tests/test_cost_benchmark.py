@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vla_core import registry
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "fusion"
 
@@ -18,6 +19,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "fusion"
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
     """Its ``main``, as if started from its folder."""
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    # The program registers its parts for the life of its process; this process goes on.
+    monkeypatch.setattr(registry, "_LOCAL", {})
     main: Any = runpy.run_path(str(FOLDER / "cost.py"), run_name="cost")["main"]
     return lambda words: main(["--size", "tiny", *words])
 

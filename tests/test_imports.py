@@ -22,6 +22,7 @@ TORCH_HALF = {
     "interfaces",
     "overlap",
     "policy",
+    "auxiliary",
     "realtime",
     "testing",
 }

@@ -14,7 +14,10 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("vla-core", "vla-data", "vla-geometry", "vla-heads", "vla-serve", "vla-train", "vla-vlm")
 PYTHONS = {"vla-core": ">=3.10", "vla-serve": ">=3.10"}
-GROUPS = ("vla.vlms", "vla.geometry", "vla.fusions", "vla.heads", "vla.sources", "vla.envs")
+GROUPS = (
+    *("vla.vlms", "vla.geometry", "vla.fusions", "vla.heads", "vla.auxiliaries"),
+    *("vla.sources", "vla.envs"),
+)
 each_package = pytest.mark.parametrize("name", PACKAGES)
 
 

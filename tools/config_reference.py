@@ -46,6 +46,7 @@ PLACES = {
     "vla.heads": ("framework.head", "Head"),
     "vla.geometry": ("framework.geometry", "Geometry encoder"),
     "vla.fusions": ("framework.fusion", "Fusion"),
+    "vla.auxiliaries": ("framework.auxiliary", "Auxiliary losses"),
     "vla.sources": ("datasets.train", "Dataset"),
     "vla.envs": ("trainer.evaluation.env_options", "Simulator"),
 }

@@ -18,6 +18,7 @@ TORCH = {
     "interfaces",
     "overlap",
     "policy",
+    "auxiliary",
     "realtime",
     "testing/models",
 }

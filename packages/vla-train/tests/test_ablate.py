@@ -267,13 +267,14 @@ def test_success_is_pooled_with_its_wilson_interval(tmp_path: Path) -> None:
 def test_every_shipped_config_builds_and_differs_in_its_axis_alone() -> None:
     base = CONFIGS / "base.yaml"
     overlays = {path.stem: path for path in CONFIGS.glob("*.yaml") if path != base}
-    abs_ = {"ab_a_pure_cross", "ab_b_concat_cross", "ab_b_concat_cross_geometric"}
+    alg1 = "ab_b_concat_cross_geometric_alg1"
+    abs_ = {"ab_a_pure_cross", "ab_b_concat_cross", "ab_b_concat_cross_geometric", alg1}
     assert overlays.keys() == {"none", *names("vla.fusions"), *abs_}
     for name, path in overlays.items():
-        keys = {
-            line.split(":")[0].strip() for line in path.read_text().splitlines() if not line.startswith("#")
-        }
-        assert keys <= {"framework", "fusion", "use_geometric_branch", "head"}
+        node = yaml.safe_load(path.read_text())
+        assert node.keys() == {"framework"}
+        wanted = {"fusion", "use_geometric_branch", "head"} | ({"auxiliary"} if name == alg1 else set())
+        assert node["framework"].keys() <= wanted
         tree = load_run_tree([base, path])
         resolve(tree)
         framework = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
@@ -282,6 +283,7 @@ def test_every_shipped_config_builds_and_differs_in_its_axis_alone() -> None:
         policy = build_policy(framework, {spec.embodiment: spec}, tree=tree)
         geometric = name not in {"none", "ab_a_pure_cross", "ab_b_concat_cross"}
         assert (policy.fusion is not None) == geometric
+        assert (policy.auxiliary is not None) == (name == alg1)
         if name in names("vla.fusions"):
             assert policy.config["fusion"]["name"] == name
         assert policy.config["head"]["use_concat_cross_context"] == name.startswith("ab_b")

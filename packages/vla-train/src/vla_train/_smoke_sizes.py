@@ -20,7 +20,13 @@ CAMERA = {"tiny": 64, "full": 224}
 GEOMETRY_IMAGE = 112
 """Pixels a side at size tiny when a geometry encoder reads the images too: patches of 14 and of 16 fit."""
 
-GROUPS = {"vlm": "vla.vlms", "geometry": "vla.geometry", "fusion": "vla.fusions", "head": "vla.heads"}
+GROUPS = {
+    "vlm": "vla.vlms",
+    "geometry": "vla.geometry",
+    "fusion": "vla.fusions",
+    "head": "vla.heads",
+    "auxiliary": "vla.auxiliaries",
+}
 
 # Part -> option -> small value, for the parts that have the option and unless the user sets it.
 TINY: dict[str, dict[str, Any]] = {
@@ -44,6 +50,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "geometry": {"size": "tiny", "weights": None, "encoder_depth": 1, "sharing_depth": 2},
     "fusion": {},
+    "auxiliary": {"latent_dim": 16, "hidden_dim": 32},
     "head": {
         "size": "custom",
         "width": 32,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from vla_core.testing import make_observation, make_sample, make_spec
 from vla_train._smoke_sizes import CAMERA, Size
 
 FITTED_ON = 16
-PARTS = ("vlm", "geometry", "fusion", "head")
+PARTS = ("vlm", "geometry", "fusion", "head", "auxiliary")
 METHODS = {"text tokens": "embed_text", "visual tokens": "embed_images"}
 MODULES = {"geometry": "geometry", "fused": "fusion", "hidden states": "vlm"}
 NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
@@ -75,7 +76,13 @@ def training_batch(policy: VLAPolicy, rows: int) -> Batch:
     """Made-up samples through pipeline and collator."""
     ((name, pipeline),) = policy.pipelines.items()
     assert policy.collator is not None
-    return policy.collator([pipeline(make_sample(policy.specs[name], seed)) for seed in range(rows)])
+    samples = [pipeline(make_sample(policy.specs[name], seed)) for seed in range(rows)]
+    if policy.auxiliary is None:
+        return policy.collator(samples)
+    # Made-up chunks lead to the observation of the next sample.
+    ends = [*samples[1:], samples[0]]
+    led = [replace(s, future=end.observation) for s, end in zip(samples, ends, strict=True)]
+    return policy.collator(led, future=True)
 
 
 def inference_batch(policy: VLAPolicy, rows: int) -> Batch:

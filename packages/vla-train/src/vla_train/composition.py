@@ -34,6 +34,9 @@ def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
     for prefix in wanted:
         if not any(_under(key, prefix) for key in own):
             raise ConfigError(f"trainer.reload_modules: the policy has no module '{prefix}'")
+    if not any(_under(key, "auxiliary") for key in state):
+        # What only trains may be new in this run.
+        own = {k: v for k, v in own.items() if not _under(k, "auxiliary")}
     own = {k: v for k, v in own.items() if not wanted or any(_under(k, p) for p in wanted)}
     for key, value in own.items():
         if key not in state:

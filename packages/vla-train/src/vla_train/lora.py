@@ -30,8 +30,8 @@ class LoRAConfig:
         rank: of the adapters.
         alpha: an adapter's output is scaled by alpha / rank; null: alpha is twice the rank.
         dropout: on an adapter's input.
-        train_modules: modules that train as a whole; null: the head, the fusion where there is one, and the
-            embedding of tokens that the head added to the vocabulary.
+        train_modules: modules that train as a whole; null: the head, fusion and auxiliary that there are,
+            and the embedding of tokens that the head added to the vocabulary.
     """
 
     modules: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ def _whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> 
     names = config.train_modules
     if names is None:
         new = [f"vlm.{name}" for name in getattr(policy.vlm, "answer_modules", ())]
-        free = (n for n in ("head", "fusion", *new) if n in modules)
+        free = (n for n in ("head", "fusion", "auxiliary", *new) if n in modules)
         return [n for n in free if not any(layer.startswith(n + ".") for layer in layers)]
     for name in names:
         if name not in modules:

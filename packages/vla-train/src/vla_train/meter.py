@@ -27,6 +27,7 @@ class Meter:
         self._since = time.monotonic()
         self._waited = self._paused = 0.0
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
         self._count = 0
 
     def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
@@ -34,6 +35,8 @@ class Meter:
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+            # Each on its own: a term that joins midway is the mean of its own steps.
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._count += 1
 
     def waiting(self) -> AbstractContextManager[None]:
@@ -44,7 +47,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         names = list(self._sums)
-        values = (torch.stack([self._sums[n] for n in names]) / self._count).tolist()
+        values = torch.stack([self._sums[n] / self._counts[n] for n in names]).tolist()
         now = time.monotonic()
         busy = max(1e-9, now - self._since - self._paused)
         out = {

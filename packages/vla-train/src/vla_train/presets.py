@@ -14,7 +14,7 @@ from vla_core.errors import ConfigError, suggest
 
 from vla_train.starvla.keys import translate
 
-PARTS = ("vlm", "head", "geometry", "fusion")
+PARTS = ("vlm", "head", "geometry", "fusion", "auxiliary")
 
 
 def list_presets() -> dict[str, str]:
@@ -71,7 +71,7 @@ def load_run_tree(
         raise ConfigError(f"{tree.where('framework.name')}framework.name: {error}") from error
     for part in PARTS:
         node = given.get(part)
-        if isinstance(node, dict) and "name" in node and node["name"] != preset.get(part, {}).get("name"):
+        if isinstance(node, dict) and "name" in node and node["name"] != (preset.get(part) or {}).get("name"):
             preset.pop(part, None)
     # Read again over the preset, so that an override can reach into its lists.
     merged = OmegaConf.to_container(OmegaConf.merge({"framework": preset}, base))

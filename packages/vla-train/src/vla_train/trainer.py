@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.policy import VLAPolicy
 
 from vla_train import resume
+from vla_train.auxiliary import wants_future, weights_at
 from vla_train.composition import Composed
 from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.ema import EMA
@@ -84,14 +85,21 @@ class Trainer:
         freeze(policy, self.settings.freeze_modules)
         self.pipeline = next(iter(policy.pipelines.values()))
         assert policy.collator is not None
-        self.collate = Collate(policy.collator)
         data, datasets = composed.data, self.config.datasets
-        self.dataset = TransformedDataset(data.train, self.pipeline, self.config.seed, datasets.ram_cache)
+        future = wants_future(policy, data.train, self.settings.batch_size)
+        self.collate = Collate(policy.collator, future)
+        self.dataset = TransformedDataset(
+            data.train, self.pipeline, self.config.seed, datasets.ram_cache, future
+        )
         self.validation: Validation | None = None
         if data.val:
             held = TransformedDataset(data.val, self.pipeline, None, datasets.ram_cache)
             self.validation = Validation(
-                held, self.collate, self.pipeline, self.settings.val_samples, self.settings.batch_size
+                held,
+                Collate(policy.collator),
+                self.pipeline,
+                self.settings.val_samples,
+                self.settings.batch_size,
             )
         optimizer = torch.optim.AdamW(
             parameter_groups(policy, self.settings),
@@ -156,12 +164,13 @@ class Trainer:
         with ProgressBar(settings.max_steps, start, self.console, main) as progress:
             for step in range(start + 1, settings.max_steps + 1):
                 self.model.train()
+                weights = weights_at(self.policy, step)
                 for _ in range(settings.gradient_accumulation_steps):
                     with meter.waiting():
                         batch = next(loader).to(self.device, non_blocking=True)
                     with accelerator.accumulate(self.model):
-                        terms = self.model(batch)
-                        loss = self._weighted(terms)
+                        terms = self._terms(batch, weights)
+                        loss = self._weighted(terms, weights)
                         accelerator.backward(loss)
                         if accelerator.sync_gradients and settings.clip_norm:
                             meter.grad_norm = accelerator.clip_grad_norm_(
@@ -176,6 +185,7 @@ class Trainer:
                 if step % settings.log_every == 0 or step == settings.max_steps:
                     # The one place where the loop waits for the device.
                     metrics = meter.read() | self._rates()
+                    metrics |= {f"loss_weight/{name}": weight for name, weight in weights.items()}
                     if not _finite(metrics["loss"]):
                         raise UserError(
                             f"the loss is {metrics['loss']} at step {step}; lower trainer.learning_rate or "
@@ -206,11 +216,19 @@ class Trainer:
         accelerator.wait_for_everyone()
         return Outcome(outcome, latest)
 
-    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+    def _terms(self, batch: Batch, scheduled: Mapping[str, float]) -> dict[str, Tensor]:
+        if self.policy.auxiliary is None:
+            return dict(self.model(batch))
+        return dict(self.model(batch, auxiliary=any(scheduled.values())))
+
+    def _weighted(self, terms: dict[str, Tensor], scheduled: Mapping[str, float]) -> Tensor:
         weights = self.settings.loss_weights
         for name in weights:
+            if name in scheduled:
+                raise ConfigError(f"trainer.loss_weights: '{name}' has its weight in framework.auxiliary")
             if name not in terms:
                 raise ConfigError(f"trainer.loss_weights: no loss term '{name}'{suggest(name, terms)}")
+        weights = {**weights, **scheduled}
         return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
     def _rates(self) -> dict[str, float]:

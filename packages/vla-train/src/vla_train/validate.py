@@ -79,7 +79,7 @@ class Validation:
                 assert mask is not None
                 noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(rows))
                 on_device = batch.to(device)
-                terms = policy(on_device)
+                terms = policy(on_device, auxiliary=False)
                 loss += sum(term.double().cpu() for term in terms.values()) * len(chosen)
                 predicted = policy.predict(on_device, noise.to(device)).float().cpu()
                 error += ((predicted - target).abs() * mask).sum()

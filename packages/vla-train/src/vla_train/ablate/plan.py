@@ -86,6 +86,9 @@ def resolve(tree: Tree) -> dict[str, Any]:
         geometry, fusion = framework.geometry or {}, framework.fusion or {}
         nodes["geometry"] = resolve_part("vla.geometry", geometry, "framework.geometry", tree).node
         nodes["fusion"] = resolve_part("vla.fusions", fusion, "framework.fusion", tree).node
+    if framework.auxiliary is not None:
+        part = resolve_part("vla.auxiliaries", framework.auxiliary, "framework.auxiliary", tree)
+        nodes["auxiliary"] = part.node
     plain = to_plain(config)
     plain["framework"] = {**to_plain(framework), **nodes}
     for key in OURS:

@@ -150,6 +150,12 @@ def _head(ours: str) -> Any:
     return lambda given: Outcome({f"framework.head.{ours}": given.value})
 
 
+def _auxiliary(key: str) -> Any:
+    return lambda given: Outcome(
+        {"framework.auxiliary.name": "alg1", f"framework.auxiliary.{key}": given.value}
+    )
+
+
 _PLACES = ("framework", "framework.mapanything_llava3d", A)
 _FORK = tuple(
     converted(f"{place}.{key}", f"framework.head.{key}", "", _head(key))
@@ -160,7 +166,14 @@ _BRANCH = tuple(
     moved(f"{place}.use_geometric_branch", "framework.use_geometric_branch") for place in _PLACES[1:]
 )
 
+_AUXILIARY = tuple(
+    converted(f"{place}.{key}", f"framework.auxiliary.{key}", "alg1's losses", _auxiliary(key))
+    for place in (*_PLACES, "trainer")
+    for key in ("loss_w_dyn", "loss_w_geo", "loss_w_reg", "sagr_phase_a_steps", "sagr_phase_b_ramp_steps")
+)
+
 RULES: tuple[Rule, ...] = (
+    *_AUXILIARY,
     converted("framework.name", "framework.name", "QwenFM is QwenPI", _name),
     converted(
         "framework.qwenvl.base_vlm", "framework.vlm.base_vlm, framework.vlm.name",

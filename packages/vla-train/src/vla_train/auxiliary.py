@@ -1,0 +1,38 @@
+"""Auxiliary losses in a run: what they need of the data, and their weights at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vla_core.errors import ConfigError
+from vla_core.policy import VLAPolicy
+from vla_core.sources import Source
+
+
+def wants_future(policy: VLAPolicy, sources: Sequence[Source], batch_size: int) -> bool:
+    """Whether batches must carry the observations at the chunks' ends.
+
+    Raises:
+        ConfigError: batches too small for the auxiliary, or data without the depth it needs.
+    """
+    auxiliary = policy.auxiliary
+    if auxiliary is None:
+        return False
+    if batch_size < auxiliary.min_rows:
+        raise ConfigError(
+            f"trainer.batch_size: framework.auxiliary needs at least {auxiliary.min_rows} rows a process, "
+            f"got {batch_size}"
+        )
+    for i, source in enumerate(sources):
+        observation = source[0].observation
+        if "depth" in auxiliary.needs and set(observation.depth or {}) < set(observation.images):
+            raise ConfigError(
+                f"datasets.train.{i}: framework.auxiliary reads recorded depth of every camera, and this "
+                "data set has none; record it, give a geometry encoder, or switch that loss off"
+            )
+    return "future" in auxiliary.needs
+
+
+def weights_at(policy: VLAPolicy, step: int) -> Mapping[str, float]:
+    """Auxiliary term -> weight at an optimisation step (the first is 1); empty without an auxiliary."""
+    return {} if policy.auxiliary is None else policy.auxiliary.weights(step)
