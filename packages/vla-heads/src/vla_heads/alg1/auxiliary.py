@@ -108,6 +108,7 @@ class Alg1(nn.Module):
 
     def _dynamics(self, latent: Tensor, inputs: AuxiliaryInputs) -> Tensor:
         assert self.dynamics is not None
+        assert self.latent is not None
         batch, future = inputs.batch, inputs.future
         assert batch.future is not None
         assert isinstance(future, VLMOutput)
@@ -118,7 +119,7 @@ class Alg1(nn.Module):
             target = self._latent(*ends)
         actions = batch.actions.where(batch.action_mask, 0.0).flatten(1)
         told = torch.cat([latent, actions.to(latent.dtype)], dim=1)
-        predicted = self.dynamics(told.to(self.latent.weight.dtype)).float()  # type: ignore[union-attr]
+        predicted = self.dynamics(told.to(self.latent.weight.dtype)).float()
         known = batch.future_mask
         assert known is not None
         return masked_mean((predicted - target) ** 2, known[:, None])
@@ -137,8 +138,7 @@ class Alg1(nn.Module):
         else:
             assert inputs.geometry is not None
             target = token_targets(inputs.geometry.tokens, self.dims.grid)
-        first = self.decoder[0].weight
-        decoded = self.decoder(tokens.to(first.dtype)).float()
+        decoded = self.decoder(tokens.to(next(self.decoder.parameters()).dtype)).float()
         return masked_mean((decoded - target) ** 2, valid[..., None])
 
 
