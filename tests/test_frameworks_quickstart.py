@@ -14,8 +14,8 @@ from vla_train.presets import list_presets
 from vla_train.trainer import Trainer
 
 DATASET = Path(__file__).parents[1] / "examples" / "data" / "metaworld_faucet"
-# Regression is quick; the samples of a flow take longer to beat a mean.
-STEPS = {"QwenOFT": 80, "QwenAdapter": 80}
+# Regression is quick; the samples of a flow take longer to beat a mean, most with one noise draw a step.
+STEPS = {"QwenOFT": 80, "QwenAdapter": 80, "PI0": 500}
 TRAINER: dict[str, Any] = {
     "batch_size": 32,
     "learning_rate": {"base": 3e-3},
