@@ -245,6 +245,7 @@ def _entry(**values):
 )  # fmt: skip
 def test_image_sizes_follow_the_processor(limits, size, expected):
     """As transformers does it; Qwen3-VL's processor enlarges small images: 224 becomes 256."""
+    pytest.importorskip("torchvision", reason="transformers' image processors import it")
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     backbone = Backbone("qwen3_vl", "x", 32, *limits)
