@@ -150,13 +150,10 @@ def main() -> None:
         began = time.monotonic()
         try:
             with time_limit(left):
-                policy = build(name, args.size, args.vlm, device)
-                row |= measure(policy, args.batch, device)
+                row |= measure(build(name, args.size, args.vlm, device), args.batch, device)
         except (RuntimeError, UserError) as error:  # out of memory and out of time are RuntimeErrors
             row["error"] = (str(error).splitlines() or [type(error).__name__])[0]
-        # An exception keeps the frames, and so the tensors, of what it left.
-        policy = None  # type: ignore[assignment]
-        gc.collect()
+        gc.collect()  # the policy is part of cycles
         row["seconds"] = time.monotonic() - began
         if device.type == "cuda":
             row["device"] = torch.cuda.get_device_name()

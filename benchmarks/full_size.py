@@ -235,7 +235,8 @@ def compile_blocks(policy: VLAPolicy) -> None:
     """``torch.compile`` every transformer block in place; equal blocks share their code."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64
-    blocks = [*policy.vlm.model.visual.blocks, *policy.vlm.model.language_model.layers]  # type: ignore[attr-defined]
+    model: Any = policy.get_submodule("vlm.model")
+    blocks = [*model.visual.blocks, *model.language_model.layers]
     if isinstance(policy.head, LayerwiseFM):
         blocks += list(policy.head.blocks)
     for block in blocks:

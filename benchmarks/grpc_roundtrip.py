@@ -18,6 +18,7 @@ import numpy as np
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.types import ActionChunk, Observation
 from vla_serve import PolicyClient, PolicyServer
+from vla_serve.codec import Encoding
 
 SPEC = RobotSpec(
     ObservationSpec(
@@ -47,13 +48,13 @@ def serve(pipe: Connection) -> None:
         pipe.recv()
 
 
-def measure(address: str, encoding: str, calls: int) -> dict[str, float]:
+def measure(address: str, encoding: Encoding, calls: int) -> dict[str, float]:
     """Percentiles of one repeat, in milliseconds."""
     rng = np.random.default_rng(0)
     images = {c.name: rng.integers(0, 256, (224, 224, 3), np.uint8) for c in SPEC.observation.cameras}
     observation = Observation(images, "pick up the cup", np.zeros(7, np.float32))
     trips, servers = [], []
-    with PolicyClient(address, observation_spec=SPEC.observation, encoding=encoding) as client:  # type: ignore[arg-type]
+    with PolicyClient(address, observation_spec=SPEC.observation, encoding=encoding) as client:
         for i in range(calls + 100):
             client.predict(observation, seed=i)
             assert client.timings is not None

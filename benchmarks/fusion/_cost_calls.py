@@ -24,7 +24,8 @@ class Call:
         self.noise, self.overlap = noise_of(self.batch), overlap
         if given and policy.fusion is not None:
             features = run.encoder(self.batch.images, self.batch.cameras, policy.fusion.needs)
-            policy = VLAPolicy(policy.vlm, policy.head, Given(features), policy.fusion)  # type: ignore[arg-type]
+            given_features: Any = Given(features)
+            policy = VLAPolicy(policy.vlm, policy.head, given_features, policy.fusion)
         self.policy = policy.eval()
 
     def __call__(self) -> None:

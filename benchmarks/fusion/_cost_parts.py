@@ -37,7 +37,7 @@ from vla_heads import LayerwiseFM
 from vla_vlm import Llava3D, Qwen25VL
 
 NONE = "none"
-FUSIONS: dict[str, tuple[type, dict[str, Any]]] = {
+FUSIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "mean_pool": (MeanPool, {}),
     "aligned_concat": (AlignedConcat, {}),
     "cross_attention": (CrossAttentionFusion, {}),
@@ -101,39 +101,39 @@ def build_parts(
     with device:
         encoder = MapAnythingEncoder.build(MapAnythingConfig(size=geometry), 2, (size.image, size.image))
     # Rays of random weights point anywhere, and depth behind the camera counts as none: let them look ahead.
-    encoder.dense_head.get_submodule("1.conv2.2").bias.data[2] += 10.0  # type: ignore[operator]
+    encoder.dense_head.get_parameter("1.conv2.2.bias").data[2] += 10.0
     return policy, encoder.to(dtype).eval()
 
 
-def with_fusion(plain: VLAPolicy, encoder: nn.Module, name: str) -> VLAPolicy:
+def with_fusion(plain: VLAPolicy, encoder: Any, name: str) -> VLAPolicy:
     """The same backbone, head and encoder with a fusion between them, its weights as after some training."""
     if name == NONE:
         return plain
     cls, options = FUSIONS[name]
-    dims, parameter = plain.vlm.dims, next(plain.vlm.parameters())  # type: ignore[attr-defined]
+    dims, parameter = plain.vlm.dims, next(plain.parameters())
     torch.manual_seed(1)
     with parameter.device:
-        fusion = cls.build(  # type: ignore[attr-defined]
-            build_config(cls.Config, options, "fusion"),  # type: ignore[attr-defined]
-            FusionDims(dims.hidden_size, encoder.dim, dims.n_layers, dims.grid),  # type: ignore[arg-type]
+        fusion = cls.build(
+            build_config(cls.Config, options, "fusion"),
+            FusionDims(dims.hidden_size, encoder.dim, dims.n_layers, dims.grid),
         )
         with torch.no_grad():
             for weight in fusion.parameters():  # most start where geometry has no influence
                 weight.add_(torch.randn_like(weight), alpha=0.02)
-        head = _reading(plain.head, fusion.context_dim)  # type: ignore[arg-type]
+        head = _reading(plain.head, fusion.context_dim)
     fusion.to(parameter.dtype)
     head.to(parameter.dtype)
-    return VLAPolicy(plain.vlm, head, encoder, fusion, pipelines=plain.pipelines).eval()  # type: ignore[arg-type]
+    return VLAPolicy(plain.vlm, head, encoder, fusion, pipelines=plain.pipelines).eval()
 
 
-def _reading(head: nn.Module, context_dim: int | None) -> nn.Module:
+def _reading(head: Any, context_dim: int | None) -> Any:
     """The head itself, or one of the same weights that also reads extra tokens."""
     if context_dim is None:
         return head
     other = copy.copy(head)
     other._modules = dict(head._modules)
-    other.dims = replace(head.dims, context_dim=context_dim)  # type: ignore[arg-type, type-var]
-    other.context_in = nn.Linear(context_dim, head.dims.hidden_size)  # type: ignore[union-attr, arg-type]
+    other.dims = replace(head.dims, context_dim=context_dim)
+    other.context_in = nn.Linear(context_dim, head.dims.hidden_size)
     return other
 
 

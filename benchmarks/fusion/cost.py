@@ -82,8 +82,8 @@ def build(run: Cost, variants: list[str], head: str) -> None:
         policy = run.policies[name] = with_fusion(plain, run.encoder, name)
         run.rows[name] = {"parameters": sum(p.numel() for p in own_parameters(policy, plain, run.encoder))}
     synchronize(run.device)
-    parts = {"backbone": plain.vlm, "encoder": run.encoder, "head": plain.head}
-    run.facts["parameters"] = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}  # type: ignore[attr-defined]
+    parts: dict[str, Any] = {"backbone": plain.vlm, "encoder": run.encoder, "head": plain.head}
+    run.facts["parameters"] = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
 
 
 @torch.no_grad()
@@ -122,7 +122,9 @@ def infer(run: Cost, name: str) -> None:
     eager, without = call.moved().clone(), base.moved().clone()
     row["moved_by_geometry"] = relative(eager, without)
     check(run, f"{name}: non-finite actions", float((~eager.isfinite()).sum()), 0)
-    idle = run.policies[name].fusion.train_only  # type: ignore[union-attr]
+    fusion = run.policies[name].fusion
+    assert fusion is not None
+    idle = fusion.train_only
     wrong = f"{name}: actions {'differ from' if idle else 'equal'} those without geometry"
     check(run, wrong, float((row["moved_by_geometry"] == 0) != idle), 0)
     if not run.cuda:
@@ -207,11 +209,11 @@ def with_compiled_encoder(run: Cost, name: str) -> None:
     against(run.rows[name], "compiled_", in_rounds(replays, run.repeats, run.device), "base")
 
 
-def compile_encoder(encoder: nn.Module) -> None:
+def compile_encoder(encoder: Any) -> None:
     """``torch.compile`` each block in place; equal blocks share their code."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64
-    for block in [*encoder.encoder.blocks, *encoder.info_sharing.self_attention_blocks]:  # type: ignore[union-attr]
+    for block in [*encoder.encoder.blocks, *encoder.info_sharing.self_attention_blocks]:
         block.compile(dynamic=False)
 
 

@@ -212,7 +212,7 @@ def main() -> None:
     frames = Frames(args.data, lambda height, width: (height // patch, width // patch), device)
     size = (int(frames.images.shape[3]), int(frames.images.shape[4]))
     encoder = TinyGeometryEncoder.build(config, 2, size).to(device)
-    encoder.dense.points.requires_grad_(False)  # type: ignore[union-attr]
+    encoder.get_submodule("dense.points").requires_grad_(False)
     losses = Losses(encoder, frames).to(device)
     step = Step(losses, args.batch_size, args.lr, device)
     started, done, progress = time.monotonic(), 0, 0.0

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,13 @@ def image_stats(own: ImageStats, name: str | None = None) -> ImageStats:
         return own
     data = json.loads(Path(path).read_text("utf-8"))
     return ImageStats(data.get("image_mean", own.mean), data.get("image_std", own.std))
+
+
+def save_image_stats(directory: Path, stats: ImageStats, kind: str | None = None, **sizes: int) -> None:
+    """Write what :func:`image_stats` reads, as a processor of transformers' class ``kind`` with its sizes."""
+    processor: dict[str, Any] = {} if kind is None else {"image_processor_type": kind}
+    processor |= {"image_mean": list(stats.mean), "image_std": list(stats.std), **sizes}
+    (directory / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n")
 
 
 class Normalize(Tables):

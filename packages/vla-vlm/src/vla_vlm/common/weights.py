@@ -16,7 +16,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from vla_core.errors import ConfigError
 
+KEY_FAULTS = ("missing_keys", "mismatched_keys", "unexpected_keys")
 _FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def check_loaded(base_vlm: str, info: Mapping[str, Any], ignore: str | None = None) -> None:
+    """What transformers' ``output_loading_info`` tells must be nothing, but for names that hold ``ignore``.
+
+    Raises:
+        ConfigError: how many keys are at fault, and the first.
+    """
+    for kind in KEY_FAULTS:
+        names = sorted(str(key) for key in info[kind] if ignore is None or ignore not in str(key))
+        if names:
+            raise ConfigError(
+                f"base_vlm '{base_vlm}': {len(names)} {kind.replace('_', ' ')} in its weights, "
+                f"first '{names[0]}'; the files don't belong to this architecture"
+            )
 
 
 def hub_file(name: str, file: str) -> Path | None:

@@ -6,7 +6,6 @@ width.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from vla_vlm.common import tokenizer
 from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.kernels import for_kernel
 from vla_vlm.common.model import DecoderVLM
-from vla_vlm.common.pixels import PROCESSOR_FILE, ImageStats, Normalize, image_stats
+from vla_vlm.common.pixels import ImageStats, Normalize, image_stats, save_image_stats
 from vla_vlm.common.positions import sequence_positions
 from vla_vlm.common.reserved import overwrite, where
 from vla_vlm.common.text import check_layers
@@ -209,12 +208,7 @@ class Florence2(DecoderVLM):
         directory.mkdir(parents=True, exist_ok=True)
         Florence2Config.from_dict(self.shapes.to_dict()).save_pretrained(directory)
         self.tokenizer.save(str(directory / tokenizer.TOKENIZER_FILE))
-        processor = {
-            "image_processor_type": "CLIPImageProcessor",
-            "image_mean": list(self.stats.mean),
-            "image_std": list(self.stats.std),
-        }
-        (directory / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n")
+        save_image_stats(directory, self.stats, "CLIPImageProcessor")
 
 
 def _grid(image_size: tuple[int, int], vision: Any) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from vla_core.errors import ConfigError
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.tokenizer import SpecialIds
+from vla_vlm.common.weights import check_loaded
 from vla_vlm.florence2.config import HEAD_DIM, Florence2TinyConfig, Florence2VLMConfig
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<image>")
@@ -164,13 +165,7 @@ def pretrained_model(config: Florence2VLMConfig) -> Any:
     except (OSError, ValueError) as error:
         raise _not_found(config.base_vlm, error) from error
     full, info = loaded
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(str(key) for key in info[kind])
-        if names:
-            raise ConfigError(
-                f"base_vlm '{config.base_vlm}': {len(names)} {kind.replace('_', ' ')} in its weights, "
-                f"first '{names[0]}'; the files don't belong to this architecture"
-            )
+    check_loaded(config.base_vlm, info)
     return without_decoder(full.model, config)
 
 

@@ -6,7 +6,6 @@ Shape legend: B rows, V views, M = B * V images, N visual tokens, S tokens, H hi
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims
 from vla_vlm.common import tokenizer
 from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.model import DecoderVLM
-from vla_vlm.common.pixels import PROCESSOR_FILE, ImageStats, image_stats
+from vla_vlm.common.pixels import ImageStats, image_stats, save_image_stats
 from vla_vlm.common.positions import sequence_positions
 from vla_vlm.common.rope import TextRope
 from vla_vlm.common.towers import TOWERS, build_tower
@@ -148,8 +147,7 @@ class Llava3D(DecoderVLM):
         directory.mkdir(parents=True, exist_ok=True)
         replace(self.shapes, text=self.language_model.config).save(directory)
         self.tokenizer.save(str(directory / tokenizer.TOKENIZER_FILE))
-        processor = {"image_mean": list(self.stats.mean), "image_std": list(self.stats.std)}
-        (directory / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n")
+        save_image_stats(directory, self.stats)
 
     def collator(self, prompt: PromptSpec) -> PromptCollator:
         """See :meth:`DecoderVLM.collator`.

@@ -5,7 +5,6 @@ Shape legend: B rows, V views, M = B V images, N tokens of an image, S tokens, H
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from vla_core.interfaces import VLMDims
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.model import DecoderVLM
-from vla_vlm.common.pixels import PROCESSOR_FILE, ImageStats, image_stats
+from vla_vlm.common.pixels import ImageStats, image_stats, save_image_stats
 from vla_vlm.common.rope import TextRope
 from vla_vlm.common.towers import TOWERS
 from vla_vlm.paligemma import shapes as loading
@@ -137,12 +136,7 @@ class PaliGemma(DecoderVLM):
         directory.mkdir(parents=True, exist_ok=True)
         PaliGemmaConfig.from_dict(self.shapes.to_dict()).save_pretrained(directory)
         self.tokenizer.save(str(directory / tokenizer.TOKENIZER_FILE))
-        processor = {
-            "image_processor_type": "SiglipImageProcessor",
-            "image_mean": list(self.stats.mean),
-            "image_std": list(self.stats.std),
-        }
-        (directory / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n")
+        save_image_stats(directory, self.stats, "SiglipImageProcessor")
 
 
 def check_image_size(shapes: Any, image_size: tuple[int, int], stats: ImageStats) -> None:

@@ -21,6 +21,7 @@ from vla_core.errors import ConfigError
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.tokenizer import SpecialIds
+from vla_vlm.common.weights import check_loaded
 from vla_vlm.paligemma.config import PaliGemmaTinyConfig, PaliGemmaVLMConfig
 
 IMAGE_TOKEN = "<image>"
@@ -187,13 +188,7 @@ def pretrained_model(shapes: Any, config: PaliGemmaVLMConfig) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_found(config.base_vlm, error) from error
     full, info = loaded
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(str(key) for key in info[kind])
-        if names:
-            raise ConfigError(
-                f"base_vlm '{config.base_vlm}': {len(names)} {kind.replace('_', ' ')} in its weights, "
-                f"first '{names[0]}'; the files don't belong to this architecture"
-            )
+    check_loaded(config.base_vlm, info)
     return _ready(full.model, config)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import initialization
 from vla_core.errors import ConfigError
 
-from vla_vlm.common.weights import WeightFiles
+from vla_vlm.common.weights import WeightFiles, check_loaded
 from vla_vlm.qwen.config import QwenConfig
 from vla_vlm.qwen.family import Family
 
@@ -82,13 +82,7 @@ def pretrained_model(family: Family, options: QwenConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         raise _not_found(options.base_vlm, error, options.SIZES) from error
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(str(key) for key in info[kind] if "lm_head" not in str(key))
-        if names:
-            raise ConfigError(
-                f"base_vlm '{options.base_vlm}': {len(names)} {kind.replace('_', ' ')} in its weights, "
-                f"first '{names[0]}'; the files don't belong to this architecture"
-            )
+    check_loaded(options.base_vlm, info, ignore="lm_head")
     return full.model
 
 

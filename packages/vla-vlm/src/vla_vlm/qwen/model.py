@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +13,7 @@ from vla_core.interfaces import VLMDims
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.model import DecoderVLM
-from vla_vlm.common.pixels import PROCESSOR_FILE, ImageStats, image_stats
+from vla_vlm.common.pixels import ImageStats, image_stats, save_image_stats
 from vla_vlm.common.rope import TextRope
 from vla_vlm.qwen import loading
 from vla_vlm.qwen.attention import replace_vision_attention
@@ -143,12 +142,11 @@ class QwenVLM(DecoderVLM):
         shapes.save_pretrained(directory)
         self.tokenizer.save(str(directory / tokenizer.TOKENIZER_FILE))
         vision = self.model.config.vision_config
-        processor = {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "image_mean": list(self.stats.mean),
-            "image_std": list(self.stats.std),
-            "patch_size": vision.patch_size,
-            "merge_size": vision.spatial_merge_size,
-            "temporal_patch_size": vision.temporal_patch_size,
-        }
-        (directory / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n")
+        save_image_stats(
+            directory,
+            self.stats,
+            "Qwen2VLImageProcessor",
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+        )

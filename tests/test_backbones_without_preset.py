@@ -1,4 +1,4 @@
-"""Florence-2 under the heads and fusions of the other packages."""
+"""Florence-2 and PaliGemma under the heads and fusions of the other packages."""
 
 from __future__ import annotations
 
@@ -21,26 +21,39 @@ FUSED = [
     "transforms=[{name: normalize}]",
 ]
 
+OWN = {"florence2": [], "paligemma": ["vlm.tiny.patch_size=16"]}
 
-def build(name: str, *words: str) -> VLAPolicy:
-    tree = framework_tree(name, "tiny", ["vlm.name=florence2", "vlm.base_vlm=tiny", *words])
+
+def build(vlm: str, name: str, *words: str) -> VLAPolicy:
+    tree = framework_tree(name, "tiny", [f"vlm.name={vlm}", "vlm.base_vlm=tiny", *OWN[vlm], *words])
     config = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
     torch.manual_seed(0)
     return build_policy(config, {"default": make_spec(2, CAMERA["tiny"], CAMERA["tiny"], config.horizon)})
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("QwenGR00T", []), ("QwenOFT", []), ("QwenPI", FUSED), ("QwenAdapter", [])]
+    ("vlm", "name", "steps", "words"),
+    [
+        ("florence2", "QwenGR00T", 50, []),
+        ("florence2", "QwenOFT", 50, []),
+        ("florence2", "QwenPI", 50, FUSED),
+        ("florence2", "QwenAdapter", 50, []),
+        ("paligemma", "QwenGR00T", 40, []),
+        ("paligemma", "QwenOFT", 40, []),
+        ("paligemma", "QwenPI", 40, FUSED),
+    ],
 )
-def test_a_policy_learns_and_its_checkpoint_acts_alike(name: str, words: list[str], tmp_path: Path) -> None:
-    policy = build(name, *words)
+def test_a_policy_learns_and_its_checkpoint_acts_alike(
+    vlm: str, name: str, steps: int, words: list[str], tmp_path: Path
+) -> None:
+    policy = build(vlm, name, *words)
     assert policy.collator is not None
     pipeline, spec = policy.pipelines["default"], policy.specs["default"]
     batch = policy.collator([pipeline(make_sample(spec, i)) for i in range(2)])
     assert batch.actions is not None
     noise = torch.randn(2, 2, *batch.actions.shape[1:])
     optimizer, losses = torch.optim.AdamW(policy.parameters(), lr=3e-3), []
-    for _ in range(50):
+    for _ in range(steps):
         loss = torch.stack(list(policy(batch, noise, torch.full((2, 2), 0.4)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -49,13 +62,14 @@ def test_a_policy_learns_and_its_checkpoint_acts_alike(name: str, words: list[st
     assert losses[-1] < 0.5 * losses[0]
     policy.eval()
     observation = make_observation(spec, 0)
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_50", step=50))
+    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / f"steps_{steps}", step=steps))
     (ours,), (theirs,) = policy.act([observation], [1]), loaded.act([observation], [1])
     np.testing.assert_array_equal(ours.actions, theirs.actions)
 
 
-def test_a_head_that_speaks_is_refused() -> None:
+@pytest.mark.parametrize("vlm", OWN)
+def test_a_head_that_speaks_is_refused(vlm: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"framework\.vlm: 'florence2' has no decoder, and framework\.head 'fast'"
+        ConfigError, match=rf"framework\.vlm: '{vlm}' has no decoder, and framework\.head 'fast'"
     ):
-        build("QwenFast")
+        build(vlm, "QwenFast")
