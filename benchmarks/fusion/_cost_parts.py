@@ -85,6 +85,7 @@ class Given(nn.Module):
     def __init__(self, features: GeometryFeatures) -> None:
         super().__init__()
         self.features = features
+        self.dim = features.tokens.shape[-1]
 
     def forward(self, images: Any, cameras: Any, needs: frozenset[str] = frozenset()) -> GeometryFeatures:
         return self.features

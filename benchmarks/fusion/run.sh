@@ -7,10 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 HERE=benchmarks/fusion
 DATA=${DATA:-runs/fusion}
 TASKS=drawer-open,button-press-topdown,door-open,coffee-button
-FUSIONS=${FUSIONS:-none,mean_pool,aligned_concat,cross_attention,gated,language_guided,head_context,align_loss,@$HERE/position_3d.yaml,@$HERE/position_3d_predicted.yaml}
+FUSIONS=${FUSIONS:-none,mean_pool,aligned_concat,cross_attention,gated,language_guided,head_context,align_loss,@$HERE/position_3d.yaml,@$HERE/position_3d_mean.yaml,@$HERE/position_3d_predicted.yaml}
 SEEDS=${SEEDS:-0 1 2}
-EPISODES=${EPISODES:-30} # a task, camera setting and training seed
-JOBS=${JOBS:-10}
+EPISODES=${EPISODES:-25} # a task, camera setting and training seed
+JOBS=${JOBS:-11}
 SHARDS=${SHARDS:-4}
 SAME=0,6   # degrees by which the cameras of the demonstrations differ from episode to episode
 SHIFT=15,25

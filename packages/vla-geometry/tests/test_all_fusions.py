@@ -26,6 +26,7 @@ VARIANTS = {
     "context_per_layer": ("head_context", {"compress": "per_layer", **QUERIES}),
     "position_3d": ("position_3d", {}),
     "position_3d_encoder": ("position_3d", {"depth": "geometry", "frame": "camera", "n_frequencies": 4}),
+    "position_3d_cells": ("position_3d", {"n_frequencies": 4, "cells": 2}),
     "position_3d_points": ("position_3d", {"depth": "points", "n_frequencies": 4}),
     "hierarchical": ("hierarchical", QUERIES),
     "align_loss": ("align_loss", {"layer": 2}),

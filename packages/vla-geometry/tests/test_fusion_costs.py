@@ -53,6 +53,12 @@ COSTS = [
     ("head_context", {"compress": "per_layer", **QUERIES}, IN_QUERIES, of_queries(Y)),
     ("position_3d", {"n_frequencies": 5}, 6 * 5 * H + H**2, 2 * N * (6 * 5 * H + H**2)),
     (
+        "position_3d",
+        {"n_frequencies": 5, "cells": 2},
+        6 * 5 * 4 * H + H**2,
+        2 * N * (6 * 5 * 4 * H + H**2),
+    ),
+    (
         "hierarchical",
         QUERIES,
         IN_QUERIES + W * H + C * H + 2 * H**2,

@@ -151,6 +151,7 @@ def test_align_loss_needs_a_layer_and_a_grid(dims, inputs):
         ("head_context", {"compress": "qforme"}, "did you mean 'qformer'"),
         ("head_context", {"pool_size": 0}, "pool_size: 0"),
         ("position_3d", {"n_frequencies": 0}, "n_frequencies: 0"),
+        ("position_3d", {"cells": 0}, "cells: 0"),
         ("position_3d", {"shortest": 5.0, "longest": 1.0}, "shortest: 5"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_geometry import Position3D
+from vla_geometry.fusions._attention import sinusoid
 from vla_geometry.points import patch_points
 from vla_geometry.rays import pinhole_rays
 
@@ -81,6 +82,32 @@ def test_equal_points_get_equal_embeddings(dims, inputs):
     added = inputs.run(fusion).visual.tokens - inputs.visual.tokens
     assert torch.allclose(added[:, :6], added[:, 6:], atol=1e-4)
     assert not torch.allclose(added[:, 0], added[:, 1], atol=1e-2)
+
+
+def test_cells_see_where_in_a_patch_something_is(dims, inputs):
+    """Moving depth within a patch keeps its mean point, and moves the points of its cells."""
+    inputs.cameras.depth[:] = 2.0
+    inputs.cameras.depth[0, 1, :2, 8:10] = 1.0  # view 1, row 0, column 2 -> token 6 + 2: its first cell
+    torch.manual_seed(1)
+    fusion = awake(dims, cells=2, frame="camera")
+    before = inputs.run(fusion).visual.tokens
+    inputs.cameras.depth[0, 1, :2, 8:10] = 0.0  # one cell of four unmeasured: the patch is still known
+    holed = inputs.run(fusion).visual.tokens
+    assert (holed != before).any(dim=-1).nonzero().tolist() == [[0, 8]]
+    inputs.cameras.depth[0, 1, :4, 8:] = 0.0
+    same = (inputs.run(fusion).visual.tokens == inputs.visual.tokens).all(dim=-1)
+    assert same.nonzero().tolist() == [[0, 8]]
+
+
+def test_cells_are_points_of_the_finer_grid(dims, inputs):
+    """Row by row: the embedding of a patch is the MLP of what its four cells have on a grid twice as fine."""
+    fusion = awake(dims, cells=2, frame="world")
+    added = inputs.run(fusion).visual.tokens - inputs.visual.tokens
+    cameras = inputs.cameras
+    points, _ = patch_points(cameras.depth, cameras.intrinsics, cameras.extrinsics, (4, 6))
+    four = points[2, 1, 2:4, 2:4].reshape(4, 3)  # view 1, row 1, column 1 -> token 6 + 4
+    waves = sinusoid(four, 2 * fusion.config.n_frequencies, fusion.config.shortest, fusion.config.longest)
+    assert torch.allclose(added[2, 10], fusion.mlp(waves.flatten()), atol=1e-4)
 
 
 def test_a_patch_without_depth_stays_as_it_is(dims, inputs):

@@ -1,6 +1,7 @@
 """Where each vision patch lies in metric space, as a position embedding.
 
-Shape legend: B rows, V views, N = V h w vision tokens, H', W' pixels, H hidden size, F frequencies.
+Shape legend: B rows, V views, N = V h w vision tokens, H', W' pixels, H hidden size, F frequencies, s cells
+of a patch along each side.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Position3DConfig:
             in the world when a batch has extrinsics. Name one when only some data has extrinsics.
         n_frequencies: F, sines and cosines per axis.
         shortest, longest: wavelengths in metres of the fastest and the slowest of them.
+        cells: s, a patch gives the mean points of its s x s cells instead of one of its own: the shape of
+            what it shows, not only where it is.
     """
 
     depth: Literal["camera", "geometry", "points"] = "camera"
@@ -37,9 +40,10 @@ class Position3DConfig:
     n_frequencies: int = 16
     shortest: float = 0.05
     longest: float = 10.0
+    cells: int = 1
 
     def __post_init__(self) -> None:
-        check_at_least(1, n_frequencies=self.n_frequencies)
+        check_at_least(1, n_frequencies=self.n_frequencies, cells=self.cells)
         if self.depth == "points" and self.frame != "auto":
             raise ConfigError(
                 f"frame: '{self.frame}' cannot be had with depth: points, which are in the first camera's; "
@@ -55,15 +59,16 @@ class Position3D(GeometryFusion):
     """Back-projects depth to the mean metric point of each patch; its embedding is added to the token.
 
     Shapes: depth ``[B, V, H', W']`` metres, intrinsics ``[B, V, 3, 3]`` pixels, extrinsics ``[B, V, 4, 4]``
-    camera-to-world (``depth: points``: points ``[B, V, H', W', 3]`` alone) -> points ``[B, V, h, w, 3]`` ->
-    sinusoids ``6 F`` -> MLP -> vision ``[B, V h w, H]``.
-    Patches without a measurement, views without usable intrinsics and missing views get nothing added.
+    camera-to-world (``depth: points``: points ``[B, V, H', W', 3]`` alone) -> points
+    ``[B, V, s h, s w, 3]`` -> sinusoids ``6 F s^2`` a patch -> MLP -> vision ``[B, V h w, H]``.
+    Patches without a measurement, views without usable intrinsics and missing views get nothing added; a cell
+    without one, in a patch with others, counts as zeros before the MLP.
     The MLP ends at zero, so training starts exactly at the vision-only policy. Missing cameras are an error,
     never an identity. The geometry tokens themselves are not read: with ``depth: camera`` any encoder
     does; it should be frozen, and does not run at inference.
 
     Source: LLaVA-3D (arXiv 2409.18125) and the egocentric encoding of SpatialVLA (arXiv 2501.15830).
-    Cost: parameters ``6 F H + H^2``; FLOP a row ``2 N (6 F H + H^2)``. No extra tokens.
+    Cost: parameters ``6 F s^2 H + H^2``; FLOP a row ``2 N (6 F s^2 H + H^2)``. No extra tokens.
     """
 
     Config: ClassVar[type] = Position3DConfig
@@ -76,7 +81,9 @@ class Position3D(GeometryFusion):
             self.needs = frozenset({"points" if config.depth == "points" else "depth"})
         hidden = dims.hidden_size
         self.mlp = nn.Sequential(
-            nn.Linear(6 * config.n_frequencies, hidden), nn.GELU(), nn.Linear(hidden, hidden)
+            nn.Linear(6 * config.n_frequencies * config.cells**2, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
         )
         for parameter in self.mlp[2].parameters():
             nn.init.zeros_(parameter)
@@ -99,15 +106,18 @@ class Position3D(GeometryFusion):
             UserError: depth, points, intrinsics or (``frame: world``) extrinsics missing or of another shape.
         """
         self.check(visual, geometry)
-        h, w = visual.grid[1:]
-        if self.config.depth == "points":
-            points, known = pool_points(_predicted_points(visual, geometry), (h, w))
+        config, (h, w) = self.config, visual.grid[1:]
+        cells = (config.cells * h, config.cells * w)
+        if config.depth == "points":
+            points, measured = pool_points(_predicted_points(visual, geometry), cells)
         else:
-            points, known = patch_points(*self._cameras(visual, geometry, cameras), (h, w))
+            points, measured = patch_points(*self._cameras(visual, geometry, cameras), cells)
+        features = sinusoid(points, 2 * config.n_frequencies, config.shortest, config.longest).flatten(-2)
+        features = _by_patch(features.where(measured[..., None], 0.0), config.cells)
+        known = _by_patch(measured[..., None], config.cells).any(dim=-1)
         known = (known & valid_views(visual)[:, :, None, None]).flatten(1)[..., None]
-        features = sinusoid(points, 2 * self.config.n_frequencies, self.config.shortest, self.config.longest)
         dtype = visual.tokens.dtype
-        embedding = self.mlp(features.flatten(-2).flatten(1, 3).to(next(self.mlp.parameters()).dtype))
+        embedding = self.mlp(features.flatten(1, 3).to(next(self.mlp.parameters()).dtype))
         return Fused(replace(visual, tokens=visual.tokens + embedding.to(dtype).where(known, 0.0)))
 
     def _cameras(
@@ -144,6 +154,12 @@ class Position3D(GeometryFusion):
         if extrinsics is not None and tuple(extrinsics.shape) != (rows, v, 4, 4):
             raise UserError(f"cameras.extrinsics: shape {list(extrinsics.shape)} must be [{rows}, {v}, 4, 4]")
         return depth, cameras.intrinsics, extrinsics
+
+
+def _by_patch(cells: Tensor, s: int) -> Tensor:
+    """``[B, V, s h, s w, C]`` -> ``[B, V, h, w, s s C]``, row by row within a patch."""
+    grid = cells.unflatten(3, (-1, s)).unflatten(2, (-1, s))  # [B, V, h, s, w, s, C]
+    return grid.transpose(3, 4).flatten(4)
 
 
 def _predicted_points(visual: VisualTokens, geometry: GeometryFeatures) -> Tensor:
