@@ -286,3 +286,8 @@ def test_neither_network_nor_home_directory(tmp_path, monkeypatch):
 def test_loading_replaces_nothing_in_a_spec(tmp_path):
     loaded = VLAPolicy.from_pretrained(_saved(tmp_path)).specs["default"]
     assert replace(loaded, statistics=SPEC.statistics) == loaded
+
+
+def test_a_cache_for_a_policy_without_geometry(tmp_path):
+    with pytest.raises(UserError, match="cache_mib: given, but this policy has no geometry encoder"):
+        VLAPolicy.from_pretrained(_saved(tmp_path), cache_mib=8)

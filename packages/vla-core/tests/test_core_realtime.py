@@ -133,3 +133,20 @@ def test_heads_that_cannot_refuse():
         policy.act([make_observation(SPEC)], [0], previous=[chunk()])
     with pytest.raises(ValueError, match="as many previous chunks"):
         policy.act([make_observation(SPEC)], [0], previous=[])
+
+
+def test_the_longest_delay(fakes):
+    policy = build([])
+    assert policy.longest_delay("default") == 5  # one step of six is free
+    policy.head.longest_delay = 3  # of a head that was trained for it
+    assert policy.longest_delay("default") == 3
+    with pytest.raises(UserError, match="no embodiment 'defualt'"):
+        policy.longest_delay("defualt")
+    with pytest.raises(UserError, match="a FakeHead cannot keep the start of an earlier chunk"):
+        tiny_policy(SPEC).longest_delay("default")
+
+
+def test_view_keys_need_geometry_and_a_cache(fakes):
+    policy = tiny_policy(SPEC)
+    with pytest.raises(UserError, match="view_keys: given, but this policy computes no geometry"):
+        policy.check_view_keys()

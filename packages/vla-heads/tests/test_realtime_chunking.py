@@ -41,6 +41,11 @@ def constraint(*delays: int, soft: float = 0.5) -> Constraint:
     return Constraint(torch.randn(len(delays), 6, 5), weights, max(delays))
 
 
+def test_the_longest_delay_is_what_the_head_was_trained_for(make):
+    assert make(**TRAINED).longest_delay == 3
+    assert make(rtc_max_delay=3).longest_delay is None  # guided: as it was trained does not matter
+
+
 @pytest.mark.parametrize("changes", [{}, TRAINED], ids=["guidance", "training_time"])
 def test_frozen_steps_are_kept_and_free_rows_are_untouched(make, inputs, changes):
     head, noise = make(**changes), torch.randn(3, 6, 5)

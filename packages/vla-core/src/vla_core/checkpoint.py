@@ -276,11 +276,12 @@ def _read(directory: Path) -> tuple[FrameworkConfig, dict[str, RobotSpec], dict[
     return build_config(FrameworkConfig, raw, "framework"), specs, statistics
 
 
-def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
+def load_policy(path: Path, device: str, dtype: torch.dtype, cache_mib: int | None = None) -> VLAPolicy:
     """See :meth:`VLAPolicy.from_pretrained`.
 
     Raises:
-        UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit.
+        UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit; a cache for
+            a policy without geometry, or for an encoder that has none.
     """
     directory, file = _find(path)
     try:
@@ -292,6 +293,10 @@ def load_policy(path: Path, device: str, dtype: torch.dtype) -> VLAPolicy:
         raise UserError(f"{directory}: damaged checkpoint ({type(error).__name__}: {reason})") from error
     # An auxiliary only trains: its weights stay in the file, for runs that start from this one.
     config = replace(config, auxiliary=None)
+    if cache_mib is not None:
+        if not config.has_geometry or config.geometry is None:
+            raise UserError("cache_mib: given, but this policy has no geometry encoder; leave it out")
+        config = replace(config, geometry={**config.geometry, "cache_mib": cache_mib})
     policy = build_policy(config, specs, statistics=statistics, assets=directory / "assets")
     state = {name: value for name, value in load_weights(file).items() if not name.startswith("auxiliary.")}
     assign_weights(policy, state, file)

@@ -340,7 +340,8 @@ class ActionHead(Protocol):
     """Turns backbone output into actions. Entry points ``vla.heads``.
 
     A head that can keep the start of an earlier chunk states ``takes_constraint = True``, and its
-    :meth:`sample` has a further argument ``constraint: Constraint | None = None``.
+    :meth:`sample` has a further argument ``constraint: Constraint | None = None``. If it keeps a limited
+    number of frozen steps, ``longest_delay`` says it (None or absent: any number below the horizon).
     """
 
     Config: ClassVar[type]

@@ -186,17 +186,40 @@ class VLAPolicy(nn.Module):
         Raises:
             UserError: a constraint, and a head that cannot keep one.
         """
-        if constraint is not None and not getattr(self.head, "takes_constraint", False):
-            raise UserError(
-                f"previous chunk: a {type(self.head).__name__} cannot keep the start of an earlier chunk "
-                "(real-time chunking); leave it out, or use a flow-matching head"
-            )
+        if constraint is not None:
+            self._check_keeps()
         out, fused, _ = self._encode(batch, self.head.request("sample"), train=False)
         inputs = self._inputs(batch, out, fused)
         if constraint is None:
             return self.head.sample(inputs, noise, steps)
         sample: Callable[..., Tensor] = self.head.sample
         return sample(inputs, noise, steps, constraint=constraint)
+
+    def _check_keeps(self) -> None:
+        if not getattr(self.head, "takes_constraint", False):
+            raise UserError(
+                f"previous chunk: a {type(self.head).__name__} cannot keep the start of an earlier chunk "
+                "(real-time chunking); leave it out, or use a flow-matching head"
+            )
+
+    def longest_delay(self, embodiment: str) -> int:
+        """Most steps that a ``previous`` chunk of :meth:`act` may have frozen.
+
+        Raises:
+            UserError: the head can keep none (it is named), or no such embodiment.
+        """
+        self._check_keeps()
+        below = self._pipeline(embodiment).input_spec.action.horizon - 1
+        limit: int | None = getattr(self.head, "longest_delay", None)
+        return below if limit is None else min(limit, below)
+
+    def check_view_keys(self) -> None:
+        """Raise :class:`UserError` unless :meth:`act` takes ``view_keys``."""
+        fusion = self.fusion
+        if fusion is None or fusion.train_only or not getattr(fusion, "reads_geometry", True):
+            raise UserError("view_keys: given, but this policy computes no geometry; leave them out")
+        if getattr(self.geometry, "cache", None) is None:
+            raise UserError("view_keys: given, but the geometry encoder has no cache; set geometry.cache_mib")
 
     def collate(self, observations: Sequence[Observation]) -> Batch:
         """The inference batch of raw observations: pipeline, then collator.
@@ -255,13 +278,7 @@ class VLAPolicy(nn.Module):
         batch = self.collate(observations)
         assert self.collator is not None
         if view_keys is not None:
-            fusion = self.fusion
-            if fusion is None or fusion.train_only or not getattr(fusion, "reads_geometry", True):
-                raise UserError("view_keys: given, but this policy computes no geometry; leave them out")
-            if getattr(self.geometry, "cache", None) is None:
-                raise UserError(
-                    "view_keys: given, but the geometry encoder has no cache; set geometry.cache_mib"
-                )
+            self.check_view_keys()
             keys = self.collator.view_keys(observations, view_keys)
             batch.cameras = replace(batch.cameras or Cameras(), view_keys=keys)
         shape = (self.collator.horizon, self.collator.action_dim)
@@ -290,12 +307,18 @@ class VLAPolicy(nn.Module):
 
     @staticmethod
     def from_pretrained(
-        path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+        path: str | Path,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cache_mib: int | None = None,
     ) -> VLAPolicy:
-        """Load a checkpoint directory (``.../checkpoints/steps_N``) or the weights file inside it."""
+        """Load a checkpoint directory (``.../checkpoints/steps_N``) or the weights file inside it.
+
+        ``cache_mib``: MiB of the geometry encoder's cache (``view_keys`` of :meth:`act`); None: as trained.
+        """
         from vla_core.checkpoint import load_policy
 
-        return load_policy(Path(path), device, dtype)
+        return load_policy(Path(path), device, dtype, cache_mib)
 
 
 def check_fits(observation: Observation, spec: RobotSpec) -> None:

@@ -102,6 +102,11 @@ class FlowHead(nn.Module):
         # Velocity 0 is the best guess before anything is learned; the first step wakes the rest.
         nn.init.zeros_(self.decoder.down.weight)
 
+    @property
+    def longest_delay(self) -> int | None:
+        """Most frozen steps of a constraint; None: any number below the horizon."""
+        return sampling.longest_delay(self.config)
+
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """The hidden states the blocks read; the same for training and sampling."""
         return VLMRequest(layers=self.layers)

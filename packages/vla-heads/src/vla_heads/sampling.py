@@ -44,12 +44,17 @@ def check(
             f"constraint: actions {list(constraint.actions.shape)} and weights "
             f"{list(constraint.weights.shape)} must be {list(noise.shape)} and {list(noise.shape[:2])}"
         )
-    longest = config.rtc_max_delay
-    if config.rtc == "training_time" and (constraint.n_frozen or 0) > longest:
+    longest = longest_delay(config)
+    if longest is not None and (constraint.n_frozen or 0) > longest:
         raise UserError(
             f"constraint: {constraint.n_frozen} frozen steps, the head was trained for at most {longest} "
             "(rtc_max_delay); use rtc: guidance, or answer faster"
         )
+
+
+def longest_delay(config: ChunkingConfig) -> int | None:
+    """Most frozen steps of a constraint that a head keeps as it should; None: any number."""
+    return config.rtc_max_delay if config.rtc == "training_time" else None
 
 
 def euler(field: Field, noise: Tensor, steps: int) -> Tensor:

@@ -92,6 +92,11 @@ class PI0Head(nn.Module):
         """
         return cls(config, dims)
 
+    @property
+    def longest_delay(self) -> int | None:
+        """Most frozen steps of a constraint; None: any number below the horizon."""
+        return sampling.longest_delay(self.config)
+
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """Keys and values of every layer; the same for training and sampling."""
         return VLMRequest(kv=tuple(range(1, self.dims.n_layers + 1)))
