@@ -179,6 +179,22 @@ def test_padding_and_missing_views_are_nobodys_to_read(vlm: Any, make_batch: Any
     assert a.spans["image"].sum(1).tolist() == [18, 9, 18, 18]
 
 
+def test_a_missing_view_takes_no_positions(make_batch: Any) -> None:
+    """A row without its second camera is, to the bit of rounding, the row of a robot that has one camera."""
+    two, one = shake(build()), shake(build(1))
+    one.load_state_dict(two.state_dict())
+    batch, alone = make_batch(two), make_batch(one)
+    batch.view_mask[:, 1] = False
+    alone.images.copy_(batch.images[:, :1])
+    request = VLMRequest((3,), kv=(3,))
+    with torch.no_grad():
+        a, b = run(two, batch, request), run(one, alone, request)
+    assert torch.equal(a.position_ids[0][a.mask], b.position_ids[0][b.mask])
+    assert a.position_ids.amax(dim=(0, 2)).tolist() == a.mask.sum(1).tolist()
+    for got, want in ((a.hidden[3], b.hidden[3]), (a.kv[3][0][:, 0], b.kv[3][0][:, 0])):
+        torch.testing.assert_close(got[a.mask], want[b.mask], atol=1e-5, rtol=1e-5)
+
+
 def test_half_precision_rounds_the_scale_as_published(make_batch: Any) -> None:
     exact, half = shake(build()), shake(build()).to(torch.bfloat16)
     batch = make_batch(exact)

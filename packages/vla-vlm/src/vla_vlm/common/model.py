@@ -190,6 +190,7 @@ class DecoderVLM(nn.Module, ABC):
         if request.queries is not None and given["query"]:
             queries = request.queries.weight.expand(embeds.shape[0], -1, -1)
             embeds = overwrite(embeds, where(roles, Role.QUERY, given["query"]), queries)
+        position_ids = self.number(fields.position_ids, mask)
         cache = KVCache(request.decoder) if request.decoder else None
         speaks = cache is not None or request.logits != "none"
         if request.kv and self.dims.kv is None:
@@ -197,7 +198,7 @@ class DecoderVLM(nn.Module, ABC):
         hidden, kv = self.run(
             embeds,
             mask,
-            fields.position_ids,
+            position_ids,
             (*request.layers, self.dims.n_layers) if speaks else request.layers,
             only_tail_invalid=fields.right_padded and fields.all_views,
             deepstack=Deepstack(index, visual.deepstack) if visual.deepstack else None,
@@ -212,7 +213,7 @@ class DecoderVLM(nn.Module, ABC):
             "answer": roles == int(Role.ANSWER),
         }
         states = {i: hidden[i] for i in request.layers}
-        out = VLMOutput(states, mask, spans, position_ids=fields.position_ids, kv=kv)
+        out = VLMOutput(states, mask, spans, position_ids=position_ids, kv=kv)
         if request.logits == "labels":
             if fields.labels is None:
                 raise ValueError("logits are asked for, and this batch has no answers; collate for training")
@@ -221,6 +222,11 @@ class DecoderVLM(nn.Module, ABC):
         if cache is not None:
             out.decoder = self._decoder(fields, text_BS, mask, hidden[self.dims.n_layers], cache)
         return out
+
+    def number(self, position_ids: Tensor, mask_BS: Tensor) -> Tensor:
+        """Positions ``[axes, B, S]`` of a batch: the collator's, which count a missing view like one that is
+        there. A model that was trained to skip it counts again."""
+        return position_ids
 
     def run(
         self,

@@ -88,6 +88,10 @@ class PaliGemma(DecoderVLM):
         """Through ``vision_tower`` and ``multi_modal_projector``; no deepstack."""
         return self.model.multi_modal_projector(self.vision_runner(self.model.vision_tower, images)), ()
 
+    def number(self, position_ids: Tensor, mask_BS: Tensor) -> Tensor:
+        """1, 2, 3, ... over the tokens that are there, as pi0 counts: a missing view takes no numbers."""
+        return (mask_BS.cumsum(dim=1) * mask_BS)[None]
+
     def run(
         self,
         embeds_BSH: Tensor,
