@@ -166,6 +166,59 @@ def test_dims_up_to_the_networks_are_zeros(make):
     assert torch.allclose(wide.sample(inputs, noise), narrow.sample(inputs, noise), atol=1e-5)
 
 
+def test_spare_dims_hold_noise_that_reaches_no_loss(make):
+    """With ``spare_dims: noise`` what the robot lacks is integrated like the rest, then cut off."""
+    head, inputs = make(spare_dims="noise"), observation()
+    assert (head.noise_dim, make().noise_dim) == (8, A)
+    noise = torch.randn(B, T, 8)
+    sampled = head.sample(inputs, noise)
+    assert sampled.shape == (B, T, A)
+    assert not torch.allclose(sampled, make().sample(inputs, noise[..., :A]), atol=1e-3)
+    # As a robot of 8 dims whose last three nobody looks at.
+    whole = make(dataclasses.replace(DIMS, action_dim=8))
+    whole.load_state_dict(head.state_dict())
+    assert torch.allclose(sampled, whole.sample(inputs, noise)[..., :A], atol=1e-6)
+    dims = torch.ones(B, A, dtype=torch.bool)
+    dims[1, 3:] = False  # a row of a smaller robot
+    smaller = head.sample(dataclasses.replace(inputs, action_dims=dims), noise)
+    assert torch.equal(smaller, torch.where(dims[:, None], sampled, 0.0))
+    mask = dims[:, None].expand(B, T, A)
+    actions, draws, time = torch.randn(B, T, A), torch.randn(B, 2, T, 8), torch.rand(B, 2)
+    loss = head(inputs, actions, mask, draws, time)["action_loss"]
+    full = torch.nn.functional.pad(torch.where(mask, actions, 0.0), (0, 3))
+    every = torch.ones_like(full, dtype=torch.bool)
+    t = time[:, :, None, None]
+    x = (1 - t) * draws + t * full[:, None]
+    prepared = head.prepare(inputs).repeat(2)
+    velocity = head.step(prepared, x.flatten(0, 1), time.flatten()).view_as(x)
+    error = (velocity - (full[:, None] - draws)).square()[..., :A][mask[:, None].expand(B, 2, T, A)]
+    assert loss.item() == pytest.approx(error.mean().item(), rel=1e-5)
+    assert head(inputs, actions, mask, draws[:, :, :, :], time)["action_loss"] == loss
+    assert whole(inputs, full, every, draws, time)["action_loss"].item() != pytest.approx(
+        loss.item(), rel=1e-3
+    )
+    with pytest.raises(UserError, match=r"noise: shape \[3, 6, 5\] must be \[B, 6, 8\]"):
+        head.sample(inputs, noise[..., :A])
+    with pytest.raises(ConfigError, match="spare_dims: 'nought' must be"):
+        make(spare_dims="nought")
+
+
+@pytest.mark.parametrize("changes", [{}, {"rtc": "training_time", "rtc_max_delay": 3}])
+def test_real_time_chunking_leaves_spare_dims_free(make, changes):
+    """A constraint speaks of the robot's dims: the spare ones are not drawn towards zero."""
+    head, inputs, noise = make(spare_dims="noise", **changes), observation(), torch.randn(B, T, 8)
+    weights = torch.zeros(B, T)
+    weights[0, :2] = 1.0
+    bound = Constraint(torch.randn(B, T, A), weights, 2)
+    assert head._bound(None, noise).tolist() == [[True] * A + [False] * 3] * B
+    free = head.sample(inputs, noise, steps=5)
+    with torch.inference_mode():
+        got = head.sample(inputs, noise, steps=5, constraint=bound)
+    assert torch.equal(got[0, :2], bound.actions[0, :2])
+    assert torch.allclose(got[1:], free[1:], atol=1e-5)
+    assert ((got[0, 2:] - free[0, 2:]).abs() > 1e-4).any()
+
+
 def test_gradients_flow_into_the_backbone_and_training_lowers_the_loss():
     for variant in VARIANTS:
         torch.manual_seed(0)

@@ -342,6 +342,8 @@ class ActionHead(Protocol):
     A head that can keep the start of an earlier chunk states ``takes_constraint = True``, and its
     :meth:`sample` has a further argument ``constraint: Constraint | None = None``. If it keeps a limited
     number of frozen steps, ``longest_delay`` says it (None or absent: any number below the horizon).
+
+    A head that wants more dims of noise than the actions have states ``noise_dim``: ``[B, T, noise_dim]``.
     """
 
     Config: ClassVar[type]

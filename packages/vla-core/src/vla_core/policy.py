@@ -93,6 +93,13 @@ class VLAPolicy(nn.Module):
         """Name of the framework, e.g. ``QwenPI``."""
         return str(self.config.get("name", "custom"))
 
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Shape of a row's noise for :meth:`predict`: (T, A), or (T, noise_dim) of a head that says so."""
+        if self.collator is None:
+            raise ValueError("this policy has no pipelines; build it with build_policy or from_pretrained")
+        return self.collator.horizon, getattr(self.head, "noise_dim", self.collator.action_dim)
+
     def _encode(
         self, batch: Batch, request: VLMRequest, train: bool
     ) -> tuple[VLMOutput, Fused, GeometryFeatures | None]:
@@ -179,7 +186,7 @@ class VLAPolicy(nn.Module):
     def predict(
         self, batch: Batch, noise: Tensor, steps: int | None = None, constraint: Constraint | None = None
     ) -> Tensor:
-        """Normalised actions ``[B, T, A]`` from per-row ``noise [B, T, A]`` float32.
+        """Normalised actions ``[B, T, A]`` from per-row noise, float32 of :attr:`noise_shape`.
 
         ``constraint``: what of an earlier chunk to keep (real-time chunking).
 
@@ -284,7 +291,10 @@ class VLAPolicy(nn.Module):
         shape = (self.collator.horizon, self.collator.action_dim)
         # On the CPU whatever the device: the same seed gives the same noise everywhere.
         noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+            [
+                torch.randn(self.noise_shape, generator=torch.Generator().manual_seed(int(seed)))
+                for seed in seeds
+            ]
         )
         device = next(self.parameters()).device
         pipelines = [self._pipeline(observation.embodiment) for observation in observations]

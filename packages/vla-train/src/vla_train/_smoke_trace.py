@@ -92,9 +92,8 @@ def inference_batch(policy: VLAPolicy, rows: int) -> Batch:
 
 
 def noise_for(policy: VLAPolicy, rows: int) -> Tensor:
-    """Noise ``[B, T, A]`` of the collator's shape."""
-    assert policy.collator is not None
-    return torch.randn(rows, policy.collator.horizon, policy.collator.action_dim)
+    """Noise ``[B, *policy.noise_shape]``."""
+    return torch.randn(rows, *policy.noise_shape)
 
 
 def parts_of(policy: VLAPolicy) -> dict[str, nn.Module]:

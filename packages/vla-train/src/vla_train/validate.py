@@ -77,7 +77,8 @@ class Validation:
                 target, mask = batch.actions, batch.action_mask
                 assert target is not None
                 assert mask is not None
-                noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(rows))
+                shape = (len(chosen), *policy.noise_shape)
+                noise = torch.randn(shape, generator=torch.Generator().manual_seed(rows))
                 on_device = batch.to(device)
                 terms = policy(on_device, auxiliary=False)
                 loss += sum(term.double().cpu() for term in terms.values()) * len(chosen)
@@ -114,7 +115,7 @@ class Validation:
     ) -> None:
         """Chunks predicted at every frame of a few held-out episodes, in real units, as ``.npz``."""
         policy.eval()
-        spec, inner = self.pipeline.input_spec.action, self.pipeline.output_spec.action
+        spec = self.pipeline.input_spec.action
         by_episode: dict[tuple[int, int], list[int]] = {}
         for i in range(len(self.dataset)):
             by_episode.setdefault(self.dataset.episode(i), []).append(i)
@@ -125,7 +126,7 @@ class Validation:
         recorded = []
         for chosen in self._batches([i for _, _, i in order]):
             batch = self.collate([self.dataset[i] for i in chosen]).to(device)
-            shape = (len(chosen), inner.horizon, inner.dim)
+            shape = (len(chosen), *policy.noise_shape)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             chunks = policy.predict(batch, noise.to(device)).float().cpu().numpy()
             for i, chunk in zip(chosen, chunks, strict=True):

@@ -23,6 +23,9 @@ class PI0Config:
         mlp_width: hidden width of its feed-forward.
         max_action_dim: action dims of the network; actions are padded with zeros up to it. null: the robot's.
         max_state_dim: state dims of the network, likewise (``pi0`` only).
+        spare_dims: what the network reads in the action dims that a robot lacks while noise becomes actions:
+            ``zero``, or ``noise`` that flows to zero like the rest, which openpi and lerobot train and sample
+            with. It reaches no loss and no answer.
         repeated_diffusion_steps: R, noise draws per observation in training; the backbone runs once for
             all of them.
         steps: Euler steps when sampling.
@@ -43,6 +46,7 @@ class PI0Config:
     mlp_width: int = 4096
     max_action_dim: int | None = 32
     max_state_dim: int | None = 32
+    spare_dims: Literal["zero", "noise"] = "zero"
     repeated_diffusion_steps: int = 1
     steps: int = 10
     time_alpha: float = 1.5
@@ -81,6 +85,8 @@ def resolve(config: PI0Config, dims: HeadDims) -> Sizes:
         )
     if config.variant not in ("pi0", "pi05"):
         raise ConfigError(f"variant: '{config.variant}' must be 'pi0' or 'pi05'")
+    if config.spare_dims not in ("zero", "noise"):
+        raise ConfigError(f"spare_dims: '{config.spare_dims}' must be 'zero' or 'noise'")
     if config.width < 4 or config.width % 2:
         raise ConfigError(f"width: {config.width} must be even and at least 4")
     for key in ("mlp_width", "repeated_diffusion_steps", "steps"):

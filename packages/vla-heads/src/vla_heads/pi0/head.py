@@ -1,7 +1,8 @@
 """The action expert of pi0 (arXiv 2410.24164) and pi0.5 (arXiv 2504.16054).
 
 Shape legend: B rows, R repeats (noise draws that share an observation), T action steps, A the robot's
-action dims, L own tokens = [state | actions], K times a row (1, or T), S prefix tokens, W width.
+action dims, D those of the noise (``noise_dim``), L own tokens = [state | actions], K times a row (1, or T),
+S prefix tokens, W width.
 
 Time is that of all flow heads here: t = 0 is noise, t = 1 actions, velocity ``actions - noise``. The
 published models count the other way. Their network is kept as it is: it reads the noise level
@@ -11,7 +12,7 @@ published models count the other way. Their network is kept as it is: it reads t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -23,36 +24,8 @@ from vla_core.interfaces import Constraint, HeadDims, HeadInputs, PromptSpec, Te
 from vla_heads import flow, sampling
 from vla_heads.losses import check_targets, masked_mean, masked_state
 from vla_heads.pi0.config import PI0Config, resolve
-from vla_heads.pi0.expert import Expert, KeysValues, RMSNorm, Rotation, rotation
-
-
-@dataclass
-class Prepared:
-    """What an observation contributes, computed once and read by every step and repeat.
-
-    Args:
-        prefix: keys and values ``[B, m, S, d]`` of each of the backbone's layers.
-        mask: bool ``[B, S]``; False is padding.
-        rotation: rotary positions of the own tokens, ``[B, 1, L, d]`` each; they follow the prefix's.
-        state: state token ``[B, 1, W]``, or None.
-    """
-
-    prefix: tuple[KeysValues, ...]
-    mask: Tensor
-    rotation: Rotation
-    state: Tensor | None
-
-    def repeat(self, times: int) -> Prepared:
-        """Every row ``times`` times, adjacent."""
-        if times == 1:
-            return self
-        again = lambda x: x.repeat_interleave(times, dim=0)  # noqa: E731
-        return Prepared(
-            tuple((again(k), again(v)) for k, v in self.prefix),
-            again(self.mask),
-            (again(self.rotation[0]), again(self.rotation[1])),
-            None if self.state is None else again(self.state),
-        )
+from vla_heads.pi0.expert import Expert, RMSNorm, rotation
+from vla_heads.pi0.prepared import Prepared
 
 
 class PI0Head(nn.Module):
@@ -97,6 +70,11 @@ class PI0Head(nn.Module):
         """Most frozen steps of a constraint; None: any number below the horizon."""
         return sampling.longest_delay(self.config)
 
+    @property
+    def noise_dim(self) -> int:
+        """D: the network's action dims where the spare ones hold noise, else the robot's, A."""
+        return self.sizes.action_dim if self.config.spare_dims == "noise" else self.dims.action_dim
+
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """Keys and values of every layer; the same for training and sampling."""
         return VLMRequest(kv=tuple(range(1, self.dims.n_layers + 1)))
@@ -123,7 +101,7 @@ class PI0Head(nn.Module):
         return Prepared(prefix, mask, by, self._state(inputs, mask) if self.has_state else None)
 
     def step(self, prepared: Prepared, x: Tensor, t: Tensor) -> Tensor:
-        """Velocity ``[B, T, A]`` fp32 at ``x [B, T, A]`` and time ``t``, fp32 ``[B]`` (or one for each step,
+        """Velocity ``[B, T, D]`` fp32 at ``x [B, T, D]`` and time ``t``, fp32 ``[B]`` (or one for each step,
         ``[B, T]``)."""
         level = 1.0 - (t if t.ndim == 2 else t[:, None])
         return self._velocity(prepared, x, level, None)
@@ -135,7 +113,7 @@ class PI0Head(nn.Module):
         steps: int | None = None,
         constraint: Constraint | None = None,
     ) -> Tensor:
-        """Integrate from ``noise [B, T, A]`` to normalised actions ``[B, T, A]`` fp32 by Euler steps.
+        """Integrate from ``noise [B, T, D]`` to normalised actions ``[B, T, A]`` fp32 by Euler steps.
 
         Dims a row does not have (``inputs.action_dims``) are 0, as in training.
 
@@ -149,12 +127,15 @@ class PI0Head(nn.Module):
         Raises:
             UserError: shapes that do not fit, or more frozen steps than the head was trained for.
         """
-        sampling.check(noise, constraint, (self.dims.horizon, self.dims.action_dim), self.config)
+        wide, dims = self.noise_dim - self.dims.action_dim, inputs.action_dims
+        if constraint is not None:
+            constraint = replace(constraint, actions=F.pad(constraint.actions, (0, wide)))
+        sampling.check(noise, constraint, (self.dims.horizon, self.noise_dim), self.config)
         n = self.config.steps if steps is None else steps
         if n < 1:
             raise UserError(f"steps: {n} must be at least 1")
-        dims = inputs.action_dims
-        noise = noise if dims is None else torch.where(dims[:, None], noise, 0.0)
+        still = None if self.config.spare_dims == "noise" else dims
+        noise = noise if still is None else torch.where(still[:, None], noise, 0.0)
         prepared = self.prepare(inputs)
         if constraint is None:
             field = self._field(prepared, n)
@@ -164,10 +145,23 @@ class PI0Head(nn.Module):
             with torch.inference_mode(False):
                 prepared = sampling.for_gradient(prepared)
             field = sampling.guided(
-                self._field(prepared, n), constraint, dims, n, self.config.rtc_max_guidance
+                self._field(prepared, n),
+                constraint,
+                self._bound(dims, noise),
+                n,
+                self.config.rtc_max_guidance,
             )
-        actions = sampling.euler(sampling.padded(field, dims), noise, n)
-        return actions if constraint is None else sampling.keep(constraint, actions)
+        actions = sampling.euler(sampling.padded(field, still), noise, n)
+        actions = actions if constraint is None else sampling.keep(constraint, actions)
+        actions = actions[..., : self.dims.action_dim]
+        return actions if dims is None else torch.where(dims[:, None], actions, 0.0)
+
+    def _bound(self, dims: Tensor | None, noise: Tensor) -> Tensor | None:
+        """Bool ``[B, D]``: the dims that a constraint speaks of; None: all."""
+        wide = self.noise_dim - self.dims.action_dim
+        if dims is None and wide:
+            dims = torch.ones(noise.shape[0], self.dims.action_dim, dtype=torch.bool, device=noise.device)
+        return dims if dims is None else F.pad(dims, (0, wide))
 
     def _field(self, prepared: Prepared, steps: int, frozen: Tensor | None = None) -> sampling.Field:
         def field(x: Tensor, k: int) -> Tensor:
@@ -192,9 +186,9 @@ class PI0Head(nn.Module):
         Args:
             inputs: the observation.
             actions: normalised targets ``[B, T, A]``.
-            mask: bool ``[B, T, A]``. Masked dims are zero in the network's input; steps masked in all
-                dims are attended to by nobody else.
-            noise: fp32 ``[B, R, T, A]``, or ``[B * R, T, A]`` with a row's repeats adjacent; R may
+            mask: bool ``[B, T, A]``. Masked dims are zero in the network's input (unless ``spare_dims``
+                says otherwise); steps masked in all dims are attended to by nobody else.
+            noise: fp32 ``[B, R, T, D]``, or ``[B * R, T, D]`` with a row's repeats adjacent; R may
                 differ from the config's. None: N(0, 1) from torch's default generator.
             time: fp32 in [0, 1], ``[B, R]`` or ``[B * R]``; 1 is clean. None: drawn as the config says.
             delay: long ``[B, R]``, so many first steps are given clean and leave the loss. None: none,
@@ -205,6 +199,9 @@ class PI0Head(nn.Module):
         """
         check_targets(actions, mask, self.dims.horizon, self.dims.action_dim)
         config, rows = self.config, actions.shape[0]
+        wide = self.noise_dim - self.dims.action_dim
+        # where, not multiplication: padding may be NaN, and 0 * NaN is NaN.
+        actions = F.pad(torch.where(mask, actions.float(), 0.0), (0, wide))
         if time is None:
             given = rows > 0 and noise is not None
             repeats = noise.numel() // actions.numel() if given and noise is not None else None
@@ -212,11 +209,11 @@ class PI0Head(nn.Module):
         noise, time = flow.draws(
             actions, noise, time, config.repeated_diffusion_steps, config.time_alpha, 1.0
         )
-        # where, not multiplication: padding may be NaN, and 0 * NaN is NaN.
-        actions = torch.where(mask, actions.float(), 0.0)[:, None]
-        noise = torch.where(mask[:, None], noise, 0.0)
+        noisy = mask if config.spare_dims == "zero" else mask | ~mask.any(dim=1, keepdim=True)
+        noise = torch.where(F.pad(noisy, (0, wide), value=True)[:, None], noise, 0.0)
+        actions = actions[:, None]
         x, target = flow.interpolate(actions, noise, time)
-        counted, level = mask[:, None], 1.0 - time[..., None]
+        counted, level = F.pad(mask, (0, wide))[:, None], 1.0 - time[..., None]
         if delay is None and self.training and config.rtc_max_delay:
             delay = flow.sample_delay(tuple(time.shape), time.device, config.rtc_max_delay)
         if delay is not None:
@@ -235,8 +232,8 @@ class PI0Head(nn.Module):
         return flow.sample_time(shape, device, self.config.time_alpha, 1.0) * (1.0 - self.config.time_offset)
 
     def _velocity(self, prepared: Prepared, x: Tensor, level: Tensor, seen: Tensor | None) -> Tensor:
-        """Velocity at ``x [N, T, A]``, noise level ``[N or 1, K]``; ``seen`` bool ``[N, T]``: valid steps."""
-        padding = self.sizes.action_dim - self.dims.action_dim
+        """Velocity at ``x [N, T, D]``, noise level ``[N or 1, K]``; ``seen`` bool ``[N, T]``: valid steps."""
+        padding = self.sizes.action_dim - x.shape[-1]
         dtype = self.action_in_proj.weight.dtype
         tokens = self.action_in_proj(F.pad(x, (0, padding)).to(dtype))
         features = self._time_features(level).to(dtype)
@@ -250,7 +247,7 @@ class PI0Head(nn.Module):
         mask = self._mask(prepared.mask, seen)
         hidden = self.expert(tokens, prepared.prefix, mask, prepared.rotation, condition)
         level_field = self.action_out_proj(hidden[:, -self.dims.horizon :].to(dtype))
-        return -level_field[..., : self.dims.action_dim].float()
+        return -level_field[..., : x.shape[-1]].float()
 
     def _mask(self, prefix: Tensor, seen: Tensor | None) -> Tensor:
         """Bool ``[N, 1, L, S + L]``: which keys an own token reads."""
