@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 from vla_core import ConfigError, Pipeline, images
 from vla_core.testing import make_observation, make_sample, make_spec
 
@@ -44,6 +46,40 @@ def test_a_point_projects_to_the_same_place_of_the_resized_image(height, width, 
         old, new = (_project(o.intrinsics[name], np.array([x, y, 1.0])) for o in (before, after))
         np.testing.assert_allclose(new / [width, height], old / [60, 40], atol=1e-5)
     assert [(c.height, c.width) for c in pipeline.output_spec.observation.cameras] == [(height, width)] * 2
+
+
+@given(height=SIZES, width=SIZES, x=st.floats(-0.4, 0.4), y=st.floats(-0.3, 0.3))
+def test_padding_keeps_the_aspect_ratio_and_the_geometry(height, width, x, y):
+    before = _observation()
+    after = Pipeline([{"name": "resize", "height": height, "width": width, "fit": "pad"}], SPEC).observe(
+        before
+    )
+    h, w = images.inside((40, 60), (height, width))
+    assert min(height - h, width - w) in (0, 1)
+    assert abs(h / 40 - w / 60) <= 2 / 40
+    top, left = images.margins((h, w), (height, width))
+    for name in before.images:
+        assert after.images[name].shape == (height, width, 3)
+        inner = images.resize(before.images[name], h, w)
+        np.testing.assert_array_equal(after.images[name][top : top + h, left : left + w], inner)
+        assert after.images[name].sum(dtype=np.int64) == inner.sum(dtype=np.int64)
+        assert (after.depth[name] > 0).sum() == h * w
+        old, new = (_project(o.intrinsics[name], np.array([x, y, 1.0])) for o in (before, after))
+        np.testing.assert_allclose((new - [left, top]) / [w, h], old / [60, 40], atol=1e-5)
+
+
+@given(height=SIZES, width=SIZES)
+def test_without_antialiasing_pixels_are_those_of_torch(height, width):
+    image = _observation().images["camera_0"]
+    got = images.resize(image, height, width, antialias=False)
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    wanted = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    assert (torch.from_numpy(got).float() - wanted).abs().max() <= 0.51  # half a level of rounding
+
+
+def test_a_kernel_without_antialiasing_is_refused():
+    with pytest.raises(ConfigError, match="antialias: false goes with bilinear, not with bicubic"):
+        Pipeline([{"name": "resize", "interpolation": "bicubic", "antialias": False}], SPEC)
 
 
 @pytest.mark.parametrize("scale", [2, 3])

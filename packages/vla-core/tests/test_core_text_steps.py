@@ -74,6 +74,13 @@ def test_it_needs_a_state_and_comes_last():
         Pipeline([NODES[2], NODES[0]], SPEC)
 
 
+def test_a_clean_instruction_is_one_line_of_words():
+    observation = replace(_observation([0.0, 0.0, 0.0]), instruction=" pick_up the\nred block \n")
+    seen = Pipeline([{"name": "clean_instruction"}], SPEC).observe(observation)
+    assert seen.instruction == "pick up the red block"
+    assert np.array_equal(seen.state, observation.state)
+
+
 def test_resize_has_two_kernels():
     image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(image).resize((12, 10), Image.Resampling.BICUBIC))

@@ -15,13 +15,53 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 def resize(
-    image: NDArray[np.uint8], height: int, width: int, interpolation: Interpolation = "bilinear"
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    interpolation: Interpolation = "bilinear",
+    antialias: bool = True,
 ) -> NDArray[np.uint8]:
-    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]``, with antialiasing."""
+    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]``; ``antialias=False`` is bilinear alone."""
     if image.shape[:2] == (height, width):
         return image
+    if not antialias:
+        mixed = _mix(_mix(image.astype(np.float32), height).swapaxes(0, 1), width).swapaxes(0, 1)
+        return np.rint(mixed).astype(np.uint8)
     kernel = PILImage.Resampling[interpolation.upper()]
     return np.asarray(PILImage.fromarray(image).resize((width, height), kernel))
+
+
+def _mix(x: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """``[N, ...]`` -> ``[size, ...]``: each row from the two nearest, centres at half-integers."""
+    n = x.shape[0]
+    at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
+    low = np.floor(at).astype(np.intp)
+    share = (at - low).astype(np.float32).reshape(-1, *[1] * (x.ndim - 1))
+    return x[low] * (1 - share) + x[np.minimum(low + 1, n - 1)] * share
+
+
+def inside(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the aspect ratio of ``old`` within ``new`` (height, width), rounded down.
+
+    In floating point, as openpi computes it: now and then a pixel less than would fit.
+    """
+    ratio = max(old[0] / new[0], old[1] / new[1])
+    return max(1, int(old[0] / ratio)), max(1, int(old[1] / ratio))
+
+
+def margins(size: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
+    """Pixels above and to the left of a picture of ``size`` in the middle of one of ``new``."""
+    return (new[0] - size[0]) // 2, (new[1] - size[1]) // 2
+
+
+def pad(image: NDArray[Scalar], height: int, width: int) -> NDArray[Scalar]:
+    """``[H, W, ...]`` in the middle of ``[height, width, ...]``, the rest 0."""
+    if image.shape[:2] == (height, width):
+        return image
+    top, left = margins((image.shape[0], image.shape[1]), (height, width))
+    out = np.zeros((height, width, *image.shape[2:]), image.dtype)
+    out[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return out
 
 
 def resize_depth(depth: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

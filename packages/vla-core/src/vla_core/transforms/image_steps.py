@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_core import images
+from vla_core.errors import ConfigError
 from vla_core.specs import CameraSpec, RobotSpec
 from vla_core.transforms.base import Transform
 from vla_core.types import Observation
@@ -15,19 +17,30 @@ from vla_core.types import Observation
 
 @dataclass(frozen=True)
 class ResizeConfig:
-    """Size in pixels that every camera gets, and the kernel (StarVLA's images are ``bicubic``)."""
+    """Size in pixels that every camera gets, and how.
+
+    Args:
+        height, width: the size.
+        interpolation: the kernel (StarVLA's images are ``bicubic``).
+        antialias: false mixes the four nearest pixels alone, as lerobot's pi0 does; bilinear only.
+        fit: ``stretch`` to the size, or ``pad``: keep the aspect ratio, in the middle of black (openpi).
+    """
 
     height: int = 224
     width: int = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    fit: Literal["stretch", "pad"] = "stretch"
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
             raise ValueError(f"resize needs positive sizes, got {self.height} x {self.width}")
+        if not self.antialias and self.interpolation != "bilinear":
+            raise ConfigError(f"resize: antialias: false goes with bilinear, not with {self.interpolation}")
 
 
 class Resize(Transform):
-    """Resize every view (antialiased); the aspect ratio is not kept."""
+    """Resize every view; the aspect ratio is kept only with ``fit: pad``."""
 
     Config = ResizeConfig
     config: ResizeConfig
@@ -38,22 +51,41 @@ class Resize(Transform):
         )
         return replace(spec, observation=replace(spec.observation, cameras=cameras))
 
+    def _size(self, old: tuple[int, int]) -> tuple[int, int]:
+        """Of the picture within the image, without its margins."""
+        new = (self.config.height, self.config.width)
+        return images.inside(old, new) if self.config.fit == "pad" else new
+
     def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
-        h, w = self.config.height, self.config.width
+        config, whole = self.config, (self.config.height, self.config.width)
         intrinsics = observation.intrinsics
         if intrinsics is not None:
             sizes = {name: image.shape[:2] for name, image in observation.images.items()}
             intrinsics = {
-                name: images.resize_intrinsics(k, (sizes[name][0], sizes[name][1]), (h, w))
+                name: self._intrinsics(k, (sizes[name][0], sizes[name][1]))
                 for name, k in intrinsics.items()
                 if name in sizes  # a view that is missing has no size to scale from
             }
         depth = observation.depth
         if depth is not None:
-            depth = {name: images.resize_depth(d, h, w) for name, d in depth.items()}
-        kernel = self.config.interpolation
-        resized = {name: images.resize(image, h, w, kernel) for name, image in observation.images.items()}
+            depth = {
+                name: images.pad(images.resize_depth(d, *self._size((d.shape[0], d.shape[1]))), *whole)
+                for name, d in depth.items()
+            }
+        resized = {}
+        for name, image in observation.images.items():
+            size = self._size((image.shape[0], image.shape[1]))
+            inner = images.resize(image, *size, config.interpolation, config.antialias)
+            resized[name] = images.pad(inner, *whole)
         return replace(observation, images=resized, intrinsics=intrinsics, depth=depth)
+
+    def _intrinsics(self, k: NDArray[np.float32], old: tuple[int, int]) -> NDArray[np.float32]:
+        size = self._size(old)
+        top, left = images.margins(size, (self.config.height, self.config.width))
+        moved = images.resize_intrinsics(k, old, size)
+        moved[0, 2] += left
+        moved[1, 2] += top
+        return moved
 
 
 @dataclass(frozen=True)

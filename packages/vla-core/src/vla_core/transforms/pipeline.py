@@ -17,7 +17,7 @@ from vla_core.transforms.action_steps import ConvertRotation, RelativeActions
 from vla_core.transforms.base import Floats, Transform
 from vla_core.transforms.image_steps import ColorJitter, RandomShift, Resize
 from vla_core.transforms.normalize import Normalize
-from vla_core.transforms.text_steps import DropState, StateAsText
+from vla_core.transforms.text_steps import CleanInstruction, DropState, StateAsText
 from vla_core.types import Bool, Observation, Sample
 
 STEPS: dict[str, type[Transform]] = {
@@ -29,6 +29,7 @@ STEPS: dict[str, type[Transform]] = {
     "normalize": Normalize,
     "state_as_text": StateAsText,
     "drop_state": DropState,
+    "clean_instruction": CleanInstruction,
 }
 
 Rows = Callable[[], Iterable[tuple["Floats | None", Floats, Bool]]]

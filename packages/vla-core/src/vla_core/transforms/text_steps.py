@@ -81,3 +81,22 @@ class DropState(Transform):
 
     def texts(self, observation: Observation) -> Observation:
         return replace(observation, state=None)
+
+
+@dataclass(frozen=True)
+class CleanInstructionConfig:
+    """No options."""
+
+
+class CleanInstruction(Transform):
+    """The instruction in one line of words: no space around it, spaces for underscores and line ends.
+
+    As openpi writes it into the prompts of pi0 and pi0.5, and lerobot into those of pi0.5.
+    """
+
+    Config = CleanInstructionConfig
+    config: CleanInstructionConfig
+
+    def texts(self, observation: Observation) -> Observation:
+        text = observation.instruction.strip().replace("_", " ").replace("\n", " ")
+        return super().texts(replace(observation, instruction=text))
