@@ -10,9 +10,9 @@ import torch
 from vla_core import registry
 from vla_core.config import build_config
 from vla_core.interfaces import HeadDims
+from vla_train.importing.ledger import Ledger
 from vla_train.starvla.backbone import Backbone
 from vla_train.starvla.importer import FRAMEWORKS
-from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.plan import Choices
 from vla_train.starvla.run_files import StarVLARun
 
@@ -49,7 +49,7 @@ def test_every_key_of_the_head_finds_its_place(case):
     }
     here = Path("x")
     run = StarVLARun(here, 1, config, here, {}, here)
-    ledger = Ledger(_state(case), here)
+    ledger = Ledger(_state(case), here, "StarVLA")
     backbone = OneToken("qwen2_5_vl", "x", 28, 0, 10**9)
     plan = FRAMEWORKS[name](run, ledger, Choices("interleaved" if name == "QwenPI" else "cross"), backbone)
     ledger.drop("qwen_vl_interface.", "not the head's")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from vla_core.errors import UserError
+
+from vla_train.importing.command import ImportParser, show
 
 EPILOG = """RUN is the run's directory (config.yaml, dataset_statistics.json, checkpoints/) or a weights file
 in it. The robot file says what StarVLA keeps in code: cameras and their order, the meaning and
@@ -21,11 +21,6 @@ normalisation of the dims. Start from what the statistics tell:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"import-starvla: {message}; see vla-train import-starvla --help")
-
-
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
@@ -33,13 +28,9 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="vla-train import-starvla",
-        description="Turn a StarVLA run into a checkpoint that vla-serve and vla-train read.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> ImportParser:
+    parser = ImportParser(
+        "import-starvla", "Turn a StarVLA run into a checkpoint that vla-serve and vla-train read.", EPILOG
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="see below")
@@ -104,8 +95,5 @@ def run(argv: Sequence[str], console: Console) -> int:
         choices=Choices(args.dit_blocks, args.horizon, args.fast),
     )
     done = importer.import_run(found, args.out, request)
-    for line in [*done.summary, *done.notes]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"checkpoint  {done.path}", highlight=False, soft_wrap=True)
-    console.print(f"every tensor is in {done.path / importer.REPORT}", highlight=False, soft_wrap=True)
+    show(done, console)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from vla_core.errors import UserError
 
-from vla_train.starvla.ledger import Ledger
+from vla_train.importing.ledger import Ledger
 from vla_train.starvla.plan import Choices
 from vla_train.starvla.run_files import StarVLARun
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from vla_core.errors import UserError
 
+from vla_train.importing.ledger import Ledger
 from vla_train.starvla.backbone import Backbone
 from vla_train.starvla.common import horizon_of
-from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.plan import Choices, Plan
 from vla_train.starvla.run_files import StarVLARun
 

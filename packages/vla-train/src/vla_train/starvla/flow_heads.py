@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from vla_core.errors import UserError
 
+from vla_train.importing.ledger import Ledger, join
 from vla_train.starvla.backbone import Backbone
 from vla_train.starvla.common import horizon_of, reads_state
-from vla_train.starvla.ledger import Ledger, join
 from vla_train.starvla.plan import Choices, Plan, StateUse
 from vla_train.starvla.run_files import StarVLARun
 

@@ -6,21 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import load_weights, save_checkpoint
-from vla_core.config import build_config
+from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError, suggest
 
+from vla_train.importing.ledger import Ledger
+from vla_train.importing.result import Imported, check_free, write
+from vla_train.importing.robot import robot_spec
 from vla_train.starvla.backbone import Backbone, find_backbone, processed_size
 from vla_train.starvla.common import move_vlm, reads_state
 from vla_train.starvla.fast_head import import_fast
 from vla_train.starvla.flow_heads import import_groot, import_layerwise
-from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.plan import Choices, Importer, Plan
 from vla_train.starvla.prompt import vlm_node
 from vla_train.starvla.regression_heads import import_adapter, import_oft
-from vla_train.starvla.robot import RobotFile, choose_key, robot_spec
+from vla_train.starvla.robot import RobotFile, choose_key
 from vla_train.starvla.run_files import StarVLARun
 from vla_train.starvla.statistics import convert, normalize_node
 
@@ -35,7 +34,6 @@ FRAMEWORKS: dict[str, Importer] = {
 }
 """StarVLA's ``framework.name`` -> what imports it (QwenFM is its second name for QwenPI)."""
 
-REPORT = "import_report.txt"
 LOADER_SIZE = 224
 """Pixels a side of StarVLA's training images, whatever the camera's."""
 
@@ -49,15 +47,6 @@ class Request:
     unnorm_key: str | None = None
     image_size: tuple[int, int] | None = None
     choices: Choices = field(default_factory=Choices)
-
-
-@dataclass(frozen=True)
-class Imported:
-    """The checkpoint and what to tell the user, in lines."""
-
-    path: Path
-    summary: list[str]
-    notes: list[str]
 
 
 def framework_of(run: StarVLARun) -> str:
@@ -121,12 +110,11 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     Raises:
         UserError: one line on whatever cannot be explained.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists; name a directory that does not")
+    check_free(out)
     framework = framework_of(run)
     backbone = find_backbone(run, request.base_vlm)
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
-    ledger = Ledger(load_weights(run.weights), run.weights)
+    ledger = Ledger(load_weights(run.weights), run.weights, "StarVLA")
     plan = FRAMEWORKS[framework](run, ledger, request.choices, backbone)
     move_vlm(ledger, plan.speaks)
     robot, reads = request.robot, plan.state != "none"
@@ -148,14 +136,13 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
         "head": plan.head,
         "transforms": transforms,
     }
-    config = build_config(FrameworkConfig, section, "framework")
-    name = spec.embodiment
-    # Shapes alone: the checkpoint fills them, whatever the size.
-    with torch.device("meta"):
-        policy = build_policy(config, {name: spec}, statistics={name: statistics})
-    state = ledger.finish(policy.state_dict())
-    policy.load_state_dict(state, strict=True, assign=True)
-    save_checkpoint(policy, out, step=run.step)
-    header = [f"imported from {run.weights} ({framework}, statistics of '{key}')", *notes]
-    (out / REPORT).write_text("\n".join([*header, *ledger.lines()]) + "\n")
-    return Imported(out, ledger.summary(), notes)
+    return write(
+        section,
+        spec,
+        statistics,
+        ledger,
+        out,
+        step=run.step,
+        origin=f"imported from {run.weights} ({framework}, statistics of '{key}')",
+        notes=notes,
+    )

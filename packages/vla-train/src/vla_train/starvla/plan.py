@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vla_train.importing.ledger import Ledger
 from vla_train.starvla.backbone import Backbone
-from vla_train.starvla.ledger import Ledger
 from vla_train.starvla.run_files import StarVLARun
 
 StateUse = Literal["none", "vector", "text"]

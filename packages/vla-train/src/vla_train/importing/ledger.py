@@ -35,10 +35,11 @@ class Ledger:
     Args:
         state: the checkpoint's state dict.
         file: where it came from, for errors.
+        origin: the system that wrote it, likewise.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], file: Path) -> None:
-        self.state, self.file = dict(state), file
+    def __init__(self, state: Mapping[str, Tensor], file: Path, origin: str) -> None:
+        self.state, self.file, self.origin = dict(state), file, origin
         self.result: dict[str, Tensor] = {}
         self.entries: list[Entry] = []
         self._left = set(state)
@@ -111,8 +112,8 @@ class Ledger:
             problems.append(f"without a place in the policy {_some(extra)}")
         if problems:
             raise UserError(
-                f"{self.file}: {'; '.join(problems)}; the weights come from another release of StarVLA than "
-                "those this command knows, or the config is not theirs"
+                f"{self.file}: {'; '.join(problems)}; the weights come from another release of {self.origin} "
+                "than those this command knows, or the config is not theirs"
             )
         for name, tensor in self.result.items():
             if tensor.shape != wanted[name].shape:
