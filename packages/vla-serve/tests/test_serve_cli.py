@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -130,6 +131,8 @@ def test_mistakes_are_one_line_and_exit_code_2(checkpoint, capsys, arguments, wo
         (lambda p: pickled(p, {"run": print}), "not a state dict of tensors"),
         (lambda p: pickled(p, [1, 2]), "cannot be read as weights"),
         (lambda p: starvla(p), "vla-train import-starvla"),
+        (lambda p: lerobot(p, "pi05"), "vla-train import-lerobot"),
+        (lambda p: lerobot(p, "act"), "a policy 'act' of lerobot; only pi0 and pi05 can be taken over"),
     ],
 )
 def test_damaged_checkpoints_are_one_line_and_exit_code_2(checkpoint, tmp_path, capsys, damage, words):
@@ -149,6 +152,13 @@ def pickled(weights, content):
     """In place of the weights, under the name that a pickle has."""
     weights.unlink()
     (weights.parent / "steps_3_pytorch_model.pt").write_bytes(pickle.dumps(content, 2))
+
+
+def lerobot(weights, kind):
+    """A policy of lerobot in place of the checkpoint."""
+    for name in ("config.yaml", "meta.json", "norm_stats.json"):
+        (weights.parent / name).unlink()
+    (weights.parent / "config.json").write_text(json.dumps({"type": kind, "input_features": {}}))
 
 
 def starvla(weights):

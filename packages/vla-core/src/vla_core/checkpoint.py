@@ -28,6 +28,7 @@ from vla_core.answers import FittedHead
 from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.errors import UserError
+from vla_core.foreign import foreign_error
 from vla_core.policy import VLAPolicy
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
@@ -174,23 +175,13 @@ def _find(path: Path) -> tuple[Path, Path]:
         raise UserError(f"{path} is a run, not a checkpoint; its newest checkpoint is {newest}")
     for name in ("config.yaml", "norm_stats.json", "meta.json", "assets"):
         if not (directory / name).exists():
-            if _is_starvla(directory):
-                raise UserError(
-                    f"{path}: looks like a run of StarVLA; make a checkpoint of it with: "
-                    f"vla-train import-starvla {path} OUT"
-                )
+            foreign = foreign_error(path, directory)
+            if foreign is not None:
+                raise foreign
             raise UserError(f"{directory}: not a checkpoint of this project, it has no {name}")
     if not files:
         raise UserError(f"{directory}: has no weights (model.safetensors or steps_N_pytorch_model.pt)")
     return directory, files[0]
-
-
-def _is_starvla(directory: Path) -> bool:
-    """Whether StarVLA wrote this: its run's directory, or that of the weights within."""
-    names = ("dataset_statistics.json", "checkpoints/steps_*_pytorch_model.pt", "steps_*_pytorch_model.pt",
-             "checkpoints/steps_*_model.safetensors", "steps_*_model.safetensors")  # fmt: skip
-    run = directory.parent if directory.name in ("checkpoints", "final_model") else directory
-    return any(next(run.glob(name), None) is not None for name in names)
 
 
 def _newest(path: Path) -> Path | None:

@@ -31,6 +31,9 @@ compare variants of a run over several seeds:
 take over a run of StarVLA:
   vla-train import-starvla --help
 
+take over a pi0 or pi0.5 of lerobot or openpi:
+  vla-train import-lerobot --help
+
 fit the tokenizer of QwenFast to a data set:
   vla-train fit-fast --help
 """
@@ -225,6 +228,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vla_train.starvla.cli import run as import_starvla
 
             return import_starvla(argv[1:], console)
+        if argv and argv[0] == "import-lerobot":
+            from vla_train.lerobot.cli import run as import_lerobot
+
+            return import_lerobot(argv[1:], console)
         if argv and argv[0] == "fit-fast":
             from vla_train.fit_fast import run as fit_fast
 
