@@ -158,6 +158,10 @@ def test_the_good_request_is_answered(stub, request_):
     assert list(stub.Predict(request_, timeout=10).actions.shape) == [4, 7]
 
 
+def test_a_client_without_deadline_is_answered(stub, request_):
+    assert list(stub.Predict(request_).actions.shape) == [4, 7]
+
+
 def test_no_state_where_the_policy_has_none(policy, server, spec):
     bare = replace(spec, observation=replace(spec.observation, state=()))
     with pytest.raises(PolicyClientError, match="takes no state"):

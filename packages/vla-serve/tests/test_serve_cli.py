@@ -101,6 +101,7 @@ def test_bfloat16_answers_close(checkpoint, tmp_path):
         (("--ckpt_path", "CHECKPOINT", "--max_sessions", 0), "max_sessions: 0 is outside"),
         (("--ckpt_path", "CHECKPOINT", "--threads", 0), "--threads: must be at least 1"),
         (("--ckpt_path", "CHECKPOINT", "--host", "256.0.0.1", "--port", 0), "cannot listen on 256.0.0.1:0"),
+        (("--ckpt_path", "CHECKPOINT", "--cache_mib", 8), "cache_mib: given, but this policy"),
         (("--ckpt_path", "CHECKPOINT", "--device", "cuda"), "no CUDA device here"),
     ],
 )

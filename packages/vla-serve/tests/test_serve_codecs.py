@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -223,6 +224,7 @@ def test_unknown_literals_are_refused_when_encoding(spec):
 
 def test_room_is_left_in_the_messages():
     for message in (types_pb2.Observation, policy_pb2.PredictRequest, policy_pb2.PredictResponse):
-        proto = message.DESCRIPTOR.file.serialized_pb
-        assert message.DESCRIPTOR.fields[-1].number < 15, proto
+        proto = descriptor_pb2.DescriptorProto()
+        message.DESCRIPTOR.CopyToProto(proto)
+        assert any(kept.start <= 8 and kept.end > 15 for kept in proto.reserved_range), proto.name
     assert specs_pb2.DESCRIPTOR.package == "vla_serve.v1"

@@ -226,7 +226,10 @@ class VLAPolicy(nn.Module):
         if fusion is None or fusion.train_only or not getattr(fusion, "reads_geometry", True):
             raise UserError("view_keys: given, but this policy computes no geometry; leave them out")
         if getattr(self.geometry, "cache", None) is None:
-            raise UserError("view_keys: given, but the geometry encoder has no cache; set geometry.cache_mib")
+            raise UserError(
+                "view_keys: given, but the geometry encoder has no cache; set geometry.cache_mib "
+                "(of a trained policy: from_pretrained(cache_mib=...), vla-serve --cache_mib)"
+            )
 
     def collate(self, observations: Sequence[Observation]) -> Batch:
         """The inference batch of raw observations: pipeline, then collator.

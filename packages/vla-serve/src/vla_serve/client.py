@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,9 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import UserError
 from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec
-from vla_core.types import ActionChunk, Observation
+from vla_core.types import Observation
 
-from vla_serve.client_errors import PolicyClientError, PolicyServerError, PolicyTimeout, from_rpc
+from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.client_errors import (
+    HandshakeError,
+    PolicyClientError,
+    PolicyServerError,
+    PolicyTimeout,
+    from_rpc,
+)
 from vla_serve.codec import Encoding, FieldError, check_encoding, decode_tensor
 from vla_serve.observation_codec import encode_observation
 from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
@@ -65,10 +72,13 @@ class PolicyClient:
         encoding: of images: ``raw`` (lossless, fastest on a LAN), ``png`` (lossless, smaller) or
             ``jpeg`` (lossy, smallest).
         timeout_s: deadline of each call unless it says otherwise.
+        real_time_chunking: a policy that cannot continue a chunk (``previous`` of :meth:`predict`) is an
+            error on entering.
 
     Raises:
         UserError: a bad argument, here.
-        HandshakeError: on entering, when client and policy disagree; it names the field.
+        HandshakeError: on entering, when client and policy disagree, or the policy cannot do what is asked;
+            it names the field.
         PolicyClientError: any call with an input that would be wrong again; it names the field.
         PolicyServerError: any call the server could not answer (see its subclasses
             ``PolicyBusy``, ``PolicyTimeout``, ``PolicyUnavailable``).
@@ -84,13 +94,16 @@ class PolicyClient:
         policy: str = "",
         encoding: Encoding = "raw",
         timeout_s: float = 10.0,
+        real_time_chunking: bool = False,
     ) -> None:
         if ":" not in address:
             raise UserError(f"address: '{address}' has no port; write HOST:PORT, for example 127.0.0.1:10093")
         check_encoding(encoding)
         self._timeout_s = _positive(timeout_s)
         self._address, self._encoding = address, encoding
-        self._config = pb.SessionConfig(policy=policy, embodiment=embodiment)
+        self._config = pb.SessionConfig(
+            policy=policy, embodiment=embodiment, real_time_chunking=real_time_chunking
+        )
         if observation_spec is not None:
             self._config.observation_spec.CopyFrom(encode_observation_spec(observation_spec))
         if action_spec is not None:
@@ -104,6 +117,7 @@ class PolicyClient:
         self._session: str | None = None
         self._contract: RobotSpec | None = None
         self._max_bytes = 0
+        self._max_delay: int | None = None
         self._instruction = ""
         self._timings: Timings | None = None
         self._seed: int | None = None
@@ -130,6 +144,11 @@ class PolicyClient:
         if self._contract is None:
             raise PolicyClientError("no session; use 'with PolicyClient(...) as client:' or call open()")
         return self._contract
+
+    @property
+    def max_delay_steps(self) -> int | None:
+        """Longest delay that the policy bridges when it continues a chunk; None: it cannot continue one."""
+        return self._max_delay
 
     @property
     def timings(self) -> Timings | None:
@@ -159,6 +178,12 @@ class PolicyClient:
             reply = self._call(self._stub.OpenSession, pb.OpenSessionRequest(config=self._config))
             self._contract = decode_spec(reply.contract)
             self._session, self._max_bytes = reply.session_id, reply.max_message_bytes
+            if reply.HasField("real_time_chunking"):
+                self._max_delay = reply.real_time_chunking.max_delay_steps
+            elif self._config.real_time_chunking:  # a server that knows of it would have refused
+                raise HandshakeError(
+                    f"config.real_time_chunking: the server at {self._address} is of a version without it"
+                )
 
     def reset(self, instruction: str | None = None) -> None:
         """Start a new episode.
@@ -178,7 +203,9 @@ class PolicyClient:
         *,
         step: int | None = None,
         denoise_steps: int | None = None,
-    ) -> ActionChunk:
+        previous: Continuation | None = None,
+        view_keys: Mapping[str, str] | None = None,
+    ) -> ServedChunk:
         """The action chunk ``[T, A]`` for an observation, in real units.
 
         Args:
@@ -190,6 +217,13 @@ class PolicyClient:
             step: control step of the episode; may not decrease until :meth:`reset`, so that a
                 forgotten reset is an error.
             denoise_steps: 1 to 1000; None: the server's setting.
+            previous: the chunk being executed, as ``chunk.after(executed_steps, delay_steps)``: the answer
+                begins with the actions that are executed until it takes over, and goes on from there
+                (real-time chunking). Needs ``step``, in this and in that chunk's request. A request that was
+                lost may be made again. :class:`~vla_serve.ControlLoop` does all that.
+            view_keys: camera name -> key of its picture, for cameras that stand still before a scene that
+                does not change: the policy's geometry encoder uses what it knows of that key, and does not
+                look at the image. Keys are this session's, this camera's, and forgotten by :meth:`reset`.
         """
         start = time.perf_counter()
         request = pb.PredictRequest(session_id=self._open_session())
@@ -211,9 +245,17 @@ class PolicyClient:
             ("denoise_steps", denoise_steps, 1001),
         ):
             if value is not None:
-                if not 0 <= value < limit:
-                    raise PolicyClientError(f"{field}: {value} is outside 0 to {limit - 1}", {field: "range"})
-                setattr(request, field, int(value))
+                setattr(request, field, _within(value, limit, field))
+        if previous is not None:
+            request.previous.chunk_id = previous.chunk_id
+            for field in ("executed_steps", "delay_steps"):
+                number = _within(getattr(previous, field), 2**32, f"previous.{field}")
+                setattr(request.previous, field, number)
+        for camera, key in (view_keys or {}).items():
+            if not isinstance(key, str):
+                field, description = f"view_keys[{camera}]", f"{key!r} must be a text"
+                raise PolicyClientError(f"{field}: {description}", {field: description})
+            request.view_keys[camera] = key
         data = serialise(request, raw_images)
         if len(data) > self._max_bytes:
             raise PolicyClientError(
@@ -225,7 +267,10 @@ class PolicyClient:
         t = reply.timings
         self._timings = Timings(took_ms, t.queue_ms, t.decode_ms, t.model_ms, t.total_ms)
         self._seed = reply.seed
-        return ActionChunk(decode_tensor(reply.actions, "actions"), self.contract.action)
+        if previous is not None and (not reply.chunk_id or reply.frozen_steps != previous.delay_steps):
+            raise PolicyServerError(f"{self._address}: the server did not continue the previous chunk")
+        actions_TA = decode_tensor(reply.actions, "actions")
+        return ServedChunk(actions_TA, self.contract.action, reply.chunk_id, reply.frozen_steps)
 
     def close(self) -> None:
         """Close session and connection; a server that is gone is no error."""
@@ -252,6 +297,13 @@ class PolicyClient:
             if wait and isinstance(mapped, PolicyTimeout):
                 mapped = PolicyTimeout(f"{self._address}: not ready after {deadline:g} s")
             raise mapped from None
+
+
+def _within(value: int, limit: int, field: str) -> int:
+    if int(value) != value or not 0 <= value < limit:
+        description = f"{value} is no whole number in 0 to {limit - 1}"
+        raise PolicyClientError(f"{field}: {description}", {field: description})
+    return int(value)
 
 
 def _positive(timeout_s: float) -> float:

@@ -25,7 +25,7 @@ class PolicyClientError(UserError):
 
 
 class HandshakeError(PolicyClientError, SpecMismatch):
-    """Client and policy disagree on cameras, state or actions."""
+    """Client and policy disagree on cameras, state or actions, or the policy cannot do what is asked."""
 
 
 class SessionLost(PolicyClientError):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from vla_core.types import ActionChunk, Observation
+from vla_core.types import ActionChunk
 
-from vla_serve.policy_protocol import Policy
+from vla_serve.policy_protocol import Policy, Row, act
 from vla_serve.status import exhausted
 
 
@@ -43,9 +42,7 @@ class ModelQueue:
         # One worker: CUDA graphs and caches belong to a thread, and order is the order of arrival.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-model")
 
-    def submit(
-        self, observation: Observation, seed: int, steps: int | None, deadline: float | None
-    ) -> Future[Answer]:
+    def submit(self, row: Row, deadline: float | None) -> Future[Answer]:
         """Queue a request. ``deadline`` is on the monotonic clock; cancelling the future unqueues it.
 
         The future raises :class:`DeadlinePassed` or whatever the policy raised. A full queue is
@@ -57,7 +54,7 @@ class ModelQueue:
                     f"{self.limit} requests are waiting for the model", "QUEUE_FULL", max(self._mean_s, 0.01)
                 )
             self._pending += 1
-        future = self._worker.submit(self._run, observation, seed, steps, deadline, time.monotonic())
+        future = self._worker.submit(self._run, row, deadline, time.monotonic())
         future.add_done_callback(self._done)
         return future
 
@@ -65,16 +62,14 @@ class ModelQueue:
         with self._lock:
             self._pending -= 1
 
-    def _run(
-        self, observation: Observation, seed: int, steps: int | None, deadline: float | None, queued: float
-    ) -> Answer:
+    def _run(self, row: Row, deadline: float | None, queued: float) -> Answer:
         start = time.monotonic()
         if deadline is not None and start > deadline:
             raise DeadlinePassed
-        chunks: Sequence[ActionChunk] = self._policy.act([observation], [seed], steps)
+        chunk = act(self._policy, row)
         took = time.monotonic() - start
         self._mean_s = took if self._mean_s == 0 else 0.9 * self._mean_s + 0.1 * took
-        return Answer(chunks[0], (start - queued) * 1000, took * 1000)
+        return Answer(chunk, (start - queued) * 1000, took * 1000)
 
     def close(self) -> None:
         """Finish what was queued and end the thread."""

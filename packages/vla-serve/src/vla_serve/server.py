@@ -11,8 +11,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vla_core.errors import UserError
 
 from vla_serve.model_queue import ModelQueue
-from vla_serve.policy_protocol import Policy, fake_observation
-from vla_serve.service import MAX_DENOISE_STEPS, PolicyServicer
+from vla_serve.policy_protocol import Policy, Row, fake_observation
+from vla_serve.predict_request import MAX_DENOISE_STEPS
+from vla_serve.service import PolicyServicer
 from vla_serve.sessions import Sessions
 from vla_serve.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 
@@ -116,7 +117,8 @@ class PolicyServer:
 
     def _warm_up(self) -> None:
         for name, spec in self._policy.specs.items():
-            answer = self._queue.submit(fake_observation(spec), 0, self._denoise_steps, None).result()
+            row = Row(fake_observation(spec), 0, self._denoise_steps)
+            answer = self._queue.submit(row, None).result()
             log.info("warmed up embodiment=%s model_ms=%.1f", name, answer.model_ms)
 
     def _set_health(self, status: int) -> None:

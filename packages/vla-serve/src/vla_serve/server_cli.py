@@ -31,6 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--session_idle_s", type=float, default=600.0, help="close idle sessions (default: %(default)s)")
     add("--threads", type=int, help="CPU threads of the model (default: torch's choice)")
     add("--denoise_steps", type=int, help="for requests that say nothing (default: the policy's own)")
+    add(
+        "--cache_mib",
+        type=int,
+        help="MiB that view keys may fill with geometry features (default: as trained)",
+    )
     add("--max_message_mb", type=int, default=32, help="largest request in MiB (default: %(default)s)")
     return parser
 
@@ -50,7 +55,7 @@ def _serve(args: argparse.Namespace) -> None:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}: no CUDA device here; use --device cpu")
     dtype = torch.bfloat16 if args.use_bf16 or args.dtype == "bfloat16" else torch.float32
-    policy = VLAPolicy.from_pretrained(args.ckpt_path, device=args.device, dtype=dtype)
+    policy = VLAPolicy.from_pretrained(args.ckpt_path, args.device, dtype, args.cache_mib)
     server = PolicyServer(
         policy,
         host=args.host,

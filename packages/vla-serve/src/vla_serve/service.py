@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
@@ -19,18 +20,18 @@ from vla_core.specs import RobotSpec, check_action, check_observation
 from vla_core.types import ActionChunk
 
 from vla_serve.codec import FieldError, encode_tensor
+from vla_serve.kept_chunks import CHUNKS_KEPT, check_carries_over
 from vla_serve.model_queue import Answer, DeadlinePassed, ModelQueue
-from vla_serve.observation_codec import MAX_INSTRUCTION, decode_observation
-from vla_serve.policy_protocol import Policy
+from vla_serve.observation_codec import MAX_INSTRUCTION
+from vla_serve.policy_protocol import Policy, Row, longest_delay
+from vla_serve.predict_request import decode_request
 from vla_serve.sessions import Sessions
 from vla_serve.spec_codec import decode_action_spec, decode_observation_spec, encode_spec
-from vla_serve.status import RpcFailure, internal, invalid, mismatch, to_wire
+from vla_serve.status import RpcFailure, internal, invalid, mismatch, to_wire, unsupported
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceServicer
 
 log = logging.getLogger("vla_serve.server")
-
-MAX_DENOISE_STEPS = 1000
 
 
 class _Boundary:
@@ -79,6 +80,7 @@ class PolicyServicer(PolicyServiceServicer):  # type: ignore[misc]
         denoise_steps: int | None,
         max_message_bytes: int,
     ) -> None:
+        self._policy = policy
         self._specs: Mapping[str, RobotSpec] = dict(policy.specs)
         self._framework, self._name = policy.framework, name
         self._queue, self._sessions = queue, sessions
@@ -111,17 +113,22 @@ class PolicyServicer(PolicyServiceServicer):  # type: ignore[misc]
             config = request.config
             spec = self._find(config.policy, config.embodiment, "config.")
             self._handshake(config, spec)
+            limit = self._longest_delay(spec, config.real_time_chunking)
             session = self._sessions.open(spec)
             log.info(
                 "session opened id=%s embodiment=%s peer=%s", session.id, spec.embodiment, context.peer()
             )
-            return pb.OpenSessionResponse(
+            reply = pb.OpenSessionResponse(
                 session_id=session.id,
                 policy=self._name,
                 contract=encode_spec(spec),
                 max_message_bytes=self._max_message_bytes,
                 idle_timeout_s=self._sessions.idle_s,
             )
+            if limit is not None:
+                reply.real_time_chunking.max_delay_steps = limit
+                reply.real_time_chunking.chunks_kept = CHUNKS_KEPT
+            return reply
 
     def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> pb.ResetSessionResponse:
         with _Boundary(context, "ResetSession"):
@@ -140,27 +147,27 @@ class PolicyServicer(PolicyServiceServicer):  # type: ignore[misc]
         arrived = time.monotonic()
         with _Boundary(context, "Predict"):
             remaining = context.time_remaining()
+            if remaining is not None and remaining > threading.TIMEOUT_MAX:
+                remaining = None  # a client without deadline: gRPC says some centuries
             session = self._sessions.get(request.session_id)
-            seed = request.seed if request.HasField("seed") else secrets.randbits(63)
-            steps = request.denoise_steps if request.HasField("denoise_steps") else self._denoise_steps
-            if seed >= 2**63:
-                raise invalid("seed", f"{seed} is not below 2^63")
-            if steps is not None and not 1 <= steps <= MAX_DENOISE_STEPS:
-                raise invalid("denoise_steps", f"{steps} is outside 1 to {MAX_DENOISE_STEPS}")
-            spec = session.spec
-            observation = decode_observation(
-                request.observation, spec.observation, spec.embodiment, session.instruction
-            )
-            if request.HasField("step"):
-                self._sessions.advance(session, request.step)
+            spec, episode = session.spec, session.episode
+            row = decode_request(request, self._policy, spec, episode, self._denoise_steps)
+            step = request.step if request.HasField("step") else None
+            if step is not None:
+                self._sessions.advance(episode, step)
             decoded = time.monotonic()
             deadline = None if remaining is None else arrived + remaining
-            future = self._queue.submit(observation, seed, steps, deadline)
+            future = self._queue.submit(row, deadline)
             # A client that went away, and a deadline that passes, take the request off the queue.
             context.add_callback(future.cancel)
             answer = self._wait(future, deadline)
-            _check_actions(answer.chunk, spec)
-            reply = pb.PredictResponse(actions=encode_tensor(answer.chunk.actions, "actions"), seed=seed)
+            _check_actions(answer.chunk, spec, row)
+            reply = pb.PredictResponse(
+                actions=encode_tensor(answer.chunk.actions, "actions"),
+                seed=row.seed,
+                chunk_id=episode.chunks.put(answer.chunk, row.observation.state, step),
+                frozen_steps=row.previous.n_frozen if row.previous is not None else 0,
+            )
             reply.timings.queue_ms, reply.timings.model_ms = answer.queue_ms, answer.model_ms
             reply.timings.decode_ms = (decoded - arrived) * 1000
             reply.timings.total_ms = (time.monotonic() - arrived) * 1000
@@ -199,6 +206,16 @@ class PolicyServicer(PolicyServiceServicer):  # type: ignore[misc]
             )
         return self._specs[embodiment]
 
+    def _longest_delay(self, spec: RobotSpec, wanted: bool) -> int | None:
+        """What the policy can bridge; None: it cannot continue a chunk, and nobody ``wanted`` it."""
+        try:
+            check_carries_over(spec)
+            return longest_delay(self._policy, spec.embodiment)
+        except UserError as error:
+            if wanted:
+                raise unsupported("config.real_time_chunking", str(error)) from None
+            return None
+
     @staticmethod
     def _handshake(config: pb.SessionConfig, spec: RobotSpec) -> None:
         who = ("the policy", "the client")
@@ -213,7 +230,7 @@ class PolicyServicer(PolicyServiceServicer):  # type: ignore[misc]
             raise mismatch(str(error)) from None
 
 
-def _check_actions(chunk: ActionChunk, spec: RobotSpec) -> None:
+def _check_actions(chunk: ActionChunk, spec: RobotSpec, row: Row) -> None:
     """A chunk that breaks the contract never reaches a robot."""
     expected = (spec.action.horizon, spec.action.dim)
     actions_TA = chunk.actions
@@ -223,3 +240,6 @@ def _check_actions(chunk: ActionChunk, spec: RobotSpec) -> None:
         )
     if not np.isfinite(actions_TA).all():
         raise ValueError("the policy answered NaN or infinity")
+    kept = row.previous
+    if kept is not None and (actions_TA[: kept.n_frozen] != kept.actions[: kept.n_frozen]).any():
+        raise ValueError(f"the policy did not keep the {kept.n_frozen} frozen steps of the previous chunk")

@@ -9,17 +9,31 @@ from dataclasses import dataclass, field
 
 from vla_core.specs import RobotSpec
 
+from vla_serve.kept_chunks import KeptChunks
 from vla_serve.status import exhausted, invalid
 
 
 @dataclass
+class Episode:
+    """What a reset forgets.
+
+    ``step`` is the last control step seen; ``name`` is this episode's alone, in all sessions. A request keeps
+    to the episode it came in, so that an answer that crosses a reset reaches nothing of the next one.
+    """
+
+    instruction: str = ""
+    step: int = -1
+    name: str = field(default_factory=lambda: secrets.token_hex(16))
+    chunks: KeptChunks = field(default_factory=KeptChunks)
+
+
+@dataclass
 class Session:
-    """One client's state. ``step`` is the last control step seen since the reset."""
+    """One client's state."""
 
     id: str
     spec: RobotSpec
-    instruction: str = ""
-    step: int = -1
+    episode: Episode = field(default_factory=Episode)
     used_at: float = field(default_factory=time.monotonic)
 
 
@@ -63,18 +77,16 @@ class Sessions:
 
     def reset(self, session_id: str, instruction: str) -> None:
         """Start an episode."""
-        session = self.get(session_id)
-        with self._lock:
-            session.instruction, session.step = instruction, -1
+        self.get(session_id).episode = Episode(instruction)
 
-    def advance(self, session: Session, step: int) -> None:
+    def advance(self, episode: Episode, step: int) -> None:
         """Note the control step; INVALID_ARGUMENT when it decreases within an episode."""
         with self._lock:
-            if step < session.step:
+            if step < episode.step:
                 raise invalid(
-                    "step", f"{step} after {session.step}; call ResetSession at the start of an episode"
+                    "step", f"{step} after {episode.step}; call ResetSession at the start of an episode"
                 )
-            session.step = step
+            episode.step = step
 
     def close(self, session_id: str) -> None:
         """Forget the session; INVALID_ARGUMENT when unknown."""

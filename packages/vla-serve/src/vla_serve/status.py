@@ -53,6 +53,15 @@ def mismatch(description: str) -> RpcFailure:
     return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, description, details)
 
 
+def unsupported(field: str, description: str) -> RpcFailure:
+    """FAILED_PRECONDITION of a handshake that wants what the policy cannot do."""
+    violation = details_pb.PreconditionFailure.Violation(
+        type="UNSUPPORTED", subject=field, description=description
+    )
+    details = (details_pb.PreconditionFailure(violations=[violation]), info("UNSUPPORTED"))
+    return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, f"{field}: {description}", details)
+
+
 def exhausted(message: str, reason: str, retry_after_s: float) -> RpcFailure:
     """RESOURCE_EXHAUSTED that says when to try again."""
     delay = Duration()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.envs import StepResult
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
-from vla_core.types import ActionChunk, Observation
+from vla_core.types import ActionChunk, Observation, PreviousChunk
 
 _CONTROL_HZ = 10.0
 _REACH_M = 0.8
@@ -117,17 +117,28 @@ class ToyPolicy:
         self.specs: Mapping[str, RobotSpec] = {"toy": spec}
         self._stuck_left = stuck_left
 
+    def longest_delay(self, embodiment: str) -> int:
+        """It can keep any start of an earlier chunk."""
+        return self.specs[embodiment].action.horizon - 1
+
     def act(
-        self, observations: Sequence[Observation], seeds: Sequence[int], steps: int | None = None
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int],
+        steps: int | None = None,
+        previous: Sequence[PreviousChunk | None] | None = None,
     ) -> list[ActionChunk]:
         """See :class:`vla_serve.server.Policy`."""
         spec = self.specs["toy"].action
         chunks = []
-        for observation in observations:
+        for observation, kept in zip(observations, previous or [None] * len(observations), strict=True):
             columns = np.flatnonzero(observation.images["top"].any(axis=(0, 2)))
             left = columns.size > 0 and columns.mean() < observation.images["top"].shape[1] / 2
             speed = -1.0 if "left" in observation.instruction else 1.0
             if left and self._stuck_left:
                 speed = 0.0
-            chunks.append(ActionChunk(np.full((spec.horizon, 1), speed, np.float32), spec))
+            actions_T1 = np.full((spec.horizon, 1), speed, np.float32)
+            if kept is not None:
+                actions_T1[: kept.n_frozen] = kept.actions[: kept.n_frozen]
+            chunks.append(ActionChunk(actions_T1, spec))
         return chunks

@@ -54,16 +54,18 @@ class GetPolicyContractResponse(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ...) -> None: ...
 
 class SessionConfig(_message.Message):
-    __slots__ = ("policy", "embodiment", "observation_spec", "action_spec")
+    __slots__ = ("policy", "embodiment", "observation_spec", "action_spec", "real_time_chunking")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     EMBODIMENT_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_SPEC_FIELD_NUMBER: _ClassVar[int]
     ACTION_SPEC_FIELD_NUMBER: _ClassVar[int]
+    REAL_TIME_CHUNKING_FIELD_NUMBER: _ClassVar[int]
     policy: str
     embodiment: str
     observation_spec: _specs_pb2.ObservationSpec
     action_spec: _specs_pb2.ActionSpec
-    def __init__(self, policy: _Optional[str] = ..., embodiment: _Optional[str] = ..., observation_spec: _Optional[_Union[_specs_pb2.ObservationSpec, _Mapping]] = ..., action_spec: _Optional[_Union[_specs_pb2.ActionSpec, _Mapping]] = ...) -> None: ...
+    real_time_chunking: bool
+    def __init__(self, policy: _Optional[str] = ..., embodiment: _Optional[str] = ..., observation_spec: _Optional[_Union[_specs_pb2.ObservationSpec, _Mapping]] = ..., action_spec: _Optional[_Union[_specs_pb2.ActionSpec, _Mapping]] = ..., real_time_chunking: bool = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("config",)
@@ -71,19 +73,29 @@ class OpenSessionRequest(_message.Message):
     config: SessionConfig
     def __init__(self, config: _Optional[_Union[SessionConfig, _Mapping]] = ...) -> None: ...
 
+class RealTimeChunking(_message.Message):
+    __slots__ = ("max_delay_steps", "chunks_kept")
+    MAX_DELAY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    max_delay_steps: int
+    chunks_kept: int
+    def __init__(self, max_delay_steps: _Optional[int] = ..., chunks_kept: _Optional[int] = ...) -> None: ...
+
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s")
+    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s", "real_time_chunking")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    REAL_TIME_CHUNKING_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     policy: str
     contract: _specs_pb2.RobotSpec
     max_message_bytes: int
     idle_timeout_s: float
-    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ...) -> None: ...
+    real_time_chunking: RealTimeChunking
+    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., real_time_chunking: _Optional[_Union[RealTimeChunking, _Mapping]] = ...) -> None: ...
 
 class ResetSessionRequest(_message.Message):
     __slots__ = ("session_id", "instruction")
@@ -107,19 +119,40 @@ class CloseSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class PreviousChunk(_message.Message):
+    __slots__ = ("chunk_id", "executed_steps", "delay_steps")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: str
+    executed_steps: int
+    delay_steps: int
+    def __init__(self, chunk_id: _Optional[str] = ..., executed_steps: _Optional[int] = ..., delay_steps: _Optional[int] = ...) -> None: ...
+
 class PredictRequest(_message.Message):
-    __slots__ = ("session_id", "observation", "seed", "step", "denoise_steps")
+    __slots__ = ("session_id", "observation", "seed", "step", "denoise_steps", "previous", "view_keys")
+    class ViewKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     DENOISE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    VIEW_KEYS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     observation: _types_pb2.Observation
     seed: int
     step: int
     denoise_steps: int
-    def __init__(self, session_id: _Optional[str] = ..., observation: _Optional[_Union[_types_pb2.Observation, _Mapping]] = ..., seed: _Optional[int] = ..., step: _Optional[int] = ..., denoise_steps: _Optional[int] = ...) -> None: ...
+    previous: PreviousChunk
+    view_keys: _containers.ScalarMap[str, str]
+    def __init__(self, session_id: _Optional[str] = ..., observation: _Optional[_Union[_types_pb2.Observation, _Mapping]] = ..., seed: _Optional[int] = ..., step: _Optional[int] = ..., denoise_steps: _Optional[int] = ..., previous: _Optional[_Union[PreviousChunk, _Mapping]] = ..., view_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ServerTimings(_message.Message):
     __slots__ = ("queue_ms", "decode_ms", "model_ms", "total_ms")
@@ -134,11 +167,15 @@ class ServerTimings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("actions", "timings", "seed")
+    __slots__ = ("actions", "timings", "seed", "chunk_id", "frozen_steps")
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_STEPS_FIELD_NUMBER: _ClassVar[int]
     actions: _types_pb2.Tensor
     timings: ServerTimings
     seed: int
-    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    chunk_id: str
+    frozen_steps: int
+    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ..., chunk_id: _Optional[str] = ..., frozen_steps: _Optional[int] = ...) -> None: ...

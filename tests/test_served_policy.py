@@ -1,0 +1,177 @@
+"""Whole policies behind gRPC: a continued chunk is what ``act`` gives, and a known picture is not encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from vla_core import PreviousChunk, UserError, VLAPolicy
+from vla_core.build import FrameworkConfig, build_policy
+from vla_core.checkpoint import save_checkpoint
+from vla_core.config import build_config
+from vla_core.testing import make_observation, make_spec
+from vla_serve import HandshakeError, PolicyClient, PolicyClientError, PolicyServer
+from vla_train._smoke_sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
+
+VARIANTS = {
+    "guidance": ["head.rtc=guidance"],
+    "training_time": ["head.rtc=training_time", "head.rtc_max_delay=3"],
+}
+
+
+def build(name: str, *overrides: str) -> VLAPolicy:
+    tree = framework_tree(name, "tiny", overrides)
+    config = build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
+    size = GEOMETRY_IMAGE if config.geometry else CAMERA["tiny"]
+    spec = make_spec(2, size, size, config.horizon)
+    torch.manual_seed(0)
+    policy = build_policy(config, {spec.embodiment: spec}).eval()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return policy
+
+
+@pytest.mark.parametrize("name", ["QwenGR00T", "QwenPI", "PI0"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_a_continued_chunk_is_what_act_makes_of_it(name: str, variant: str) -> None:
+    policy = build(name, *VARIANTS[variant])
+    (spec,) = policy.specs.values()
+    observations = [make_observation(spec, seed) for seed in range(3)]
+    with PolicyServer(policy) as server, PolicyClient(server.address, real_time_chunking=True) as client:
+        assert client.max_delay_steps == (3 if variant == "training_time" else spec.action.horizon - 1)
+        first = client.predict(observations[0], 3, step=0)
+        second = client.predict(observations[1], 4, step=3, previous=first.after(3, 2))
+        third = client.predict(observations[2], 5, step=7, previous=second.after(4, 1))
+        free = client.predict(observations[1], 4, step=7)
+    (local,) = policy.act(observations[:1], [3])
+    np.testing.assert_array_equal(first.actions, local.actions)
+    (local,) = policy.act(observations[1:2], [4], previous=[PreviousChunk(local.actions[3:], 2)])
+    np.testing.assert_array_equal(second.actions, local.actions)
+    (local,) = policy.act(observations[2:], [5], previous=[PreviousChunk(local.actions[4:], 1)])
+    np.testing.assert_array_equal(third.actions, local.actions)
+    np.testing.assert_array_equal(second.actions[:2], first.actions[3:5])
+    assert not np.allclose(second.actions[2:], free.actions[2:], atol=1e-4)  # the rest knows of them
+
+
+def test_a_delay_the_head_was_not_trained_for() -> None:
+    policy = build("QwenGR00T", *VARIANTS["training_time"])
+    (spec,) = policy.specs.values()
+    with PolicyServer(policy) as server, PolicyClient(server.address) as client:
+        chunk = client.predict(make_observation(spec), step=0)
+        with pytest.raises(
+            PolicyClientError, match=r"previous\.delay_steps: 4; this policy bridges at most 3"
+        ):
+            client.predict(make_observation(spec), step=1, previous=chunk.after(1, 4))
+
+
+def test_a_regression_head_is_named() -> None:
+    policy = build("QwenOFT")
+    (spec,) = policy.specs.values()
+    said = "a MLPRegression cannot keep the start of an earlier chunk"
+    with PolicyServer(policy) as server:
+        with (
+            pytest.raises(HandshakeError, match=said),
+            PolicyClient(server.address, real_time_chunking=True),
+        ):
+            pass
+        with PolicyClient(server.address) as client:
+            chunk = client.predict(make_observation(spec), step=0)
+            with pytest.raises(PolicyClientError, match=said):
+                client.predict(make_observation(spec), step=1, previous=chunk.after(1, 1))
+            with pytest.raises(
+                PolicyClientError, match="view_keys: given, but this policy computes no geometry"
+            ):
+                client.predict(make_observation(spec), view_keys={"camera_0": "cell"})
+
+
+@pytest.fixture(scope="module")
+def seeing() -> VLAPolicy:
+    return build("QwenMapAnythingPI", "geometry.cache_mib=8")
+
+
+@pytest.fixture
+def address(seeing: VLAPolicy) -> Iterator[str]:
+    assert seeing.geometry is not None
+    seeing.geometry.cache.clear()
+    with PolicyServer(seeing) as server:
+        yield server.address
+
+
+def test_a_known_picture_is_not_encoded_again(seeing: VLAPolicy, address: str) -> None:
+    (spec,) = seeing.specs.values()
+    cache, seen = seeing.geometry.cache, list[int]()
+    observation = make_observation(spec, 0)
+    dark = replace(
+        observation, images={**observation.images, "camera_0": np.zeros_like(observation.images["camera_0"])}
+    )
+    see = seeing.geometry._see
+    seeing.geometry._see = lambda images: seen.append(len(images)) or see(images)
+    try:
+        with PolicyClient(address) as client:
+
+            def answer(of: object, **keys: str) -> np.ndarray:
+                seen.append(0)
+                return client.predict(of, 1, view_keys=keys).actions
+
+            first = answer(observation, camera_0="cell 1")
+            known = answer(dark, camera_0="cell 1")
+            changed = answer(dark, camera_0="cell 2")
+            assert seen == [0, 2, 0, 1, 0, 2]  # pictures encoded, after each request
+            answer(observation, camera_0="cell 1", camera_1="cell 1")  # of another camera: another picture
+            assert seen[6:] == [0, 1]
+            client.reset()
+            seen.clear()
+            answer(observation, camera_0="cell 1")
+            assert seen == [0, 2]  # the scene of another episode
+        with PolicyClient(address) as other:
+            seen.clear()
+            other.predict(observation, 1, view_keys={"camera_0": "cell 1"})
+            assert seen == [2]  # another robot's cell
+    finally:
+        seeing.geometry._see = see
+    assert len(cache) == 5
+    np.testing.assert_array_equal(first, seeing.act([observation], [1])[0].actions)
+    # The backbone sees the dark picture, the geometry the one that its key stands for.
+    (local,) = seeing.act(
+        [dark], [1], view_keys=[{"camera_0": next(k for k, _ in cache._entries if "cell 1" in k)}]
+    )
+    np.testing.assert_array_equal(known, local.actions)
+    assert not np.array_equal(known, changed)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"camera_7": "a"}, r"view_keys\[camera_7\]: no such camera"),
+        ({"camera_0": ""}, r"view_keys\[camera_0\]: 0 characters, expected 1 to 256"),
+        ({"camera_0": "x" * 257}, r"view_keys\[camera_0\]: 257 characters"),
+        ({"camera_0": 3}, r"view_keys\[camera_0\]: 3 must be a text"),
+    ],
+)
+def test_bad_keys(seeing: VLAPolicy, address: str, keys: dict[str, str], words: str) -> None:
+    (spec,) = seeing.specs.values()
+    with PolicyClient(address) as client, pytest.raises(PolicyClientError, match=words):
+        client.predict(make_observation(spec), view_keys=keys)
+
+
+def test_a_trained_policy_gets_its_cache_when_it_is_served(tmp_path: Path) -> None:
+    path = save_checkpoint(build("QwenMapAnythingPI"), tmp_path / "steps_1", step=1)
+    policy = VLAPolicy.from_pretrained(path)
+    (spec,) = policy.specs.values()
+    with (
+        PolicyServer(policy) as server,
+        PolicyClient(server.address) as client,
+        pytest.raises(PolicyClientError, match=r"has no cache; set geometry\.cache_mib .*--cache_mib"),
+    ):
+        client.predict(make_observation(spec), view_keys={"camera_0": "a"})
+    policy = VLAPolicy.from_pretrained(path, cache_mib=4)
+    with PolicyServer(policy) as server, PolicyClient(server.address) as client:
+        client.predict(make_observation(spec), view_keys={"camera_0": "a"})
+    assert len(policy.geometry.cache) == 1
+    with pytest.raises(UserError, match=r"cache_mib: -1 must be at least 0"):
+        VLAPolicy.from_pretrained(path, cache_mib=-1)
