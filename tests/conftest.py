@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from vla_core.images import resize
+from vla_data._arrays_writer import ArraysWriter
+from vla_data._demonstrate import Demonstration, Job
+from vla_data.lerobot import LeRobotConfig, LeRobotSource
 
 ROOT = Path(__file__).parents[1]
 DATASET = ROOT / "examples" / "data" / "metaworld_faucet"
+SMALL = 64
 
 
 def shrink(config: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -34,3 +41,35 @@ def quickstart(tmp_path: Path) -> dict[str, Any]:
 def one_thread() -> None:
     """Tiny tensors are slower on two threads, and bit-equality must not depend on the split."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_faucet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped demonstrations as arrays of 64 x 64 images: decoded once for all that learn from them."""
+    return write_small(tmp_path_factory.mktemp("data") / "small_faucet")
+
+
+def write_small(root: Path) -> Path:
+    """Write the dataset ``root`` (see :func:`small_faucet`)."""
+    source = LeRobotSource(LeRobotConfig(str(DATASET), cache="ram"), 1)
+    cameras = tuple(replace(c, height=SMALL, width=SMALL) for c in source.spec.observation.cameras)
+    spec = replace(source.spec, observation=replace(source.spec.observation, cameras=cameras))
+    writer, start = None, 0
+    for episode, frames in source.lengths().items():
+        samples = [source[i] for i in range(start, start + frames)]
+        start += frames
+        columns = {
+            f"observation.images.{c.name}": np.stack(
+                [resize(s.observation.images[c.name], SMALL, SMALL) for s in samples]
+            )
+            for c in cameras
+        }
+        columns["observation.state"] = np.stack([s.observation.state for s in samples])
+        columns["action"] = np.stack([s.actions[0] for s in samples])
+        job = Job("metaworld", (), episode, 0.0)
+        shown = Demonstration(job, True, samples[0].observation.instruction, columns)
+        writer = writer or ArraysWriter(root, spec, shown, "small_faucet")
+        writer.add(shown)
+    assert writer is not None
+    writer.close({"source": DATASET.name})
+    return root

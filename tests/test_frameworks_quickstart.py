@@ -13,9 +13,18 @@ from vla_train.composition import compose
 from vla_train.presets import list_presets
 from vla_train.trainer import Trainer
 
-DATASET = Path(__file__).parents[1] / "examples" / "data" / "metaworld_faucet"
-# Regression is quick; the samples of a flow take longer to beat a mean, most with one noise draw a step.
-STEPS = {"QwenOFT": 80, "QwenAdapter": 80, "PI0": 500}
+# Regression is quick; the samples of a flow take longer to beat a mean.
+STEPS = {"QwenOFT": 80, "QwenAdapter": 80}
+# Geometry encoders have patches of 14: images of 4 x 4 of them, and a backbone that sees the same.
+GEOMETRY_SIDE = 56
+PATCHES_OF_14 = ["vlm.tiny.patch_size=14"]
+QWEN_PATCHES_OF_14 = [*PATCHES_OF_14, "vlm.vision=vit", f"vlm.tiny.window_size={GEOMETRY_SIDE}"]
+WORDS = {
+    "MapAnythingLlava3DPI": PATCHES_OF_14,
+    "QwenMapAnythingPI": QWEN_PATCHES_OF_14,
+    "QwenDual": QWEN_PATCHES_OF_14,
+    "PI0": ["head.repeated_diffusion_steps=4"],
+}
 TRAINER: dict[str, Any] = {
     "batch_size": 32,
     "learning_rate": {"base": 3e-3},
@@ -31,12 +40,16 @@ TRAINER: dict[str, Any] = {
 # QwenFast, which must learn to spell before it can aim, has a run of its own in test_qwen_fast.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in list_presets() if name != "QwenFast"])
-def test_preset_beats_the_mean_action(name: str, tmp_path: Path) -> None:
-    tree = framework_tree(name, "tiny")
+def test_preset_beats_the_mean_action(name: str, small_faucet: Path, tmp_path: Path) -> None:
+    tree = framework_tree(name, "tiny", WORDS.get(name, []))
+    framework = tree.data["framework"]
+    for step in framework["transforms"] if framework.get("geometry") else ():
+        if step["name"] == "resize":
+            step.update(height=GEOMETRY_SIDE, width=GEOMETRY_SIDE)
     data = {
-        "framework": tree.data["framework"],
+        "framework": framework,
         "datasets": {
-            "train": [{"name": "lerobot", "path": str(DATASET)}],
+            "train": [{"name": "arrays", "path": str(small_faucet)}],
             "val_fraction": 0.1,
             "ram_cache": True,
         },

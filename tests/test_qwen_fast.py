@@ -120,10 +120,12 @@ def test_adapters_leave_the_new_tokens_trainable() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_training_beats_the_mean_action(quickstart: dict[str, Any], tmp_path: Path) -> None:
+def test_a_short_training_beats_the_mean_action(
+    quickstart: dict[str, Any], small_faucet: Path, tmp_path: Path
+) -> None:
     """On held-out episodes of the demonstrations that ship."""
     quickstart["framework"].update(name="QwenFast", head={"name": "fast", "vocab_size": 320, "scale": 5.0})
-    quickstart["datasets"]["ram_cache"] = True
+    quickstart["datasets"].update(train=[{"name": "arrays", "path": str(small_faucet)}], ram_cache=True)
     quickstart["trainer"].update(max_steps=200, batch_size=32, warmup_steps=40, val_samples=128)
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(quickstart))

@@ -20,16 +20,15 @@ from vla_train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "configs" / "ablations" / "base.yaml"
-DATASET = ROOT / "examples" / "data" / "metaworld_faucet"
 ROWS = 32
 
 pytestmark = pytest.mark.slow
 
 
-def trained(tmp_path: Path, steps: int, *words: str) -> Composed:
+def trained(dataset: Path, tmp_path: Path, steps: int, *words: str) -> Composed:
     """A policy trained for a while on the shipped demonstrations, in evaluation mode."""
     own = [f"trainer.max_steps={steps}", "trainer.val_samples=8", "trainer.device=cpu", "trackers=[jsonl]"]
-    own += ["trainer.threads=1", f"datasets.train.0.path={DATASET}"]
+    own += ["trainer.threads=1", f"datasets.train=[{{name: arrays, path: {dataset}}}]"]
     composed = compose(load_run_tree([BASE], [*own, *words]))
     (tmp_path / "run").mkdir()
     Trainer(composed, tmp_path / "run", Console(quiet=True)).train()
@@ -57,9 +56,9 @@ def between_positions(features: GeometryFeatures) -> GeometryFeatures:
     return replace(features, tokens=features.tokens.flatten(1, 3)[:, order].view(b, v, h, w, c))
 
 
-def test_mean_pool_does_not_know_where_things_are(tmp_path: Path) -> None:
+def test_mean_pool_does_not_know_where_things_are(small_faucet: Path, tmp_path: Path) -> None:
     words = ["framework.use_geometric_branch=true", "framework.fusion.name=mean_pool"]
-    composed = trained(tmp_path, 60, *words)
+    composed = trained(small_faucet, tmp_path, 60, *words)
     observations = held_out(composed)
     before = actions(composed.policy, observations)
     geometry: Any = composed.policy.geometry
@@ -68,8 +67,11 @@ def test_mean_pool_does_not_know_where_things_are(tmp_path: Path) -> None:
     assert moved < 1e-3, "only rounding: the mean over positions is what it was"
 
 
-def test_another_phrasing_moves_the_actions_far_less_than_the_opposite_instruction(tmp_path: Path) -> None:
-    composed = trained(tmp_path, 600)
+def test_another_phrasing_moves_the_actions_far_less_than_the_opposite_instruction(
+    small_faucet: Path, tmp_path: Path
+) -> None:
+    words = ["trainer.learning_rate.base=3e-3", "trainer.ema_decay=0.9"]
+    composed = trained(small_faucet, tmp_path, 120, *words)
     policy, observations = composed.policy, held_out(composed)
     assert policy.geometry is None, "no geometry, so none can move the actions"
     for task, other in (("faucet-open", "faucet-close"), ("faucet-close", "faucet-open")):
