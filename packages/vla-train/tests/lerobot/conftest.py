@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from vla_core.types import Observation, Sample
+from vla_train.cli import main
 from vla_vlm.paligemma.shapes import shipped_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -106,3 +107,16 @@ def published(tmp_path: Path) -> Callable[[str], Published]:
 @pytest.fixture
 def golden() -> Path:
     return GOLDEN
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command and returns its one line of complaint."""
+
+    def run(*words: Any) -> str:
+        assert main(["import-lerobot", *map(str, words)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "Traceback" not in line
+        return line
+
+    return run

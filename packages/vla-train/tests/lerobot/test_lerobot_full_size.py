@@ -45,4 +45,4 @@ def test_every_key_finds_its_place(golden, variant, prefix):
         "paligemma_with_expert.paligemma.lm_head.weight",
     }
     (note,) = [entry.note for entry in ledger.entries if entry.target.endswith("embed_tokens.weight")]
-    assert "64 rows of zeros" in note
+    assert "with 64 rows of zeros below" in note

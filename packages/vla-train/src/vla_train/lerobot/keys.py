@@ -114,6 +114,6 @@ def move_table(ledger: Ledger, own: Mapping[str, Tensor], words: int) -> None:
         )
     spare = wanted - have
     tied = "the language head is the tied table" if source == head else ""
-    rows = f"and {spare} rows of zeros, tokens that no prompt holds" if spare > 0 else ""
+    rows = f"with {spare} rows of zeros below, tokens that no prompt holds" if spare > 0 else ""
     pad = (lambda x: F.pad(x, (0, 0, 0, spare))) if spare > 0 else None
     ledger.move(source, TABLE, pad, "; ".join(part for part in (tied, rows) if part))
