@@ -13,12 +13,12 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_the_examples_run(capsys):
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     with PolicyServer(ToyPolicy()) as server:
         for example in examples:
             tree = ast.parse(example.replace("127.0.0.1:10093", server.address))
             exec(compile(tree, str(README), "exec"), {})
-    assert capsys.readouterr().out.split() == ["[-1.]", "[-1.]", "4"]
+    assert capsys.readouterr().out.split() == ["[-1.]", "[-1.]", "[-1.]", "4"]
 
 
 def test_options_in_the_readme_exist():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vla_serve.chunks import Continuation, ServedChunk
 from vla_serve.client import PolicyClient, Timings
 from vla_serve.client_errors import (
     HandshakeError,
@@ -17,13 +18,17 @@ from vla_serve.client_errors import (
     PolicyUnavailable,
     SessionLost,
 )
+from vla_serve.control_loop import ControlLoop, LoopStats
 
 if TYPE_CHECKING:
     from vla_serve._rollout import RolloutSettings, rollout
     from vla_serve.server import PolicyServer
 
 __all__ = [
+    "Continuation",
+    "ControlLoop",
     "HandshakeError",
+    "LoopStats",
     "PolicyBusy",
     "PolicyClient",
     "PolicyClientError",
@@ -32,6 +37,7 @@ __all__ = [
     "PolicyTimeout",
     "PolicyUnavailable",
     "RolloutSettings",
+    "ServedChunk",
     "SessionLost",
     "Timings",
     "rollout",

@@ -35,7 +35,11 @@ class RolloutSettings:
         seed: the first.
         workers: simulator processes.
         execute_steps: actions of a chunk that are executed before the next request; None: half of
-            the chunk, rounded up. Fewer react sooner, more need fewer requests.
+            the chunk, rounded up. Fewer react sooner, more need fewer requests. At most what the delay
+            leaves of a chunk.
+        rtc: answers continue the chunk that is executed (real-time chunking); needs ``delay_steps``.
+        delay_steps: what an answer takes, in control steps: so many more are executed from the chunk before.
+            None (and 0): the simulator waits for each answer. The real latency does not matter.
         instruction: said in every episode instead of the simulator's own.
         instruction_from: say what this task would say in the same episode (swap experiment): a
             policy that listens achieves this task, one that does not the original.
@@ -54,6 +58,8 @@ class RolloutSettings:
     seed: int = 10_000
     workers: int = 2
     execute_steps: int | None = None
+    rtc: bool = False
+    delay_steps: int | None = None
     instruction: str | None = None
     instruction_from: str | None = None
     env_options: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +76,10 @@ class RolloutSettings:
                 raise UserError(f"{name}: must be at least {low}, got {getattr(self, name)}")
         if self.execute_steps is not None and self.execute_steps < 1:
             raise UserError(f"execute_steps: must be at least 1, got {self.execute_steps}")
+        if self.delay_steps is not None and self.delay_steps < 0:
+            raise UserError(f"delay_steps: must be at least 0, got {self.delay_steps}")
+        if self.rtc and self.delay_steps is None:
+            raise UserError("rtc: say how many control steps an answer takes (--delay_steps N)")
         if not self.tasks:
             raise UserError("tasks: name at least one (--task NAME)")
         if len(set(self.tasks)) < len(self.tasks):
@@ -143,6 +153,8 @@ def rollout(
         encoding=settings.encoding,
         timeout_s=settings.timeout_s,
         execute_steps=settings.execute_steps,
+        rtc=settings.rtc,
+        delay_steps=settings.delay_steps,
         stop_at=settings.instruction_from,
         video_dir=out / "videos",
     )

@@ -23,7 +23,6 @@ from vla_serve._rollout_worker import (
     Job,
     Refused,
     Setup,
-    default_execute_steps,
     instructions,
     work,
 )
@@ -150,9 +149,8 @@ class Pool:
             return self._died(worker)
         if isinstance(message, Refused):
             raise UserError(message.message)
-        if isinstance(message, int):  # it has opened its session and says the horizon
-            steps = self._setups[worker.task].execute_steps or default_execute_steps(message)
-            self.executed_steps = min(steps, message)
+        if isinstance(message, int):  # it has opened its session and says what it executes of a chunk
+            self.executed_steps = message
             self._send(worker)
             return None
         finished: Done = message

@@ -107,6 +107,18 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def conditions(results: Mapping[str, Any]) -> str:
+    """How chunks were executed, in one line."""
+    settings = results["settings"]
+    delay = settings["delay_steps"]
+    if delay is None:
+        takes_over = "the simulator waited for each answer"
+    else:
+        rest = "continuing the chunk before (real-time chunking)" if settings["rtc"] else "planned afresh"
+        takes_over = f"an answer takes over after {delay}, {rest}"
+    return f"{settings['executed_steps']} steps from request to request; {takes_over}"
+
+
 def _success(node: Mapping[str, Any]) -> str:
     failed = f" (+{node['failed']} failed)" if node["failed"] else ""
     return f"{node['successes']}/{node['episodes']}{failed}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -14,19 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.envs import Env
 from vla_core.errors import UserError
-from vla_core.types import ActionChunk, Observation
+from vla_core.types import Observation
 
 from vla_serve import _video
 from vla_serve.client import PolicyClient
-from vla_serve.client_errors import PolicyBusy, PolicyServerError
+from vla_serve.client_errors import PolicyServerError
 from vla_serve.codec import Encoding
+from vla_serve.control_loop import ControlLoop
 
 Videos = Literal["failures", "all", "none"]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all episodes of a worker share. ``stop_at`` is the other task of a swap experiment."""
+    """What all episodes of a worker share; ``delay_steps`` None: the simulator waits for each answer.
+
+    ``stop_at`` is the other task of a swap experiment.
+    """
 
     env_class: type
     env_config: Any
@@ -37,6 +39,8 @@ class Setup:
     encoding: Encoding
     timeout_s: float
     execute_steps: int | None
+    rtc: bool
+    delay_steps: int | None
     stop_at: str | None
     video_dir: Path
 
@@ -80,33 +84,13 @@ class Refused:
     message: str
 
 
-def default_execute_steps(horizon: int) -> int:
-    """Half of the chunk, rounded up: the later half is planned from the older observation."""
-    return math.ceil(horizon / 2)
-
-
 def noise_seed(episode_seed: int, step: int) -> int:
     """Seed of a request: fixed by episode and control step, whatever the workers and tasks."""
     return (abs(episode_seed) * 1_000_003 + step) % 2**63
 
 
-def _predict(
-    client: PolicyClient, observation: Observation, seed: int, step: int, timeout_s: float
-) -> ActionChunk:
-    """An answer; a busy server is asked again until ``timeout_s`` has passed."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return client.predict(observation, seed, step=step)
-        except PolicyBusy as error:
-            if time.monotonic() + error.retry_after_s > deadline:
-                raise
-            time.sleep(error.retry_after_s)
-
-
-def run_episode(env: Env, client: PolicyClient, setup: Setup, job: Job) -> Done:
-    """Reset, then act in chunks until success, truncation or the step limit."""
-    execute = setup.execute_steps or default_execute_steps(client.contract.action.horizon)
+def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
+    """Reset, then act until success, truncation or the step limit."""
     frames: list[NDArray[np.uint8]] = []
 
     def seen(observation: Observation) -> Observation:
@@ -114,25 +98,19 @@ def run_episode(env: Env, client: PolicyClient, setup: Setup, job: Job) -> Done:
             frames.append(_video.side_by_side(observation.images))
         return observation if job.instruction is None else replace(observation, instruction=job.instruction)
 
-    client.reset()
+    loop.reset()
     observation = seen(env.reset(job.seed))
-    instruction, achieved, latencies = observation.instruction, set[str](), list[float]()
+    instruction, achieved = observation.instruction, set[str]()
     success, over, steps = False, False, 0
     while not over:
-        chunk = _predict(client, observation, noise_seed(job.seed, steps), steps, setup.timeout_s)
-        assert client.timings is not None
-        latencies.append(client.timings.round_trip_ms)
-        for action in chunk.actions[:execute]:
-            result = env.step(action)
-            observation = seen(result.observation)
-            steps += 1
-            success |= result.success
-            achieved |= result.achieved
-            over = success or result.terminated or result.truncated or steps >= env.max_steps
-            # Either task ends a swapped episode, so that neither has more time than the other.
-            over |= setup.stop_at in achieved
-            if over:
-                break
+        result = env.step(loop.act(observation, noise_seed(job.seed, steps)))
+        observation = seen(result.observation)
+        steps += 1
+        success |= result.success
+        achieved |= result.achieved
+        over = success or result.terminated or result.truncated or steps >= env.max_steps
+        # Either task ends a swapped episode, so that neither has more time than the other.
+        over |= setup.stop_at in achieved
     video = None
     if job.video == "all" or (job.video == "failures" and not success):
         video = f"{setup.task}_{job.seed}_{'success' if success else 'failure'}.mp4"
@@ -144,10 +122,10 @@ def run_episode(env: Env, client: PolicyClient, setup: Setup, job: Job) -> Done:
         steps,
         instruction,
         tuple(sorted(achieved)),
-        float(np.mean(latencies)),
+        float(np.mean(loop.stats.round_trips_ms)),
         video,
     )
-    return Done(episode, tuple(latencies))
+    return Done(episode, tuple(loop.stats.round_trips_ms))
 
 
 def work(setup: Setup, pipe: Connection) -> None:
@@ -164,12 +142,20 @@ def work(setup: Setup, pipe: Connection) -> None:
                 action_spec=env.action_spec,
                 encoding=setup.encoding,
                 timeout_s=setup.timeout_s,
+                real_time_chunking=setup.rtc,
             ) as client,
+            ControlLoop(
+                client,
+                rtc=setup.rtc,
+                execute_steps=setup.execute_steps,
+                delay_steps=setup.delay_steps or 0,
+                busy_s=setup.timeout_s,
+            ) as loop,
         ):
-            pipe.send(client.contract.action.horizon)
+            pipe.send(loop.execute_steps)
             while (job := pipe.recv()) is not None:
                 try:
-                    pipe.send(run_episode(env, client, setup, job))
+                    pipe.send(run_episode(env, loop, setup, job))
                 except PolicyServerError as error:
                     pipe.send(Done(Episode(setup.task, job.seed, error=str(error))))
     except UserError as error:

@@ -13,7 +13,7 @@ from vla_core.errors import UserError
 
 from vla_serve._rollout import RolloutSettings, rollout
 from vla_serve._rollout_pool import SimulatorDied
-from vla_serve._rollout_results import table
+from vla_serve._rollout_results import conditions, table
 from vla_serve._rollout_worker import Done
 from vla_serve.client_errors import PolicyServerError
 
@@ -34,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=10_000, help="of the first episode (default: %(default)s)")
     add("--workers", type=int, default=2, help="simulator processes (default: %(default)s)")
     add("--execute_steps", type=int, help="actions executed per chunk (default: half of it, rounded up)")
+    add(
+        "--rtc",
+        action="store_true",
+        help="real-time chunking: answers continue the chunk being executed (needs --delay_steps)",
+    )
+    add("--delay_steps", type=int, help="control steps an answer takes (default: the simulator waits)")
     add("--instruction", help="say this in every episode")
     add("--instruction_from", metavar="TASK", help="say what TASK would say (swap experiment)")
     add("--videos", choices=("failures", "all", "none"), default="failures", help="default: %(default)s")
@@ -79,7 +85,7 @@ def _run(argv: Sequence[str] | None) -> int:
     out, tasks = given.pop("out"), tuple(given.pop("tasks"))
     settings = RolloutSettings(**given, tasks=tasks, env_options=_env_options(rest))
     results = rollout(settings, out, on_episode=_progress)
-    print(f"\n{table(results)}\n\n{out / 'results.json'}")
+    print(f"\n{table(results)}\n{conditions(results)}\n\n{out / 'results.json'}")
     failed = [e for e in results["episodes"] if e["error"] is not None]
     for episode in failed:
         print(f"vla-rollout: {episode['task']} seed {episode['seed']}: {episode['error']}", file=sys.stderr)

@@ -1,0 +1,251 @@
+"""The control loop around a policy that takes longer than a control step: ask early, swap at the right step.
+
+Shapes: T steps of a chunk, A action dims.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from vla_core.errors import UserError
+from vla_core.types import Float, Observation
+
+from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.client import PolicyClient, Timings
+from vla_serve.client_errors import PolicyBusy
+
+REMEMBERED = 10
+"""The delay that is reckoned with is the longest of so many measured ones (as in arXiv 2506.07339)."""
+
+
+@dataclass
+class LoopStats:
+    """What happened since the last reset.
+
+    Args:
+        round_trips_ms: of each answer that took over.
+        late: answers that took over later than they were made for: the robot executed more of the old chunk
+            than the new one begins with, and may jerk.
+        stalls: steps at which the robot waited, its chunk used up; the first chunk of an episode is none.
+    """
+
+    round_trips_ms: list[float] = field(default_factory=list)
+    late: int = 0
+    stalls: int = 0
+
+
+@dataclass
+class _Asked:
+    """A request under way; the answer is made to take over ``delay`` steps after ``step``."""
+
+    step: int
+    delay: int
+    answer: Future[tuple[ServedChunk, Timings, float]]
+    arrived_after: int | None = None
+
+
+def default_execute_steps(horizon: int) -> int:
+    """Half of the chunk, rounded up: the later half is planned from the older observation."""
+    return math.ceil(horizon / 2)
+
+
+class ControlLoop:
+    """Gives an action for every control step, while the next chunk is computed in the background.
+
+    Call :meth:`act` once a control step. Some steps before its chunk ends the loop asks for the next one with
+    the observation of that step, executes the old chunk meanwhile, and swaps when the answer has come and the
+    steps are over that it was made for. A context manager; between :meth:`reset` and leaving it the client is
+    the loop's.
+
+    Args:
+        client: with an open session, and ``real_time_chunking=True`` unless ``rtc`` is False.
+        rtc: answers continue the chunk that is executed (real-time chunking). False: every chunk is planned
+            afresh, as any policy can, and the robot may jerk at the swap.
+        execute_steps: control steps from one request to the next, at most what the delay leaves of a chunk;
+            None: half of the chunk, rounded up.
+        delay_steps: None: for a robot, whose time goes on. The delay is measured, an answer that is late
+            takes over late, and a chunk that is used up makes the robot wait. A number: for a simulator,
+            whose time stands still. Every answer takes over exactly so many steps after its observation.
+        view_keys: of every request, see :meth:`PolicyClient.predict`.
+        busy_s: a busy server is asked again for so long.
+
+    Raises:
+        UserError: a delay or a number of steps that does not fit the chunk or the policy, or a client that
+            was not opened for real-time chunking.
+    """
+
+    def __init__(
+        self,
+        client: PolicyClient,
+        *,
+        rtc: bool = True,
+        execute_steps: int | None = None,
+        delay_steps: int | None = None,
+        view_keys: Mapping[str, str] | None = None,
+        busy_s: float = 0.0,
+    ) -> None:
+        spec = client.contract.action
+        self._client, self._rtc, self._view_keys, self._busy_s = client, rtc, view_keys, busy_s
+        self._horizon, self._hz, self._fixed = spec.horizon, spec.control_hz, delay_steps
+        self._most = spec.horizon
+        if rtc:
+            if client.max_delay_steps is None:
+                raise UserError(
+                    "rtc: this policy cannot continue a chunk (PolicyClient(real_time_chunking=True) says "
+                    "why); use rtc=False"
+                )
+            self._most = client.max_delay_steps
+        self._execute = self._check(execute_steps, delay_steps or 0)
+        self._measured: deque[int] = deque(maxlen=REMEMBERED)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-loop")
+        self._begin()
+
+    def _check(self, execute_steps: int | None, delay: int) -> int:
+        horizon = self._horizon
+        if not 0 <= delay <= horizon // 2:
+            raise UserError(
+                f"delay_steps: {delay} is outside 0 to {horizon // 2}: half of a chunk of {horizon} steps is "
+                "executed while the next one is computed, at most"
+            )
+        if delay > self._most:
+            raise UserError(f"delay_steps: {delay}; this policy bridges at most {self._most}")
+        wanted = default_execute_steps(horizon) if execute_steps is None else execute_steps
+        if wanted < max(1, delay):
+            least = f"at least {max(1, delay)}" + (
+                " (delay_steps: one request at a time)" if delay > 1 else ""
+            )
+            raise UserError(f"execute_steps: must be {least}, got {wanted}")
+        return min(wanted, horizon - delay)
+
+    def __enter__(self) -> ControlLoop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def execute_steps(self) -> int:
+        """Control steps from one request to the next; fewer while the delay is long."""
+        return max(1, min(self._execute, self._horizon - self.delay_steps))
+
+    @property
+    def delay_steps(self) -> int:
+        """The delay that the next request is made for."""
+        if self._fixed is not None:
+            return self._fixed
+        return max(self._measured, default=1)
+
+    @property
+    def stats(self) -> LoopStats:
+        """Since the last reset."""
+        return self._stats
+
+    def reset(self, instruction: str | None = None) -> None:
+        """Start a new episode; a request under way is waited for, and its answer dropped."""
+        self._drain()
+        self._client.reset(instruction)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._step = self._start = 0
+        self._chunk: ServedChunk | None = None
+        self._asked: _Asked | None = None
+        self._stats = LoopStats()
+
+    def act(self, observation: Observation, seed: int | None = None) -> Float:
+        """The action ``[A]`` of this control step, in the units of the contract.
+
+        Args:
+            observation: of now. It is sent if this is a step at which the loop asks, and must not be written
+                to afterwards.
+            seed: of the policy's noise if it is.
+
+        Raises:
+            PolicyClientError, PolicyServerError: what became of the request under way. The control step is
+                not over then: call again to go on with the chunk and ask anew.
+        """
+        self._take()
+        if self._asked is None and (self._chunk is None or self._executed >= self.execute_steps):
+            self._ask(observation, seed)
+            self._take()
+        assert self._chunk is not None
+        action_A: Float = self._chunk.actions[self._executed]
+        self._step += 1
+        return action_A
+
+    @property
+    def _executed(self) -> int:
+        """Control steps since the observation of the chunk, which is the index of the action that is due."""
+        return self._step - self._start
+
+    @property
+    def _used_up(self) -> bool:
+        return self._chunk is None or self._executed >= self._horizon
+
+    def _ask(self, observation: Observation, seed: int | None) -> None:
+        delay, previous = 0, None
+        if self._chunk is not None and not self._used_up:
+            delay = min(self.delay_steps, self._horizon - self._executed)
+            if self._rtc:
+                delay = min(delay, self._most)
+                previous = self._chunk.after(self._executed, delay)
+        answer = self._worker.submit(self._predict, observation, seed, self._step, previous)
+        self._asked = _Asked(self._step, delay, answer)
+
+    def _predict(
+        self, observation: Observation, seed: int | None, step: int, previous: Continuation | None
+    ) -> tuple[ServedChunk, Timings, float]:
+        """An answer, and the seconds until it came, those of a busy server included. In the worker."""
+        start = time.monotonic()
+        while True:
+            try:
+                chunk = self._client.predict(
+                    observation, seed, step=step, previous=previous, view_keys=self._view_keys
+                )
+            except PolicyBusy as error:
+                if time.monotonic() + error.retry_after_s > start + self._busy_s:
+                    raise
+                time.sleep(error.retry_after_s)
+            else:
+                assert self._client.timings is not None
+                return chunk, self._client.timings, time.monotonic() - start
+
+    def _take(self) -> None:
+        """Swap to the answer under way if that is due; wait for it if the robot cannot go on without."""
+        asked = self._asked
+        if asked is None:
+            return
+        age, there = self._step - asked.step, asked.answer.done()
+        if there and asked.arrived_after is None:
+            asked.arrived_after = max(1, age)  # the step that asked is executed from the old chunk
+        ready = there or self._fixed is not None
+        if not self._used_up and not (ready and age >= asked.delay):
+            return
+        self._asked = None
+        chunk, timings, took_s = asked.answer.result()
+        self._stats.round_trips_ms.append(timings.round_trip_ms)
+        if self._fixed is None:
+            # While the robot waits no steps go by: then the clock knows better.
+            after = asked.arrived_after or max(1, age, math.ceil(took_s * self._hz))
+            self._measured.append(after)
+            self._stats.stalls += self._chunk is not None and not there
+            self._stats.late += age > asked.delay
+        self._chunk, self._start = chunk, asked.step
+
+    def _drain(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.answer.exception()  # of no interest any more
+
+    def close(self) -> None:
+        """Wait for a request under way, and end the background thread; the client stays open."""
+        self._drain()
+        self._worker.shutdown()

@@ -1,0 +1,224 @@
+"""The control loop: each action comes from the right place of the right chunk, whatever an answer takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from vla_core.errors import UserError
+from vla_core.testing import make_observation, make_spec
+from vla_core.types import ActionChunk
+from vla_serve import ControlLoop, PolicyBusy, PolicyClient, PolicyServer, PolicyTimeout
+
+HORIZON = 8
+
+
+class Slow:
+    """Each answer counts up from 100 times its number; it takes ``seconds``, and a ``gate`` holds it back."""
+
+    framework = "Slow"
+
+    def __init__(self, spec, longest=HORIZON - 1) -> None:
+        self.specs, self._longest = {spec.embodiment: spec}, longest
+        self.seconds, self.answered = 0.0, 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.seeds: list[int] = []
+
+    def longest_delay(self, embodiment):
+        return self._longest
+
+    def act(self, observations, seeds, steps=None, previous=None):
+        assert self.gate.wait(20)
+        time.sleep(self.seconds)
+        spec = self.specs[observations[0].embodiment].action
+        self.answered += 1
+        self.seeds += seeds
+        actions = np.repeat(100.0 * self.answered + np.arange(spec.horizon)[:, None], spec.dim, 1)
+        if previous is not None:
+            (left,) = previous
+            actions[: left.n_frozen] = left.actions[: left.n_frozen]
+        return [ActionChunk(actions.astype(np.float32), spec)]
+
+
+@pytest.fixture
+def spec():
+    return replace(
+        make_spec(horizon=HORIZON), action=replace(make_spec(horizon=HORIZON).action, control_hz=50.0)
+    )
+
+
+@pytest.fixture
+def policy(spec):
+    return Slow(spec)
+
+
+@pytest.fixture
+def client(policy):
+    with PolicyServer(policy, max_queue=1) as server:
+        policy.answered = 0
+        policy.seeds.clear()
+        with PolicyClient(server.address, real_time_chunking=True) as opened:
+            yield opened
+        policy.gate.set()
+
+
+def run(loop, spec, steps, seed=None):
+    return [int(loop.act(make_observation(spec, i), seed)[0]) for i in range(steps)]
+
+
+@pytest.mark.parametrize("rtc", [True, False])
+def test_an_answer_takes_over_after_the_delay_at_the_step_that_is_due(client, spec, rtc):
+    with ControlLoop(client, rtc=rtc, execute_steps=4, delay_steps=2) as loop:
+        # Asked at steps 0, 4, 8, ...; over at 6, 10, ...; the action of a step counts from the observation.
+        assert run(loop, spec, 16) == [
+            *(100, 101, 102, 103, 104, 105),
+            *(202, 203, 204, 205),
+            *(302, 303, 304, 305),
+            *(402, 403),
+        ]
+        assert len(loop.stats.round_trips_ms) == 4
+        assert (loop.stats.late, loop.stats.stalls) == (0, 0)
+
+
+def test_the_chunks_continue_each_other(client, spec):
+    """Frozen steps are of the old chunk; what a jerk would be, the policy of this test has behind them."""
+    chunks = []
+    predict = client.predict
+    client.predict = lambda *a, **k: chunks.append((k["step"], predict(*a, **k))) or chunks[-1][1]
+    with ControlLoop(client, execute_steps=3, delay_steps=3) as loop:
+        run(loop, spec, 10)
+    assert [(step, chunk.frozen_steps) for step, chunk in chunks] == [(0, 0), (3, 3), (6, 3), (9, 3)]
+    for (_, old), (_, new) in pairwise(chunks):
+        np.testing.assert_array_equal(new.actions[:3], old.actions[3:6])
+
+
+def test_without_delay_the_loop_waits_for_each_answer(client, policy, spec):
+    with ControlLoop(client, rtc=False, delay_steps=0) as loop:
+        assert run(loop, spec, 9, seed=5) == [100, 101, 102, 103, 200, 201, 202, 203, 300]
+    assert policy.seeds == [5, 5, 5]
+
+
+def test_a_robot_measures_the_delay(client, policy, spec):
+    policy.seconds = 0.05  # two and a half steps of 20 ms
+    with ControlLoop(client, execute_steps=3) as loop:
+        start, actions = time.monotonic(), []
+        for step in range(25):
+            actions += run(loop, spec, 1)
+            time.sleep(max(0.0, start + (step + 1) / 50 - time.monotonic()))
+        assert loop.delay_steps >= 3
+        stats = loop.stats
+        assert len(stats.round_trips_ms) >= 3
+        assert min(stats.round_trips_ms) >= 50
+    # An answer begins with what was executed, so its own numbers start behind that; none is left out.
+    for before, action in pairwise(actions):
+        assert action == before + 1 or (action // 100 == before // 100 + 1 and action % 100 >= 3)
+
+
+def test_a_late_answer_takes_over_late_and_the_next_is_asked_for_longer(client, policy, spec):
+    with ControlLoop(client, execute_steps=3) as loop:
+        assert run(loop, spec, 3) == [100, 101, 102]
+        policy.gate.clear()
+        assert run(loop, spec, 3) == [103, 104, 105]  # asked at step 3
+        policy.gate.set()
+        until(lambda: loop._asked.answer.done())
+        assert run(loop, spec, 1) == [203]
+        assert (loop.stats.late, loop.stats.stalls, loop.delay_steps) == (1, 0, 3)
+
+
+def test_a_chunk_that_is_used_up_makes_the_robot_wait(client, policy, spec):
+    with ControlLoop(client, execute_steps=4) as loop:
+        run(loop, spec, 4)
+        policy.gate.clear()
+        threading.Timer(0.1, policy.gate.set).start()
+        assert run(loop, spec, 5) == [104, 105, 106, 107, 204]
+        assert (loop.stats.late, loop.stats.stalls) == (1, 1)
+        assert loop.delay_steps >= 5  # 0.1 s at 50 Hz
+        assert loop.execute_steps == max(1, HORIZON - loop.delay_steps)
+
+
+def test_a_reset_starts_anew_and_drops_what_is_under_way(client, policy, spec):
+    with ControlLoop(client, execute_steps=4, delay_steps=2) as loop:
+        run(loop, spec, 5)  # the second chunk is asked for
+        loop.reset("again")
+        assert run(loop, spec, 2) == [300, 301]
+        assert len(loop.stats.round_trips_ms) == 1
+
+
+def test_after_a_failed_request_the_chunk_goes_on(client, policy, spec):
+    with ControlLoop(client, rtc=True, execute_steps=2, delay_steps=2) as loop:
+        run(loop, spec, 2)
+        predict, client.predict = client.predict, refuse
+        run(loop, spec, 2)
+        with pytest.raises(PolicyTimeout):
+            run(loop, spec, 1)
+        client.predict = predict
+        assert run(loop, spec, 4) == [104, 105, 202, 203]
+
+
+def refuse(*args, **kwargs):
+    raise PolicyTimeout("too slow")
+
+
+def test_a_busy_server_is_asked_again(client, spec):
+    predict, refusals = client.predict, [PolicyBusy("busy", 0.01), PolicyBusy("busy", 0.01)]
+
+    def busy(*args, **kwargs):
+        if refusals:
+            raise refusals.pop()
+        return predict(*args, **kwargs)
+
+    client.predict = busy
+    with ControlLoop(client, delay_steps=0, busy_s=5.0) as loop:
+        assert run(loop, spec, 1) == [100]
+    refusals.append(PolicyBusy("busy", 0.01))
+    with ControlLoop(client, delay_steps=0) as loop, pytest.raises(PolicyBusy):
+        run(loop, spec, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"delay_steps": -1}, "delay_steps: -1 is outside 0 to 4"),
+        ({"delay_steps": 5}, "delay_steps: 5 is outside 0 to 4: half of a chunk of 8 steps"),
+        ({"delay_steps": 3, "execute_steps": 2}, "execute_steps: must be at least 3"),
+        ({"execute_steps": 0}, "execute_steps: must be at least 1, got 0"),
+    ],
+)
+def test_bad_settings(client, options, words):
+    with pytest.raises(UserError) as caught:
+        ControlLoop(client, **options)
+    assert words in str(caught.value)
+
+
+def test_a_delay_beyond_the_policy(spec):
+    with PolicyServer(Slow(spec, 2)) as server, PolicyClient(server.address) as client:
+        with pytest.raises(UserError, match="delay_steps: 3; this policy bridges at most 2"):
+            ControlLoop(client, delay_steps=3)
+        with ControlLoop(client, rtc=False, delay_steps=3) as loop:
+            run(loop, spec, 1)
+
+
+def test_a_policy_that_cannot(spec):
+    class Plain:
+        framework, specs = "Plain", {"default": spec}
+
+        def act(self, observations, seeds, steps=None):
+            return [ActionChunk(np.zeros((HORIZON, 7), np.float32), spec.action)]
+
+    with PolicyServer(Plain()) as server, PolicyClient(server.address) as client:
+        with pytest.raises(UserError, match="rtc: this policy cannot continue a chunk"):
+            ControlLoop(client)
+        with ControlLoop(client, rtc=False, delay_steps=2) as loop:
+            assert run(loop, spec, 9) == [0] * 9
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
