@@ -8,7 +8,7 @@ import pytest
 from vla_core import registry
 from vla_core.errors import ConfigError, UserError
 from vla_serve import HandshakeError, PolicyServer, PolicyUnavailable, RolloutSettings, rollout
-from vla_serve._rollout_results import conditions, table, wilson
+from vla_serve._rollout_results import table, wilson
 from vla_serve.rollout_cli import main
 from vla_serve.testing import ToyEnv, ToyPolicy
 
@@ -70,62 +70,6 @@ def test_results_hold_settings_aggregates_and_latencies(address, toy, tmp_path):
     printed = table(results)
     assert printed.splitlines()[1].startswith("left   3/3      100 %  44 - 100 %")
     assert printed.splitlines()[-1].startswith("all    6/6")
-
-
-class Told(ToyPolicy):
-    """Keeps what it was told to continue."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.previous = []
-
-    def act(self, observations, seeds, steps=None, previous=None):
-        self.previous.append(None if previous is None else (len(previous[0].actions), previous[0].n_frozen))
-        return super().act(observations, seeds, steps, previous)
-
-
-def test_a_delay_is_simulated_in_steps(toy, tmp_path):
-    policy = Told()
-    with PolicyServer(policy) as server:
-
-        def run(**more):
-            policy.previous.clear()
-            return rollout(
-                settings(server.address, tasks=("left",), execute_steps=2, workers=1, **more), tmp_path
-            )
-
-        waited, none = run(), run(delay_steps=0)
-        afresh = run(delay_steps=2)
-        assert set(policy.previous) == {None}
-        rtc = run(delay_steps=2, rtc=True)
-        # The first of an episode continues none; the others come two steps after the one before.
-        assert [told is None for told in policy.previous].count(True) == 3
-        assert set(policy.previous) == {None, (2, 2)}
-    assert episodes(waited) == episodes(none)
-    requests = [results["total"]["latency_ms"]["requests"] for results in (none, afresh, rtc)]
-    steps = [e["steps"] for e in none["episodes"]]
-    # Each chunk serves two steps, and the first also those until the second takes over.
-    assert requests[0] == sum(math.ceil(s / 2) for s in steps)
-    assert requests[1] == requests[2] == sum(1 + max(0, math.ceil((s - 4) / 2)) for s in steps)
-    recorded = [results["settings"] for results in (waited, afresh, rtc)]
-    assert [(s["delay_steps"], s["rtc"]) for s in recorded] == [(None, False), (2, False), (2, True)]
-    said = [conditions(results) for results in (waited, afresh, rtc)]
-    assert said[0] == "2 steps from request to request; the simulator waited for each answer"
-    assert said[1].endswith("an answer takes over after 2, planned afresh")
-    assert said[2].endswith("after 2, continuing the chunk before (real-time chunking)")
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"delay_steps": 3}, "delay_steps: 3 is outside 0 to 2"),
-        ({"delay_steps": 2, "execute_steps": 1}, "execute_steps: must be at least 2"),
-    ],
-)
-def test_a_delay_that_the_chunk_does_not_bridge_ends_the_rollout(address, toy, tmp_path, changes, words):
-    with pytest.raises(UserError) as caught:
-        rollout(settings(address, **changes), tmp_path)
-    assert words in str(caught.value)
 
 
 def test_half_of_the_chunk_is_executed_by_default(address, toy, tmp_path):
@@ -289,22 +233,6 @@ def test_the_program(address, toy, tmp_path, capsys):
     assert "[2/2] left seed" in printed
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["settings"]["env_options"] == {"max_steps": 20, "image_size": 32}
-
-
-def test_the_program_refuses_a_head_that_cannot(toy, tmp_path, capsys):
-    class Plain(ToyPolicy):
-        longest_delay = None
-
-        def act(self, observations, seeds, steps=None):
-            return super().act(observations, seeds, steps)
-
-    with PolicyServer(Plain()) as server:
-        arguments = ["--address", server.address, "--env", "toy", "--task", "left", "--videos", "none"]
-        options = ["--out", str(tmp_path), "--rtc", "--delay_steps", "1"]
-        assert main([*arguments, *options]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "a Plain cannot keep the start of an earlier chunk" in line
-        assert main([*arguments, *options[:2], "--delay_steps", "1", "--episodes", "1"]) == 0
 
 
 def test_the_program_fails_when_an_episode_does(address, toy, tmp_path, capsys):
