@@ -8,9 +8,9 @@ L answer ids.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,9 +31,11 @@ class Role(IntEnum):
 class _Movable:
     """``to`` and ``pin_memory`` over the tensor fields of a dataclass."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     def _map(self, fn: Any) -> Any:
         out = {}
-        for f in fields(self):  # type: ignore[arg-type]
+        for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 value = fn(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,12 @@ from vla_core.errors import UserError, suggest
 from vla_core.interfaces import TextCollator
 from vla_core.specs import RobotSpec
 from vla_core.types import Observation, Sample
+
+
+class _AnsweringCollator(Protocol):
+    """The text collator of an ``AnsweringModel``."""
+
+    def __call__(self, samples: Sequence[Sample], answers: bool) -> TokenFields: ...
 
 
 class PolicyCollator:
@@ -95,7 +102,7 @@ class PolicyCollator:
 
     def _tokens(self, samples: Sequence[Sample], actions: bool) -> TokenFields:
         if actions and self.answers:
-            return self.text(samples, answers=True)  # type: ignore[call-arg]  # an AnsweringModel's
+            return cast(_AnsweringCollator, self.text)(samples, answers=True)
         return self.text(samples)
 
     def view_keys(

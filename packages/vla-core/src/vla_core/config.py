@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -117,7 +117,7 @@ def _override(merged: DictConfig, text: str, origins: dict[str, str]) -> None:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"command line: '{text}': the value is not valid YAML (quote it?)") from error
     new = parsed._get_node("value")
-    plain = OmegaConf.to_container(parsed)["value"]  # type: ignore[call-overload,index]
+    plain = cast("dict[str, Any]", OmegaConf.to_container(parsed))["value"]
     try:
         OmegaConf.update(merged, key, new if isinstance(plain, (dict, list)) else plain, merge=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
@@ -148,16 +148,16 @@ def load_tree(
     origins: dict[str, str] = {}
     for path in paths:
         config, root = _read(path)
-        merged = OmegaConf.merge(merged, config)  # type: ignore[assignment]
+        merged = cast(DictConfig, OmegaConf.merge(merged, config))
         if root is not None:
             _lines(root, "", str(path), origins)
     for override in overrides:
         _override(merged, override, origins)
     try:
-        data = OmegaConf.to_container(merged, resolve=True)
+        data = cast("dict[str, Any]", OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         raise _interpolation(error, origins) from error
-    return Tree(data, origins)  # type: ignore[arg-type]
+    return Tree(data, origins)
 
 
 def build_config(cls: type[T], node: Mapping[str, Any], where: str = "", tree: Tree | None = None) -> T:
@@ -186,9 +186,9 @@ def build_config(cls: type[T], node: Mapping[str, Any], where: str = "", tree: T
 
     if not isinstance(node, Mapping):
         fail(where or cls.__name__, f"expected a mapping, got {node!r}")
-    return _typed.construct(cls, node, where, fail)  # type: ignore[no-any-return]
+    return _typed.construct(cls, node, where, fail)
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """The plain nested data of a config dataclass (tuples become lists, paths text), for YAML and JSON."""
-    return _typed.plain(config)  # type: ignore[no-any-return]
+    return _typed.plain(config)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,8 @@ class ViewCache(nn.Module):
             self._put(slot, rows[i])
         if len(todo) == len(rows):
             return made
-        filled = [row if row is not None else rows[first[slot]] for row, slot in zip(rows, slots)]  # type: ignore[index]
-        return tuple(torch.stack(parts) for parts in zip(*filled, strict=True))  # type: ignore[arg-type]
+        filled = [rows[i if slot is None else first.get(slot, i)] for i, slot in enumerate(slots)]
+        return tuple(torch.stack(parts) for parts in zip(*cast("list[Parts]", filled), strict=True))
 
     def _get(self, slot: Slot) -> Parts | None:
         with self._lock:

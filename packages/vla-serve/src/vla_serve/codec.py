@@ -24,7 +24,7 @@ Encoding = Literal["raw", "png", "jpeg"]
 JPEG_QUALITY = 95
 MAX_AXES = 8
 
-_DTYPES: dict[int, np.dtype[Any]] = {
+_DTYPES: dict[pb.Dtype, np.dtype[Any]] = {
     pb.DTYPE_BOOL: np.dtype("?"),
     pb.DTYPE_UINT8: np.dtype("u1"),
     pb.DTYPE_INT32: np.dtype("<i4"),
@@ -61,7 +61,7 @@ def encode_tensor(array: NDArray[Any], field: str = "tensor") -> pb.Tensor:
         known = ", ".join(d.name for d in _CODES)
         raise FieldError(field, f"dtype {array.dtype} cannot be sent (known: {known})")
     data = array.astype(dtype, copy=False).tobytes()
-    return pb.Tensor(dtype=code, shape=array.shape, data=data)  # type: ignore[arg-type]
+    return pb.Tensor(dtype=code, shape=array.shape, data=data)
 
 
 def decode_tensor(message: pb.Tensor, field: str = "tensor") -> NDArray[Any]:

@@ -59,7 +59,7 @@ class _Boundary:
         self._context.abort_with_status(to_wire(error))
 
 
-class PolicyServicer(PolicyServiceServicer):  # type: ignore[misc]
+class PolicyServicer(PolicyServiceServicer):
     """Serves one policy.
 
     Args:

@@ -25,14 +25,14 @@ _NAMES = {kind: {number: name for name, number in codes.items()} for kind, codes
 
 
 def _encode_group(group: GroupSpec, field: str) -> pb.GroupSpec:
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for kind, codes in _ENUMS.items():
         value = getattr(group, kind)
         if value not in codes:
             raise FieldError(f"{field}.{kind}", f"unknown '{value}' (known: {', '.join(codes)})")
         values[kind] = codes[value]
     _check_size(group.dim, f"{field}.dim")
-    return pb.GroupSpec(name=group.name, dim=group.dim, unit=group.unit, **values)  # type: ignore[arg-type]
+    return pb.GroupSpec(name=group.name, dim=group.dim, unit=group.unit, **values)
 
 
 def _check_size(value: int, field: str) -> None:

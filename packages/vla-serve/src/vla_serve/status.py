@@ -80,7 +80,7 @@ def internal(request_id: str) -> RpcFailure:
 
 
 @dataclass(frozen=True)
-class WireStatus(grpc.Status):  # type: ignore[misc]
+class WireStatus(grpc.Status):
     """What ``ServicerContext.abort_with_status`` takes."""
 
     code: grpc.StatusCode

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +179,7 @@ def _same(groups: list[list[str]]) -> list[str]:
 def differences(part: nn.Module, node: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted option -> value, where ``node`` is not the default of the part's Config."""
     defaults = {}
-    for field in dataclasses.fields(type(part).Config):  # type: ignore[attr-defined]
+    for field in dataclasses.fields(cast(Any, type(part)).Config):
         factory = field.default_factory
         value = factory() if factory is not dataclasses.MISSING else field.default
         defaults[field.name] = to_plain(value) if dataclasses.is_dataclass(value) else value

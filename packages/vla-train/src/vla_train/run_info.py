@@ -40,7 +40,7 @@ def _from_scratch(composed: Composed) -> bool:
 def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
     """Plain data: framework, parameters, data, versions."""
     policy, data = composed.policy, composed.data
-    parts = {n: _count(getattr(policy, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}  # type: ignore[arg-type]
+    parts = {n: _count(getattr(policy, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     packages = {}
     for name in PACKAGES:
         try:

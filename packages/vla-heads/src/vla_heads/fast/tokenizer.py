@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,22 +54,24 @@ class ActionTokenizer:
                 f"action tokenizer: its BPE has {self.bpe.get_vocab_size()} ids, more than its "
                 f"vocab_size {self.vocab_size}; {PROCESSOR_FILE} and {TOKENIZER_FILE} don't belong together"
             )
-        pieces = [self.bpe.id_to_token(i) for i in range(self.vocab_size)]
-        object.__setattr__(self, "_pieces", [b"" if p is None else piece_bytes(p) for p in pieces])
-        object.__setattr__(self, "_nearest", known_codes(self.bpe))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
-    @property
+    @cached_property
     def pieces(self) -> list[bytes]:
         """What each id stands for, in UTF-8; empty for an unused one."""
-        return self._pieces  # type: ignore[attr-defined,no-any-return]
+        pieces = [self.bpe.id_to_token(i) for i in range(self.vocab_size)]
+        return [b"" if piece is None else piece_bytes(piece) for piece in pieces]
+
+    @cached_property
+    def _nearest(self) -> Ints:
+        return known_codes(self.bpe)
 
     def coefficients(self, actions: Floats) -> Ints:
         """The rounded coefficients ``[T, A]`` that ids can express: clipped, if they must be."""
         codes = np.clip(quantise(actions, self.scale) - self.min_token, 0, CODES - 1)
-        return self._nearest[codes] + self.min_token  # type: ignore[attr-defined,no-any-return]
+        return self._nearest[codes] + self.min_token
 
     def encode(self, actions: Floats) -> list[int]:
         """Ids of a chunk ``[T, A]``; what :meth:`decode` gives is its :meth:`coefficients`, restored."""

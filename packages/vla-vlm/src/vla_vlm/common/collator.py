@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -75,13 +76,17 @@ class PromptCollator:
     positions: Positions
     first_answer: int | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_layout", self._make_layout())
-        object.__setattr__(self, "_rows", {})
-
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # The cache stays behind; the layout is made again.
         return type(self), tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    @cached_property
+    def _rows(self) -> dict[str, _Row]:
+        return {}
+
+    @cached_property
+    def _layout(self) -> list[_Run | tuple[list[int], list[int]]]:
+        return self._make_layout()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -155,7 +160,7 @@ class PromptCollator:
             if observation.state is None:
                 raise UserError("vlm.prompt has {state}, and this robot has none; take it out of the prompt")
             return self._make_row(instruction, state_text(observation.state))
-        rows: dict[str, _Row] = self._rows  # type: ignore[attr-defined]
+        rows = self._rows
         if instruction not in rows:
             if len(rows) >= _CACHED_ROWS:
                 rows.clear()
@@ -165,7 +170,7 @@ class PromptCollator:
     def _make_row(self, instruction: str, state: str = "") -> _Row:
         ids: list[int] = []
         roles: list[int] = []
-        for item in self._layout:  # type: ignore[attr-defined]
+        for item in self._layout:
             if isinstance(item, tuple):
                 new_ids, new_roles = item
             else:
