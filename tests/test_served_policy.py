@@ -14,7 +14,7 @@ from vla_core.build import FrameworkConfig, build_policy
 from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.testing import make_observation, make_spec
-from vla_serve import HandshakeError, PolicyClient, PolicyClientError, PolicyServer
+from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
 from vla_train._smoke_sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
 
 VARIANTS = {
@@ -56,6 +56,28 @@ def test_a_continued_chunk_is_what_act_makes_of_it(name: str, variant: str) -> N
     np.testing.assert_array_equal(third.actions, local.actions)
     np.testing.assert_array_equal(second.actions[:2], first.actions[3:5])
     assert not np.allclose(second.actions[2:], free.actions[2:], atol=1e-4)  # the rest knows of them
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_what_a_robot_executes_is_what_act_would_have_it(variant: str) -> None:
+    """The loop, in the background and over the wire, against the same schedule written out with ``act``."""
+    policy = build("QwenGR00T", *VARIANTS[variant])
+    (spec,) = policy.specs.values()
+    seen = [make_observation(spec, seed) for seed in range(14)]
+    with (
+        PolicyServer(policy) as server,
+        PolicyClient(server.address, real_time_chunking=True) as client,
+        ControlLoop(client, execute_steps=4, delay_steps=2) as loop,
+    ):
+        executed = [loop.act(observation, seed=step) for step, observation in enumerate(seen)]
+    (chunk,) = policy.act(seen[:1], [0])
+    expected = list(chunk.actions[:6])
+    for step in (4, 8):
+        previous = PreviousChunk(chunk.actions[4:], 2)
+        (chunk,) = policy.act([seen[step]], [step], previous=[previous])
+        np.testing.assert_array_equal(chunk.actions[:2], previous.actions[:2])
+        expected += list(chunk.actions[2:6])
+    np.testing.assert_array_equal(executed, expected)
 
 
 def test_a_delay_the_head_was_not_trained_for() -> None:
