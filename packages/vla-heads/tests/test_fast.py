@@ -70,6 +70,19 @@ def test_it_is_a_fitted_head_that_speaks():
     assert head.request("sample").logits == "none"
 
 
+def test_like_starvla_all_that_follows_the_answer_is_learned():
+    head = build(compat="starvla")
+    assert head.prompt.closing == "<|im_end|>\n<|im_start|>assistant\n"
+    assert (head.request("train").logits, head.request("sample").logits) == ("vocabulary", "none")
+    logits, labels = torch.randn(7, 900), torch.randint(900, (7,))
+    out = VLMOutput({}, torch.ones(2, 1, dtype=torch.bool), {}, logits=logits, labels=labels)
+    actions = torch.full((2, T, A), float("nan"))
+    loss = head(HeadInputs(out), actions, actions.isnan())["action_loss"]
+    assert loss.item() == pytest.approx(-logits.log_softmax(-1)[range(7), labels].mean().item(), rel=1e-6)
+    with pytest.raises(ConfigError, match="compat: 'openvla' must be 'none' or 'starvla'"):
+        build(compat="openvla")
+
+
 def test_the_loss_is_cross_entropy_over_labels():
     head = build()
     logits = torch.randn(2, 5, 400, requires_grad=True)

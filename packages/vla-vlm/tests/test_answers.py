@@ -43,8 +43,8 @@ def build(kind, **options):
 def with_answers(sample, make_batch):
     """A training batch whose rows have ``answers``."""
 
-    def make(vlm, answers=ANSWERS):
-        batch = make_batch(vlm, PROMPT)
+    def make(vlm, answers=ANSWERS, prompt=PROMPT):
+        batch = make_batch(vlm, prompt)
         rows = [
             replace(
                 sample(text),
@@ -57,7 +57,7 @@ def with_answers(sample, make_batch):
                 strict=True,
             )
         ]
-        batch.tokens = vlm.collator(PROMPT)(rows, answers=True)
+        batch.tokens = vlm.collator(prompt)(rows, answers=True)
         return batch
 
     return make
@@ -109,6 +109,30 @@ def test_logits_are_the_reference_models_at_the_labels(kind, with_answers, paddi
         torch.testing.assert_close(
             out.logits[row, : len(answer)], full[row, columns, first : first + N], atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_over_the_vocabulary_only_what_is_learned_has_logits(kind, make_batch, with_answers, padding):
+    vlm = build(kind, padding=padding)
+    closed = replace(PROMPT, closing="done.")
+    batch = with_answers(vlm, prompt=closed)
+    done = vlm.collator(closed).closing
+    assert vlm.tokenizer.decode(list(done)) == "done."
+    assert make_batch(vlm, closed).tokens.n_answer == 0
+    full = run(vlm, batch, VLMRequest((vlm.dims.n_layers,))).hidden[vlm.dims.n_layers]
+    full = full @ vlm.model.language_model.embed_tokens.weight.T
+    out = run(vlm, batch, VLMRequest(logits="vocabulary"))
+    first = vlm.tokenizer.token_to_id("<robot_action_0>")
+    expected = [[*(first + i for i in answer), *done] for answer in ANSWERS if answer]
+    assert out.labels.tolist() == [token for row in expected for token in row]
+    assert out.logits.shape == (batch.tokens.n_answer, full.shape[-1])
+    rows, columns = (batch.tokens.roles == Role.ANSWER).nonzero(as_tuple=True)
+    torch.testing.assert_close(out.logits, full[rows, columns - 1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_closing_that_the_tokenizer_lacks_is_refused(kind):
+    with pytest.raises(ConfigError, match=r"'<\|no_such\|>'.*use a Qwen backbone, or compat: none"):
+        build(kind).collator(replace(PROMPT, closing="<|no_such|>\n"))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

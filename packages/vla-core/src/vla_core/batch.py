@@ -91,6 +91,7 @@ class TokenFields(_Movable):
             Whoever masks a view or a visual token after collating sets it back to False.
         labels: long ``[B, L]``, the answer ids of each row in the order of its ``ANSWER`` tokens, then
             ``NO_LABEL``; None when no answer was written.
+        n_answer: ``ANSWER`` tokens (answers and what closes them) of all rows together, as a plain number.
     """
 
     input_ids: Tensor
@@ -101,6 +102,7 @@ class TokenFields(_Movable):
     right_padded: bool = False
     all_views: bool = False
     labels: Tensor | None = None
+    n_answer: int = 0
 
 
 @dataclass

@@ -35,12 +35,15 @@ class PromptSpec:
         n_query: number of reserved query ids (after the suffix), overwritten by learned embeddings.
         n_prefix: number of reserved ids before the images, overwritten by a fusion's tokens.
         answer_ids: the answer after the prompt: written at collate in training, spoken at inference.
+        closing: text after an answer, special tokens by name; written at collate in training, for a head
+            that learns it too (``VLMRequest.logits``: ``vocabulary``). Never spoken.
     """
 
     suffix: str = ""
     n_query: int = 0
     n_prefix: int = 0
     answer_ids: AnswerIds | None = None
+    closing: str = ""
 
     def __or__(self, other: PromptSpec) -> PromptSpec:
         if self.answer_ids is not None and other.answer_ids is not None:
@@ -50,6 +53,7 @@ class PromptSpec:
             n_query=self.n_query + other.n_query,
             n_prefix=self.n_prefix + other.n_prefix,
             answer_ids=self.answer_ids if self.answer_ids is not None else other.answer_ids,
+            closing=self.closing + other.closing,
         )
 
 
@@ -62,7 +66,8 @@ class VLMRequest:
             i, ``n_layers`` the last layer's output after the final norm (as in transformers).
             Layers above the highest requested one are not run.
         queries: embedding of the query tokens, ``weight [n_query, H]``, or None.
-        logits: ``labels`` asks for the logits of the answer ids where the labels are, and nowhere else.
+        logits: ``labels`` asks for the logits of the answer ids where the labels are, and nowhere else;
+            ``vocabulary`` for those of all tokens, where an answer or its closing is predicted.
         decoder: how many answer ids the head will speak at most; 0: it needs no decoder.
         kv: decoder layers (1 is the first) whose keys and values are wanted, for a head whose own
             tokens join the backbone's attention. A backbone that serves them says so in ``VLMDims.kv``.
@@ -70,7 +75,7 @@ class VLMRequest:
 
     layers: tuple[int, ...] = ()
     queries: nn.Embedding | None = None
-    logits: Literal["none", "labels"] = "none"
+    logits: Literal["none", "labels", "vocabulary"] = "none"
     decoder: int = 0
     kv: tuple[int, ...] = ()
 
@@ -160,7 +165,9 @@ class VLMOutput:
         mask: bool ``[B, S]``; False is padding.
         spans: role name (``image``, ``instruction``, ``query``, ``prefix``, ``answer``) -> bool ``[B, S]``.
         logits: ``[B, L, n_ids]``, the prediction of each label from all tokens before it; None unless asked.
-        labels: long ``[B, L]`` answer ids, or :data:`NO_LABEL`; there when logits are.
+            Over the vocabulary: ``[n, n_tokens]``, of the n answer and closing tokens of all rows.
+        labels: long ``[B, L]`` answer ids, or :data:`NO_LABEL`; there when logits are. Over the vocabulary:
+            ``[n]`` token ids.
         decoder: at the end of the prompt, where asked.
         position_ids: long ``[P, B, S]``; the backbone's rotary positions, where it tells them.
         kv: decoder layer -> keys and values, each ``[B, n, S, d]`` with n key-value heads; keys after

@@ -56,13 +56,19 @@ def test_regression(imported, golden_observations, golden_samples, case):
         _close(policy(train)["action_loss"].reshape(1), expected["loss"])
 
 
-def test_fast(imported, golden_samples, golden_observations, starvla_golden):
-    """Cross-entropy over the action tokens, from StarVLA's logits where its own loss reads them."""
+def test_fast(imported, golden_samples, golden_observations, starvla_golden, tmp_path):
+    """StarVLA's loss over the whole vocabulary; without ``compat`` that over the action tokens."""
     words = ["--fast", str(starvla_golden / "fast_tokenizer"), "--image_size", "56x56"]
     expected, policy = imported("QwenFast", words)
     pipeline = policy.pipelines["tiny"]
     with torch.no_grad():
         train = policy.collator([pipeline(sample) for sample in golden_samples(False)])
         _close(policy(train)["action_loss"].reshape(1), expected["loss"])
+    config = tmp_path / "out" / "config.yaml"
+    config.write_text(config.read_text().replace("compat: starvla", "compat: none"))
+    plain = VLAPolicy.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        train = plain.collator([pipeline(sample) for sample in golden_samples(False)])
+        _close(plain(train)["action_loss"].reshape(1), expected["loss_action_tokens"])
     chunks = policy.act(golden_observations(False), [0, 1])
     assert [chunk.actions.shape for chunk in chunks] == [(4, 3)] * 2

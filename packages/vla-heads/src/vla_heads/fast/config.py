@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vla_core.errors import ConfigError
 
@@ -19,6 +20,8 @@ class FASTConfig:
         scale: of a tokenizer that is fitted: an action in [-1, 1] is rounded to steps of about 1 / scale.
         max_tokens: the longest answer; null: half as long again as the longest of the training rows.
         temperature: 0 takes the likeliest word; above, words are drawn with the request's seed.
+        compat: ``starvla`` trains as StarVLA does: cross-entropy over the whole vocabulary, also of the
+            tokens that end the turn and begin the next. For Qwen backbones. Answers are not affected.
     """
 
     tokenizer: str | None = None
@@ -26,6 +29,7 @@ class FASTConfig:
     scale: float = 10.0
     max_tokens: int | None = None
     temperature: float = 0.0
+    compat: Literal["none", "starvla"] = "none"
 
     def __post_init__(self) -> None:
         if self.vocab_size < 256:
@@ -36,3 +40,5 @@ class FASTConfig:
             raise ConfigError(f"max_tokens: {self.max_tokens} must be at least 1")
         if self.temperature < 0:
             raise ConfigError(f"temperature: {self.temperature} must be at least 0")
+        if self.compat not in ("none", "starvla"):
+            raise ConfigError(f"compat: '{self.compat}' must be 'none' or 'starvla'")

@@ -28,6 +28,9 @@ from vla_heads.fast.tokenizer import ActionTokenizer
 from vla_heads.fast.transform import hold
 
 ANSWER_FILE = "answer.json"
+STARVLA_CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
+"""StarVLA writes the answer as a finished turn and opens another, and learns all that follows the answer."""
+
 FITTED_ON = 10_000
 """Chunks a tokenizer is fitted to at most, drawn evenly; more change its byte pairs little."""
 
@@ -35,7 +38,8 @@ FITTED_ON = 10_000
 class FASTHead(nn.Module):
     """Actions are words of the backbone's vocabulary: no parameters here, T * A numbers in few tokens.
 
-    Training is next-token prediction of a chunk's ids, among those ids alone, after the prompt. At
+    Training is next-token prediction of a chunk's ids, among those ids alone, after the prompt (over the
+    whole vocabulary with ``compat: starvla``). At
     inference the ids are spoken one by one, each among those that still let a whole chunk be said: what
     comes out always is one. ``noise`` only matters with a ``temperature``; ``time`` and ``steps`` never do.
 
@@ -120,13 +124,17 @@ class FASTHead(nn.Module):
 
     @property
     def prompt(self) -> PromptSpec:
-        """The answer, and nothing before it."""
-        return PromptSpec(answer_ids=self._spoken())
+        """The answer, with nothing before it."""
+        return PromptSpec(answer_ids=self._spoken(), closing=STARVLA_CLOSING if self._like_starvla else "")
+
+    @property
+    def _like_starvla(self) -> bool:
+        return self.config.compat == "starvla"
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """Logits where the answer is written, or a decoder that speaks one."""
         if mode == "train":
-            return VLMRequest(logits="labels")
+            return VLMRequest(logits="vocabulary" if self._like_starvla else "labels")
         return VLMRequest(decoder=self._spoken().max_length)
 
     def forward(
@@ -139,13 +147,14 @@ class FASTHead(nn.Module):
     ) -> Terms:
         """Cross-entropy an id, ``{"action_loss": scalar fp32}``; the answer was written at collate.
 
+        With ``compat: starvla`` a token, of the answer and of what closes it, over the whole vocabulary.
         ``actions`` and ``mask`` are not read: what the mask leaves out never was in the answer.
         """
         logits, labels = inputs.vlm.logits, inputs.vlm.labels
         assert logits is not None
         assert labels is not None
         total = F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="sum"
+            logits.float().flatten(0, -2), labels.flatten(), ignore_index=NO_LABEL, reduction="sum"
         )
         return {"action_loss": total / (labels != NO_LABEL).sum().clamp(min=1)}
 

@@ -24,11 +24,12 @@ def import_fast(run: StarVLARun, ledger: Ledger, choices: Choices, backbone: Bac
             "of physical-intelligence/fast that the run used (in its playground/Pretrained_models/fast)"
         )
     backbone.token_id("<robot_action_0>")
-    node = {"name": "fast", "tokenizer": choices.fast}
+    node = {"name": "fast", "tokenizer": choices.fast, "compat": "starvla"}
     notes = [
         "answers: each token among those that still make a whole chunk (StarVLA takes the likeliest of the "
         "whole vocabulary, and its decoding fails where they make none)",
-        "training loss: over the action tokens (StarVLA's also over all other words and the turn's end)",
+        "training loss: StarVLA's, over the whole vocabulary and also of the turn's end (head.compat: none "
+        "is over the action tokens alone)",
     ]
     return Plan(
         "QwenFast", horizon_of(run, choices), int(run.get(key)), None, node, "none", notes,

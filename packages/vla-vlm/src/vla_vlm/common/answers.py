@@ -5,6 +5,7 @@ B rows, S tokens, L answer ids, H hidden size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,22 @@ def add_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[int, int]:
     return first, len(missing)
 
 
+def closing_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The tokens of what closes an answer; ``<|name|>`` is a special token.
+
+    Raises:
+        ConfigError: the tokenizer has no such token.
+    """
+    for name in re.findall(r"<\|\w+\|>", text):
+        if tokenizer.token_to_id(name) is None:
+            raise ConfigError(
+                f"head: an answer is closed with '{name}' (compat: starvla), which this backbone's tokenizer "
+                "lacks; use a Qwen backbone, or compat: none"
+            )
+    tokenizer.encode_special_tokens = False
+    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 def grow(module: Any, rows: int, first: int, count: int, std: float) -> None:
     """Give an embedding or a language head ``rows`` rows; ``count`` from ``first`` on start at random.
 
@@ -77,6 +94,12 @@ def before_answers(hidden_BSH: Tensor, roles_BS: Tensor, length: int) -> Tensor:
     """
     index = (where(roles_BS, Role.ANSWER, length) - 1).clamp(min=0)
     return hidden_BSH.gather(1, index[..., None].expand(-1, -1, hidden_BSH.shape[-1]))
+
+
+def every_answer(hidden_BSH: Tensor, ids_BS: Tensor, roles_BS: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Hidden states ``[n, H]`` one token before each of all rows' ``count`` answer tokens, and these."""
+    index = where(roles_BS.view(1, -1), Role.ANSWER, count)[0]
+    return hidden_BSH.flatten(0, 1)[index - 1], ids_BS.flatten()[index]
 
 
 def answer_logits(hidden: Tensor, weight: Tensor, answers: AnswerTokens) -> Tensor:

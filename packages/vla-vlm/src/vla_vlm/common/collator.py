@@ -63,6 +63,7 @@ class PromptCollator:
         padding: ``right`` or ``left``.
         positions: of the tokens of a row.
         first_answer: token of answer id 0, where the prompt has an answer.
+        closing: tokens of ``prompt.closing``.
     """
 
     tokenizer: Tokenizer
@@ -75,6 +76,7 @@ class PromptCollator:
     padding: str
     positions: Positions
     first_answer: int | None = None
+    closing: tuple[int, ...] = ()
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # The cache stays behind; the layout is made again.
@@ -115,7 +117,7 @@ class PromptCollator:
             assert self.prompt.answer_ids is not None
             room = self.prompt.answer_ids.max_length
             labels = np.full((b, room), NO_LABEL, np.int64)
-            s += room
+            s += room + len(self.closing)
             for i, sample in enumerate(samples):
                 answer = np.asarray(self.prompt.answer_ids(sample.actions, sample.action_mask), np.int64)
                 labels[i, : len(answer)] = answer
@@ -141,15 +143,19 @@ class PromptCollator:
             counts=self.counts,
             right_padded=self.padding == "right",
             labels=None if labels is None else torch.from_numpy(labels),
+            n_answer=int((roles == int(Role.ANSWER)).sum()),
         )
 
     def _with_answer(self, row: _Row, answer: NDArray[np.int64]) -> _Row:
-        """The row with its answer, which goes on where the prompt's positions end."""
+        """The row with its answer and what closes it, going on where the prompt's positions end."""
         assert self.first_answer is not None, "the model must know the answer's tokens (add_answers)"
-        after = np.arange(len(answer)) + int(row.positions.max()) + 1
+        # A row without an answer has nothing to close.
+        closing = np.array(self.closing if len(answer) else (), np.int64)
+        said = np.concatenate([self.first_answer + answer, closing])
+        after = np.arange(len(said)) + int(row.positions.max()) + 1
         return _Row(
-            np.concatenate([row.ids, self.first_answer + answer]),
-            np.concatenate([row.roles, np.full(len(answer), int(Role.ANSWER), np.uint8)]),
+            np.concatenate([row.ids, said]),
+            np.concatenate([row.roles, np.full(len(said), int(Role.ANSWER), np.uint8)]),
             np.concatenate([row.positions, np.tile(after, (len(row.positions), 1))], axis=1),
         )
 

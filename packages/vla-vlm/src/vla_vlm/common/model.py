@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from vla_core.answers import AnswerIds
 from vla_core.batch import Batch, Role, TokenFields
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, VLMOutput, VLMRequest
@@ -21,6 +22,8 @@ from vla_vlm.common.answers import (
     add_tokens,
     answer_logits,
     before_answers,
+    closing_tokens,
+    every_answer,
     grow,
     last_column,
 )
@@ -117,6 +120,7 @@ class DecoderVLM(nn.Module, ABC):
             padding=self.config.padding,
             positions=self.positions,
             first_answer=None if self.answers is None else self.answers.first,
+            closing=closing_tokens(self.tokenizer, prompt.closing) if prompt.closing else (),
         )
 
     def embed_text(self, batch: Batch) -> TextTokens:
@@ -214,11 +218,16 @@ class DecoderVLM(nn.Module, ABC):
         }
         states = {i: hidden[i] for i in request.layers}
         out = VLMOutput(states, mask, spans, position_ids=position_ids, kv=kv)
-        if request.logits == "labels":
+        if request.logits != "none":
             if fields.labels is None:
                 raise ValueError("logits are asked for, and this batch has no answers; collate for training")
-            before = before_answers(hidden[self.dims.n_layers], roles, fields.labels.shape[1])
-            out.logits, out.labels = self._read(before), fields.labels
+            last = hidden[self.dims.n_layers]
+            if request.logits == "labels":
+                before = before_answers(last, roles, fields.labels.shape[1])
+                out.logits, out.labels = self._read(before), fields.labels
+            else:
+                before, out.labels = every_answer(last, fields.input_ids, roles, fields.n_answer)
+                out.logits = F.linear(before, self._language_head)
         if cache is not None:
             out.decoder = self._decoder(fields, text_BS, mask, hidden[self.dims.n_layers], cache)
         return out
@@ -246,12 +255,18 @@ class DecoderVLM(nn.Module, ABC):
         )
         return hidden, {}
 
+    @property
+    def _language_head(self) -> Tensor:
+        """``[n_tokens, H]``."""
+        head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
+        weight: Tensor = head.weight
+        return weight
+
     def _read(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., n_ids]`` of the answer ids, and of no other token."""
         if self.answers is None:
             raise ValueError("this model knows no answer; call add_answers first (build_policy does)")
-        head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
-        return answer_logits(hidden, head.weight, self.answers)
+        return answer_logits(hidden, self._language_head, self.answers)
 
     def _decoder(
         self, fields: TokenFields, text_BS: Tensor, mask: Tensor, hidden: Tensor, cache: KVCache
