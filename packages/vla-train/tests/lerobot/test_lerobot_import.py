@@ -153,6 +153,17 @@ def test_relative_actions_follow_the_names(published, tmp_path):
     np.testing.assert_allclose(policy.pipelines["tiny"].actions(actions, state)[0], expected, rtol=1e-5)
 
 
+def test_a_prompt_with_a_padded_state(published, tmp_path):
+    """As releases of lerobot wrote it that padded the state before it went into the prompt: 0 is bin 128."""
+    case = published("pi05")
+    for name, words, numbers in (("out", (), ""), ("wide", ("--prompt_state_dims", 4), " 128 128")):
+        policy = imported(case, tmp_path, *words, name=name)
+        fields = policy.collate([case.samples()[0].observation]).tokens
+        ids = fields.input_ids[0][fields.attention_mask[0]].tolist()
+        text = policy.vlm.tokenizer.decode(ids, skip_special_tokens=False).split("<bos>")[1]
+        assert text == f"Task: pick up the red block, State: 57 234{numbers};\nAction: "
+
+
 def test_what_the_directory_does_not_say_is_asked_for(published, tmp_path, capsys, refused):
     case = published("pi0")
     out = tmp_path / "out"

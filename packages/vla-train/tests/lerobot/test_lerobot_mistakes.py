@@ -70,6 +70,10 @@ def test_other_policies(case, complaint, kind):
         ({"input_features": {"observation.state": {"shape": [2]}}}, "input_features has no camera"),
         ({"input_features": {"observation.images.a": {"shape": [1, 8, 8]}}}, "no picture of three channels"),
         ({"input_features": []}, "'input_features' must be a mapping"),
+        ({"output_features": {"action": {"shape": "3"}}}, "output_features.action.shape must be 1 whole"),
+        ({"image_resolution": [28]}, "image_resolution must be 2 whole number(s) above 0, got [28]"),
+        ({"normalization_mapping": "none"}, "'normalization_mapping' must be a mapping, got 'none'"),
+        ({"action_feature_names": "x"}, "'action_feature_names' must be a list of words, got 'x'"),
         ({"use_relative_actions": True}, "action_feature_names does not say which dims these are"),
         ({"type": None}, "config.json: is neither lerobot's"),
     ],
@@ -169,6 +173,13 @@ def test_statistics_on_the_command_line(case, refused, tmp_path):
     ):
         (tmp_path / "s.json").write_text(json.dumps(content))
         assert message in refused(*words)
+
+
+def test_numbers_of_the_state_in_the_prompt(case, published, refused, tmp_path):
+    words = [*case.words(tmp_path / "out"), "--prompt_state_dims"]
+    assert "--prompt_state_dims is for pi05" in refused(*words, 4)
+    words = [*published("pi05").words(tmp_path / "out"), "--prompt_state_dims"]
+    assert "--prompt_state_dims 1: the state has 2 dims already" in refused(*words, 1)
 
 
 def test_a_base_vlm_that_is_none(case, refused, tmp_path):

@@ -43,6 +43,12 @@ def _parser() -> ImportParser:
         metavar="FILE",
         help="statistics to take instead: a data set's meta/stats.json, or openpi's norm_stats.json",
     )
+    add(
+        "--prompt_state_dims",
+        type=int,
+        metavar="N",
+        help="pi05: numbers in the prompt, the state's and then zeros (32 if lerobot padded it in training)",
+    )
     return parser
 
 
@@ -75,6 +81,6 @@ def run(argv: Sequence[str], console: Console) -> int:
             "--robot is missing: such a directory does not record the control rate and the meaning of the "
             f"dims; vla-train import-lerobot {args.dir} --print_robot > robot.yaml writes a file to fill in"
         )
-    request = Request(read_robot(args.robot), args.base_vlm, args.stats)
+    request = Request(read_robot(args.robot), args.base_vlm, args.stats, args.prompt_state_dims)
     show(import_policy(args.dir, args.out, request), console)
     return 0

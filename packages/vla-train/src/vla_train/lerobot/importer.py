@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
@@ -29,6 +30,7 @@ class Request:
     robot: RobotFile
     base_vlm: str | None = None
     stats: Path | None = None
+    prompt_state_dims: int | None = None
 
 
 def read_source(path: Path) -> Source:
@@ -68,11 +70,13 @@ def import_policy(path: Path, out: Path, request: Request) -> Imported:
     ledger = Ledger(load_weights(source.weights), source.weights, source.origin)
     widths = move_all(ledger, source.variant)
     preset = load_preset(source.preset)
+    asked = request.prompt_state_dims
+    prompted = preset["vlm"] if asked is None else _padded(preset["vlm"], source, asked, dims["state"])
     section = {
         "name": source.preset,
         "horizon": source.horizon,
         "vlm": {
-            **preset["vlm"],
+            **prompted,
             "base_vlm": base,
             "init": "random",
             "max_text_tokens": source.max_text_tokens,
@@ -91,6 +95,18 @@ def import_policy(path: Path, out: Path, request: Request) -> Imported:
         notes=notes,
         late=lambda own: move_table(ledger, own, words),
     )
+
+
+def _padded(vlm: dict[str, Any], source: Source, numbers: int, dim: int) -> dict[str, Any]:
+    """The preset's ``vlm`` node with ``numbers`` numbers of the state in its prompt: ``dim`` and zeros."""
+    if source.variant != "pi05":
+        raise UserError("--prompt_state_dims is for pi05; the prompt of pi0 has no state")
+    if numbers < dim:
+        raise UserError(f"--prompt_state_dims {numbers}: the state has {dim} dims already")
+    from vla_vlm.common.prompt import state_text
+
+    zeros = state_text(np.zeros(numbers - dim, np.float32))
+    return {**vlm, "prompt": vlm["prompt"].replace("{state}", f"{{state}} {zeros}".rstrip())}
 
 
 def _check_dims(source: Source, dims: dict[str, int]) -> None:

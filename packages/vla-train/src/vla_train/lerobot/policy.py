@@ -12,7 +12,16 @@ from vla_core.errors import UserError, suggest
 from vla_core.specs import CameraSpec
 
 from vla_train.lerobot.processors import Processors, read_processors
-from vla_train.lerobot.source import CONFIG, TOKENIZER, Source, Vector, number
+from vla_train.lerobot.source import (
+    CONFIG,
+    TOKENIZER,
+    Source,
+    Vector,
+    mapping,
+    number,
+    strings,
+    whole_numbers,
+)
 
 TYPES = ("pi0", "pi05")
 IMAGES, STATE, ACTION = "observation.image", "observation.state", "action"
@@ -37,11 +46,11 @@ def read(directory: Path, config: dict[str, Any]) -> Source:
         raise UserError(f"{file}: type '{kind}' cannot be imported{suggest(kind, TYPES)}; pi0 and pi05 can")
     _refuse(config, file)
     default, room = DEFAULTS[kind]
-    modes = {"STATE": default, "ACTION": default, **(config.get("normalization_mapping") or {})}
+    modes = {"STATE": default, "ACTION": default, **mapping(config, "normalization_mapping", file)}
     found = read_processors(directory, modes)
     cameras, notes = _cameras(config, found, file)
-    size = config.get("image_resolution") or (224, 224)
-    names = tuple(map(str, config.get("action_feature_names") or found.action_names))
+    size = whole_numbers(config.get("image_resolution") or [224, 224], 2, "image_resolution", file)
+    names = strings(config, "action_feature_names", file) or found.action_names
     action = Vector(ACTION, _dim(config, "output_features", ACTION, file), **found.vector("action"))
     offset = float(number(config, "time_sampling_offset", file, 0.001))
     source = Source(
@@ -61,7 +70,7 @@ def read(directory: Path, config: dict[str, Any]) -> Source:
             "min_period": float(number(config, "min_period", file, 4e-3)),
             "max_period": float(number(config, "max_period", file, 4.0)),
         },
-        image_size=(int(size[0]), int(size[1])),
+        image_size=(size[0], size[1]),
         antialias=False,
         clean=kind == "pi05",
         max_text_tokens=int(found.max_length or number(config, "tokenizer_max_length", file, room)),
@@ -106,11 +115,9 @@ def _dim(config: Mapping[str, Any], key: str, name: str, file: Path) -> int | No
     feature = _features(config, key, file).get(name)
     if feature is None:
         return None
-    shape = feature.get("shape")
-    if not isinstance(shape, list) or len(shape) != 1:
-        raise UserError(f"{file}: {key}.{name} must have one dimension, its shape is {shape}")
+    (dim,) = whole_numbers(feature.get("shape"), 1, f"{key}.{name}.shape", file)
     limit = config.get("max_action_dim" if name == ACTION else "max_state_dim", 32)
-    return None if shape[0] == limit else int(shape[0])
+    return None if dim == limit else dim
 
 
 def _cameras(
@@ -126,13 +133,13 @@ def _cameras(
         if key.removeprefix(f"{IMAGES}s.").startswith(EMPTY):
             empty.append(name)
             continue
-        shape = feature.get("shape")
-        if not isinstance(shape, list) or len(shape) != 3 or 3 not in (shape[0], shape[2]):
+        shape = whole_numbers(feature.get("shape"), 3, f"input_features.{key}.shape", file)
+        if 3 not in (shape[0], shape[2]):
             raise UserError(
-                f"{file}: input_features.{key} is no picture of three channels, its shape is {shape}"
+                f"{file}: input_features.{key} is no picture of three channels, its shape is {list(shape)}"
             )
         height, width = shape[1:] if shape[0] == 3 else shape[:2]
-        cameras.append(CameraSpec(name, int(height), int(width)))
+        cameras.append(CameraSpec(name, height, width))
     if not cameras:
         raise UserError(f"{file}: input_features has no camera (observation.images.NAME)")
     notes = [f"{name}: left out, nobody reads an empty camera" for name in empty]

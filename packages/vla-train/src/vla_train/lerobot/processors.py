@@ -11,7 +11,7 @@ import numpy as np
 from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError
 
-from vla_train.lerobot.source import Fields, read_json, vectors_in
+from vla_train.lerobot.source import Fields, mapping, number, read_json, strings, vectors_in
 
 PRE, POST = "policy_preprocessor.json", "policy_postprocessor.json"
 KEYS = {"state": "observation.state", "action": "action"}
@@ -81,7 +81,7 @@ def read_processors(directory: Path, modes: Mapping[str, str]) -> Processors:
         else:
             out.notes.append(f"{name}: not there, so nothing is known but {directory / 'config.json'}")
     for vector, mode in (("state", out.modes["STATE"]), ("action", out.modes["ACTION"])):
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise UserError(
                 f"{directory}: normalises the {vector} by '{mode}', which is unknown "
                 f"(known: {', '.join(MODES)})"
@@ -103,20 +103,21 @@ def _read(file: Path, out: Processors) -> dict[str, Fields]:
     fields: dict[str, Fields] = {}
     for step in steps:
         name = step.get("registry_name") or step.get("class")
-        config = step.get("config") or {}
+        config = mapping(step, "config", file)
         if name in ("normalizer_processor", "unnormalizer_processor"):
-            out.modes.update(config.get("norm_map") or {})
+            out.modes.update(mapping(config, "norm_map", file))
             if config.get("normalize_observation_keys") is not None:
                 raise UserError(f"{file}: {name} has normalize_observation_keys, which is unknown here")
             fields = _statistics(file, step.get("state_file"))
         elif name == "rename_observations_processor":
-            out.renamed = dict(config.get("rename_map") or {})
+            out.renamed = mapping(config, "rename_map", file)
         elif name == "tokenizer_processor":
-            out.tokenizer, out.max_length = config.get("tokenizer_name"), config.get("max_length")
+            out.tokenizer = config.get("tokenizer_name")
+            out.max_length = int(number(config, "max_length", file))
         elif name == "relative_actions_processor":
             out.relative = bool(config.get("enabled"))
-            out.excluded = tuple(config.get("exclude_joints") or ())
-            out.action_names = tuple(config.get("action_names") or ())
+            out.excluded = strings(config, "exclude_joints", file)
+            out.action_names = strings(config, "action_names", file)
         elif name == "absolute_actions_processor":
             if bool(config.get("enabled")) != out.relative:
                 raise UserError(f"{file}: {name} must be enabled as relative_actions_processor is in {PRE}")

@@ -167,6 +167,42 @@ def number(data: Mapping[str, Any], key: str, file: Path, default: float | None 
     return value
 
 
+def mapping(data: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    """The mapping at ``key``; empty if there is none.
+
+    Raises:
+        UserError: something else is there.
+    """
+    value = data.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{file}: '{key}' must be a mapping, got {value!r}")
+    return dict(value)
+
+
+def strings(data: Mapping[str, Any], key: str, file: Path) -> tuple[str, ...]:
+    """The list of words at ``key``; empty if there is none.
+
+    Raises:
+        UserError: something else is there.
+    """
+    value = data.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise UserError(f"{file}: '{key}' must be a list of words, got {value!r}")
+    return tuple(value)
+
+
+def whole_numbers(value: Any, count: int, what: str, file: Path) -> tuple[int, ...]:
+    """``value``, which must be a list of so many positive whole numbers.
+
+    Raises:
+        UserError: it is not.
+    """
+    fits = isinstance(value, list) and len(value) == count
+    if not fits or not all(type(n) is int and n > 0 for n in value):
+        raise UserError(f"{file}: {what} must be {count} whole number(s) above 0, got {value!r}")
+    return tuple(value)
+
+
 def vectors_in(data: Mapping[str, Any], file: Path, keys: Mapping[str, str]) -> dict[str, Fields]:
     """Statistics ``{"state": {...}, "action": {...}}`` out of ``{key: {"mean": [...], ...}}``.
 
