@@ -12,7 +12,7 @@ from vla_train.cli import main
 from vla_vlm.paligemma.shapes import shipped_tokenizer
 
 ROOT = Path(__file__).parents[1]
-GOLDEN = ROOT / "packages" / "vla-train" / "tests" / "lerobot" / "golden"
+GOLDEN = ROOT / "packages" / "vla-train" / "tests" / "import_lerobot" / "golden"
 ROBOT = {
     "embodiment": "tiny",
     "control_hz": 10,
