@@ -46,6 +46,12 @@ for encoding in ("raw", "png", "jpeg"):
             assert list(error.fields) == ["observation.images[top]"], error.fields
         else:
             raise AssertionError("a wrong image was not refused")
+with (
+    vla_serve.PolicyClient(sys.argv[1], real_time_chunking=True) as client,
+    vla_serve.ControlLoop(client, execute_steps=2, delay_steps=2) as loop,
+):
+    actions = [loop.act(Observation({"top": image}, "go left", np.zeros(1))) for _ in range(7)]
+    assert (np.array(actions) == -1).all() and len(loop.stats.round_trips_ms) == 3, actions
 try:
     vla_serve.PolicyClient(sys.argv[1], embodiment="other").open()
 except vla_serve.PolicyClientError as error:

@@ -97,6 +97,15 @@ def test_the_chunks_continue_each_other(client, spec):
         np.testing.assert_array_equal(new.actions[:3], old.actions[3:6])
 
 
+def test_view_keys_go_with_every_request(client, spec):
+    told = []
+    predict = client.predict
+    client.predict = lambda *a, view_keys, **k: told.append(view_keys) or predict(*a, **k)
+    with ControlLoop(client, delay_steps=0, view_keys={"camera_0": "cell"}) as loop:
+        run(loop, spec, 5)
+    assert told == [{"camera_0": "cell"}] * 2
+
+
 def test_without_delay_the_loop_waits_for_each_answer(client, policy, spec):
     with ControlLoop(client, rtc=False, delay_steps=0) as loop:
         assert run(loop, spec, 9, seed=5) == [100, 101, 102, 103, 200, 201, 202, 203, 300]
