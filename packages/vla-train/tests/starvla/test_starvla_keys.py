@@ -192,18 +192,27 @@ def test_the_spatial_framework_in_its_users_words():
         "framework.name=MapAnythingLlava3DPI",
         "framework.mapanything_llava3d.base_vlm=tiny",
         "framework.mapanything_llava3d.use_geometric_branch=false",
+        "framework.mapanything_llava3d.attn_implementation=flash_attention_2",
+        "framework.mapanything_llava3d.vl_hidden_dim=4096",
+        "datasets.vla_data.CoT_answer=bbox",
         "framework.action_model.use_concat_cross_context=true",
         "framework.action_model.vl_layer_selection=first",
-        "trainer.freeze_modules=mapanythingllava3d_vlm_interface.model.vision_tower",
+        "trainer.freeze_modules="
+        + ",".join(
+            f"mapanythingllava3d_vlm_interface.model.{part}"
+            for part in ("vision_tower", "geometric_model", "geometric_projector", "fusion_projector")
+        ),
     ]
     tree = load_run_tree([], words)
     framework, vlm = tree.data["framework"], tree.data["framework"]["vlm"]
     assert (framework["use_geometric_branch"], vlm["base_vlm"]) == (False, "tiny")
+    assert vlm["attn_implementation"] == "sdpa"
     assert framework["head"]["use_concat_cross_context"] is True
     assert framework["head"]["vl_layer_selection"] == "first"
-    (path,) = tree.data["trainer"]["freeze_modules"]
+    paths = tree.data["trainer"]["freeze_modules"]
     policy = smoke.build(framework_tree("MapAnythingLlava3DPI", "tiny"), "tiny")
-    assert policy.get_submodule(path)
+    assert len(paths) == 4
+    assert all(policy.get_submodule(path) for path in paths)
 
 
 def test_every_row_of_the_table_is_one_of_a_kind():

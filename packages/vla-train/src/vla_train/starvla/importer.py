@@ -16,6 +16,7 @@ from vla_train.starvla.backbone import Backbone, find_backbone, processed_size
 from vla_train.starvla.common import move_vlm, reads_state
 from vla_train.starvla.fast_head import import_fast
 from vla_train.starvla.flow_heads import import_groot, import_layerwise
+from vla_train.starvla.fork import refuse_fork
 from vla_train.starvla.plan import Choices, Importer, Plan
 from vla_train.starvla.prompt import vlm_node
 from vla_train.starvla.regression_heads import import_adapter, import_oft
@@ -56,6 +57,7 @@ def framework_of(run: StarVLARun) -> str:
         UserError: it is not one that can be imported.
     """
     name = str(run.get("framework.name", ""))
+    refuse_fork(run)
     if name not in FRAMEWORKS:
         raise UserError(
             f"{run.config_file}: framework.name '{name}' cannot be imported{suggest(name, FRAMEWORKS)}; "
@@ -115,6 +117,7 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     backbone = find_backbone(run, request.base_vlm)
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
     ledger = Ledger(load_weights(run.weights), run.weights, "StarVLA")
+    refuse_fork(run, ledger.state)
     plan = FRAMEWORKS[framework](run, ledger, request.choices, backbone)
     move_vlm(ledger, plan.speaks)
     robot, reads = request.robot, plan.state != "none"

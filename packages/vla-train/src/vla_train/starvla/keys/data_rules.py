@@ -115,6 +115,7 @@ RULES: tuple[Rule, ...] = (
     dropped(f"{V}.action_type", "StarVLA never reads it; action_mode decides"),
     dropped(f"{V}.load_all_data_for_training", "StarVLA never reads it"),
     dropped(f"{V}.default_image_resolution", "StarVLA never reads it"),
+    dropped(f"{V}.CoT_answer", "StarVLA never reads it"),
     dropped(f"{V}.image_size", "StarVLA never reads it; obs_image_size decides"),
     dropped(f"{V}.obs", "StarVLA never reads it; cameras of the data set are datasets.train.0.cameras"),
     dropped(f"{V}.video_backend", DECODING),

@@ -184,13 +184,19 @@ RULES: tuple[Rule, ...] = (
         moved(f"framework.mapanything_llava3d.{key}", f"framework.vlm.{key}")
         for key in ("prefix_image_dropout_prob", "prefix_lang_dropout_prob")
     ),
-    converted(
-        "framework.qwenvl.attn_implementation", "framework.vlm.attn_implementation",
-        "flash_attention_2 becomes sdpa", _attention,
+    *(
+        converted(
+            f"framework.{vlm}.attn_implementation", "framework.vlm.attn_implementation",
+            "flash_attention_2 becomes sdpa", _attention,
+        )
+        for vlm in ("qwenvl", "mapanything_llava3d")
     ),
     converted("framework.qwenvl.use_bf16", "framework.vlm.dtype", "true is bfloat16", _dtype),
-    dropped("framework.qwenvl.vl_hidden_dim", DERIVED),
-    dropped("framework.qwenvl.num_vl_layers", DERIVED),
+    *(
+        dropped(f"framework.{vlm}.{key}", DERIVED)
+        for vlm in ("qwenvl", "mapanything_llava3d")
+        for key in ("vl_hidden_dim", "num_vl_layers")
+    ),
     dropped("framework.dino.dino_backbone", "read by QwenDual alone; its encoder is framework.geometry here"),
     dropped("framework.reduce_in_full_precision", "StarVLA never reads it"),
     converted(f"{A}.action_model_type", "framework.head.size", "QwenGR00T: DiT-B is B, DiT-L is L", _kind),

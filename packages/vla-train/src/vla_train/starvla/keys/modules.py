@@ -12,6 +12,8 @@ PATHS = (
     ("qwen_vl_interface", "vlm"),
     ("mapanythingllava3d_vlm_interface.model.vision_projector", "vlm.model.mm_projector"),
     ("mapanythingllava3d_vlm_interface.model.geometric_model", "geometry"),
+    ("mapanythingllava3d_vlm_interface.model.geometric_projector", "fusion.project"),
+    ("mapanythingllava3d_vlm_interface.model.fusion_projector", "fusion.out"),
     ("mapanythingllava3d_vlm_interface.model", "vlm.model"),
     ("mapanythingllava3d_vlm_interface", "vlm"),
 )
