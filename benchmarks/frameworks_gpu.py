@@ -5,7 +5,8 @@
     python benchmarks/frameworks_gpu.py --out tiny.json --size tiny                 the same path on a CPU
 
 Two views, horizon and prompt of the preset. A step is forward, backward, clipping and fused AdamW on bf16
-parameters (no fp32 masters); a prediction is ``VLAPolicy.predict`` at batch 1, eager and as one CUDA graph.
+parameters (no fp32 masters); a batch that does not fit is halved until one does. A prediction is
+``VLAPolicy.predict`` at batch 1, eager and as one CUDA graph.
 A row that is in the file is not measured again; one that fails is written with its reason, and tried again.
 The packages must be installed: parts are found by entry point.
 """
@@ -37,21 +38,23 @@ def build(name: str, size: Size, vlm: str | None, device: torch.device) -> VLAPo
     if vlm is not None:
         part, _, base = vlm.partition(":")
         words = [f"vlm.name={part}", f"vlm.base_vlm={base}"]
+    if device.type == "cuda":
+        words.append("vlm.dtype=bfloat16")
     torch.manual_seed(0)
     policy = smoke.build(framework_tree(name, size, words), size, str(device))
     if device.type == "cuda":
-        # Not the whole policy: backbone and geometry encoder choose the precision of their own tables.
-        for part in (policy.head, policy.fusion):
-            if part is not None:
-                part.to(torch.bfloat16)
+        # Not the whole policy: a backbone keeps some of its tables in fp32.
+        for module in (policy.head, policy.fusion, policy.geometry):
+            if module is not None:
+                module.to(torch.bfloat16)
+        wide = sum(p.numel() for p in policy.parameters() if p.dtype != torch.bfloat16)
+        if wide > 1e-3 * sum(p.numel() for p in policy.parameters()):
+            raise RuntimeError(f"{wide / 1e6:.0f} M parameters are not in bf16")
     return policy
 
 
-def measure(policy: VLAPolicy, rows: int, device: torch.device) -> dict[str, Any]:
-    """A training step at batch ``rows`` and a prediction at batch 1."""
-    out: dict[str, Any] = {"batch": rows}
-    total, trainable = smoke.count_parameters(policy)
-    out["parameters"], out["trainable"] = total, trainable
+def predict(policy: VLAPolicy, device: torch.device, out: dict[str, Any]) -> None:
+    """A prediction at batch 1."""
     cuda = device.type == "cuda"
     policy.eval()
     observed = smoke.inference_batch(policy, 1).to(device)
@@ -67,6 +70,11 @@ def measure(policy: VLAPolicy, rows: int, device: torch.device) -> dict[str, Any
             replay = captured(lambda: policy.predict(observed, noise))
             out["chunk_graph_ms"] = median_and_p99(milliseconds(replay, INFER_REPEATS, WARMUP, device))[0]
             del replay
+
+
+def train(policy: VLAPolicy, rows: int, device: torch.device, out: dict[str, Any]) -> None:
+    """A training step at batch ``rows``."""
+    cuda = device.type == "cuda"
     policy.train()
     if cuda:
         torch.cuda.empty_cache()
@@ -88,10 +96,25 @@ def measure(policy: VLAPolicy, rows: int, device: torch.device) -> dict[str, Any
     seconds = seconds_per_call(step, TRAIN_REPEATS, WARMUP, device)
     if not bool(seen[0].isfinite()):
         raise RuntimeError("the loss is not finite")
-    out["samples_per_s"], out["loss"] = rows / seconds, float(seen[0])
+    out |= {"batch": rows, "samples_per_s": rows / seconds, "loss": float(seen[0])}
     if cuda:
         out["peak_GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    return out
+
+
+def measure(policy: VLAPolicy, rows: int, device: torch.device, out: dict[str, Any]) -> None:
+    """Fills ``out``, so that what was measured before an error stays."""
+    out["parameters"], out["trainable"] = smoke.count_parameters(policy)
+    predict(policy, device, out)
+    while True:
+        try:
+            train(policy, rows, device, out)
+            return
+        except torch.cuda.OutOfMemoryError:
+            if rows == 1:
+                raise
+        rows //= 2  # outside of the handler, whose traceback keeps the failed step's tensors
+        policy.zero_grad(set_to_none=True)
+        gc.collect()
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,7 +173,7 @@ def main() -> None:
         began = time.monotonic()
         try:
             with time_limit(left):
-                row |= measure(build(name, args.size, args.vlm, device), args.batch, device)
+                measure(build(name, args.size, args.vlm, device), args.batch, device, row)
         except (RuntimeError, UserError) as error:  # out of memory and out of time are RuntimeErrors
             row["error"] = (str(error).splitlines() or [type(error).__name__])[0]
         gc.collect()  # the policy is part of cycles

@@ -17,5 +17,5 @@ def test_every_preset_has_a_row() -> None:
     assert len(rows) == len(list_presets())
     for name, cells in rows:
         values = [cell.strip() for cell in cells.split("|")]
-        assert len(values) == 11, name
+        assert len(values) == 13, name
         assert all(re.fullmatch(r"-|[\d,]+(\.\d+)?", value) for value in values[1:]), name

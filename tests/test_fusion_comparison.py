@@ -15,7 +15,7 @@ HERE = Path(__file__).parents[1] / "benchmarks" / "fusion"
 @pytest.fixture(autouse=True)
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
-    for name in ("pretrain", "table"):
+    for name in ("pretrain", "table", "constant_depth", "probe"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -63,3 +63,29 @@ def test_differences_are_paired() -> None:
     assert 0 < low < mean < high < 1
     assert difference(lines, "none", "none", "same", "error") is None
     assert "| gated | 3 | 60 |" in markdown(lines)
+
+
+def test_constant_depth_changes_the_depth_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import constant_depth
+
+    source, out = tmp_path / "train", tmp_path / "constant"
+    source.mkdir()
+    depth = np.random.default_rng(0).uniform(0.5, 2, (3, 4, 5)).astype(np.float16)
+    np.save(source / "observation.depth.top.npy", depth)
+    np.save(source / "action.npy", depth)
+    monkeypatch.setattr(sys, "argv", ["x", str(source), str(out)])
+    constant_depth.main()
+    written = np.load(out / "observation.depth.top.npy")
+    assert written.dtype == depth.dtype
+    assert np.array_equal(written, np.ones_like(depth))
+    assert np.array_equal(np.load(out / "action.npy"), depth)
+
+
+def test_permuted_tokens_stay_in_their_view() -> None:
+    from probe import permuted
+    from vla_core.interfaces import GeometryFeatures
+
+    tokens = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).view(2, 3, 4, 5, 1)
+    mixed = permuted(GeometryFeatures(tokens)).tokens
+    assert not torch.equal(mixed, tokens)
+    assert torch.equal(mixed.flatten(2).sort(dim=2).values, tokens.flatten(2))

@@ -3,13 +3,15 @@
 uv run tools/frameworks_table.py                      fails when a preset has no row, or a row no preset
 uv run tools/frameworks_table.py --write              measures all on this machine and writes the page
 uv run tools/frameworks_table.py --write NAME ...     measures these alone and keeps the other rows
+uv run tools/frameworks_table.py --gpu                measures nothing, copies the columns of the GPU again
 
-Times are of one machine and never compared.
+Times are of one machine and never compared. Columns of the GPU come from benchmarks/frameworks_gpu.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import re
 import statistics
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -28,14 +31,17 @@ from vla_train.presets import list_presets, load_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "frameworks.md"
-BENCHMARKS = ROOT / "benchmarks" / "README.md"
+GPU_ROWS = ROOT / "benchmarks" / "frameworks_gpu.json"
 WARMUP, REPEATS, ROWS = 3, 20, 4
+OWN_BACKBONE = "as in the preset"
 NONE = "-"
+OURS = 10
+"""Columns that are measured here."""
 HEADER = """\
 | framework | backbone [+ geometry, fusion] -> head | parameters, B | trainable, B | head, B \
 | TFLOP, loss | TFLOP, chunk | prompt tokens | CPU tiny, step ms | CPU tiny, `act()` ms \
-| GPU full, samples/s | GPU full, chunk ms |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| GPU full, samples/s | GPU full, peak GiB | GPU full, chunk ms | GPU full, chunk as graph, ms |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 PAGE_TEXT = """\
 # Frameworks
@@ -58,9 +64,9 @@ prints parts, parameters, shapes, a loss and a chunk; `--size full` prints count
   median CPU time of {repeats} calls after {warmup} of warm-up. A step is forward, backward and AdamW on
   {rows} samples; `act()` answers one raw observation. It compares the overhead of frameworks on one machine,
   and rows measured at different times only roughly: the CPU time of a busy machine is longer, too.
-- **GPU full** is copied from [the benchmarks](../benchmarks/README.md#full-size-on-one-gpu), with their
-  settings: one GPU, bf16, eager, a training step at batch 32 and `predict` at batch 1, horizon 8 and a prompt
-  of 212 to 220 tokens, whatever the preset says. "-": not measured.
+- **GPU full** is copied from [the benchmarks](../benchmarks/README.md#every-preset-on-one-gpu): one {gpu},
+  bf16, random weights, two views, prompt and horizon of the preset; a training step at batch 8 (eager; memory
+  is its peak), and `predict` at batch 1, eager and as one CUDA graph. "-": not measured, or no graph.
 """
 
 
@@ -118,20 +124,16 @@ def full_cells(name: str) -> list[str]:
     return [billions(total), billions(trainable), billions(head), *shown, str(tokens)]
 
 
+def gpu_rows() -> dict[str, dict[str, Any]]:
+    """Preset -> what was measured with its own backbone."""
+    return {row["framework"]: row for row in json.loads(GPU_ROWS.read_text()) if row["vlm"] == OWN_BACKBONE}
+
+
 def gpu_cells(name: str) -> list[str]:
-    """Samples/s at batch 32 and chunk ms at batch 1, from the tables of the benchmarks."""
-    found = {"training": NONE, "inference": NONE}
-    wanted = (("training", [name, "eager", "32"]), ("inference", [name, "eager", "1"]))
-    table = ""
-    for line in BENCHMARKS.read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if not line.startswith("|"):
-            table = ""
-        elif not table:
-            table = cells[0].split(",")[0]
-        elif (table, cells[:3]) in wanted and len(cells) > 3:
-            found[table] = cells[3]
-    return [found["training"], found["inference"]]
+    """Samples/s, peak GiB, chunk ms eager and as a graph."""
+    row = gpu_rows().get(name, {})
+    keys = ("samples_per_s", "peak_GiB", "chunk_ms", "chunk_graph_ms")
+    return [f"{row[key]:.1f}" if key in row else NONE for key in keys]
 
 
 def parts_cell(name: str) -> str:
@@ -144,8 +146,12 @@ def parts_cell(name: str) -> str:
 def row(name: str) -> str:
     """Measure one preset."""
     step, act = tiny_times(name)
-    cells = [f"`{name}`", parts_cell(name), *full_cells(name), f"{step:.1f}", f"{act:.1f}", *gpu_cells(name)]
-    return "| " + " | ".join(cells) + " |"
+    return line([f"`{name}`", parts_cell(name), *full_cells(name), f"{step:.1f}", f"{act:.1f}"])
+
+
+def line(cells: list[str]) -> str:
+    """What this machine measured, and the columns of the GPU."""
+    return "| " + " | ".join([*cells, *gpu_cells(cells[0].strip("`"))]) + " |"
 
 
 def existing() -> dict[str, str]:
@@ -164,7 +170,8 @@ def machine() -> str:
 def write(names: list[str]) -> None:
     """Measure ``names`` and write the page with the rows of the others kept."""
     torch.set_num_threads(1)
-    rows = {name: line for name, line in existing().items() if name in list_presets()}
+    kept = {name: text for name, text in existing().items() if name in list_presets()}
+    rows = {name: line([c.strip() for c in text.strip("|").split("|")][:OURS]) for name, text in kept.items()}
     for name in names:
         rows[name] = row(name)
         print(rows[name], flush=True)
@@ -172,6 +179,7 @@ def write(names: list[str]) -> None:
         PAGE_TEXT.format(
             table=HEADER + "".join(f"{rows[name]}\n" for name in list_presets() if name in rows),
             machine=machine(),
+            gpu=", ".join(sorted({row["device"] for row in gpu_rows().values()})),
             torch=torch.__version__.partition("+")[0],
             transformers=transformers.__version__,
             repeats=REPEATS,
@@ -185,7 +193,11 @@ def main() -> int:
     """Check that rows and presets agree, or measure with ``--write``; returns the exit code."""
     parser = argparse.ArgumentParser(description="docs/frameworks.md from the presets")
     parser.add_argument("--write", nargs="*", metavar="NAME", help="measure (these presets, or all)")
-    names = parser.parse_args().write
+    parser.add_argument("--gpu", action="store_true", help="copy the columns of the GPU, measure nothing")
+    args = parser.parse_args()
+    names = args.write
+    if args.gpu:
+        write([])
     if names is not None:
         unknown = [name for name in names if name not in list_presets()]
         if unknown:

@@ -15,11 +15,13 @@ import fcntl
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from constant_depth import DEPTH_M
 from numpy.typing import NDArray
 from sims import Setting, Simulators
 from vla_core import Observation
@@ -46,15 +48,20 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 class Actor:
-    """Batched answers of a policy in real units."""
+    """Batched answers of a policy in real units; ``constant_depth`` puts every depth at one metre."""
 
-    def __init__(self, policy: VLAPolicy) -> None:
-        self.policy = policy
+    def __init__(self, policy: VLAPolicy, constant_depth: bool = False) -> None:
+        self.policy, self.constant_depth = policy, constant_depth
 
     def __call__(
         self, observations: Sequence[Observation], seeds: Sequence[int]
     ) -> list[NDArray[np.float32]]:
         out: list[NDArray[np.float32]] = []
+        if self.constant_depth:
+            observations = [
+                replace(o, depth={name: np.full_like(d, DEPTH_M) for name, d in o.depth.items()})
+                for o in observations
+            ]
         for i in range(0, len(observations), BATCH):
             out += [c.actions for c in self.policy.act(observations[i : i + BATCH], seeds[i : i + BATCH])]
         return out
@@ -94,6 +101,9 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=4, help="every so many held-out frames")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further row after this")
     parser.add_argument("--shard", default="0/1")
+    parser.add_argument(
+        "--constant_depth", action="store_true", help="for policies trained on constant_depth.py's recording"
+    )
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     started = time.monotonic()
@@ -116,7 +126,7 @@ def main() -> None:
         begun = time.monotonic()
         checkpoints = sorted((args.runs / row.run / "checkpoints").glob("steps_*"))
         policy = VLAPolicy.from_pretrained(checkpoints[-1], device).eval()
-        act = Actor(policy)
+        act = Actor(policy, args.constant_depth)
         line: dict[str, Any] = {"variant": row.variant, "seed": row.seed, "run": row.run, "device": device}
         if device == "cuda":
             line["device"] = torch.cuda.get_device_name()

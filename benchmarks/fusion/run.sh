@@ -2,12 +2,20 @@
 # The comparison of fusions from nothing to the table; what is finished is skipped, so it can be run again and again.
 #   bash benchmarks/fusion/run.sh                 on a machine with a GPU and 16 cores, in the repository's root
 #   SEEDS=0 FUSIONS=none,gated EPISODES=50 bash benchmarks/fusion/run.sh
+#   ABLATIONS=1 bash benchmarks/fusion/run.sh     configs/ablations/ab_b_*.yaml instead of the fusions
+#   CONTROL=1 bash benchmarks/fusion/run.sh       position_3d with every depth at one metre instead of the fusions
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 HERE=benchmarks/fusion
 DATA=${DATA:-runs/fusion}
 TASKS=drawer-open,button-press-topdown,door-open,coffee-button
 FUSIONS=${FUSIONS:-none,mean_pool,aligned_concat,cross_attention,gated,language_guided,head_context,align_loss,@$HERE/position_3d.yaml,@$HERE/position_3d_mean.yaml,@$HERE/position_3d_predicted.yaml}
+[[ ${ABLATIONS:-} == 1 ]] && FUSIONS=$(printf ',@%s' configs/ablations/ab_b_*.yaml) && FUSIONS=${FUSIONS:1}
+train=train policies=policies options=()
+if [[ ${CONTROL:-} == 1 ]]; then
+  FUSIONS=@$HERE/control_image.yaml,@$HERE/control_pose.yaml
+  train=train_constant policies=policies_control options=(--constant_depth)
+fi
 SEEDS=${SEEDS:-0 1 2}
 EPISODES=${EPISODES:-25} # a task, camera setting and training seed
 JOBS=${JOBS:-11}
@@ -35,12 +43,15 @@ if [[ ! -f $HERE/encoder.safetensors ]]; then # kept with the repository, so tha
   record pretrain --episodes 80 --seed 70000 --noise 0.3 --env.camera_orbit "[0,30]"
   "${run[@]}" python $HERE/pretrain.py --data "$DATA/pretrain" --out $HERE/encoder.safetensors --seconds 90 --steps 1000000
 fi
+if [[ $train == train_constant && ! -d $DATA/$train ]]; then
+  "${run[@]}" python $HERE/constant_depth.py "$DATA/train" "$DATA/$train"
+fi
 for seed in $SEEDS; do
   "${run[@]}" python -m vla_train ablate --base $HERE/base.yaml --axis "fusion=$FUSIONS" --seeds "$seed" --jobs "$JOBS" \
-    --out "$DATA/policies" "datasets.train.0.path=$DATA/train"
+    --out "$DATA/$policies" "datasets.train.0.path=$DATA/$train"
 done
 for ((shard = 0; shard < SHARDS; shard++)); do
-  "${run[@]}" python $HERE/evaluate.py --runs "$DATA/policies" --data "$DATA" --tasks $TASKS --same $SAME --shift $SHIFT \
+  "${run[@]}" python $HERE/evaluate.py "${options[@]}" --runs "$DATA/$policies" --data "$DATA" --tasks $TASKS --same $SAME --shift $SHIFT \
     --episodes "$EPISODES" --shard "$shard/$SHARDS" --out $HERE/results.jsonl &
 done
 wait
