@@ -10,6 +10,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
+from vla_core.sources import Source
 from vla_core.specs import check_action, check_observation
 from vla_serve import PolicyServer, RolloutSettings, rollout
 
@@ -55,9 +57,10 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield site
 
 
-def make_source() -> object:
+def make_source() -> Source:
     cls = registry.load("vla.sources", "my_source")
-    return cls(build_config(cls.Config, {"episodes": 6}, "datasets.dot"), horizon=4)
+    source: Source = cls(build_config(cls.Config, {"episodes": 6}, "datasets.dot"), horizon=4)
+    return source
 
 
 def make_policy(with_geometry: bool) -> VLAPolicy:
@@ -71,13 +74,13 @@ def make_policy(with_geometry: bool) -> VLAPolicy:
         transforms=[{"name": "normalize"}],
     )
     torch.manual_seed(0)
-    return build_policy(config, {"default": make_source().spec})  # type: ignore[attr-defined]
+    return build_policy(config, {"default": make_source().spec})
 
 
 def make_batch(policy: VLAPolicy) -> Batch:
     source, pipeline = make_source(), policy.pipelines["default"]
     assert policy.collator is not None
-    return policy.collator([pipeline(source[i]) for i in range(0, len(source), 3)])  # type: ignore[arg-type, index]
+    return policy.collator([pipeline(source[i]) for i in range(0, len(source), 3)])
 
 
 def train(policy: VLAPolicy, steps: int) -> list[float]:
@@ -110,8 +113,8 @@ def test_config_of_an_outside_part_is_checked() -> None:
 
 def test_dataset_keeps_the_contract() -> None:
     source = make_source()
-    assert len(source) == 6 * 20  # type: ignore[arg-type]
-    last = source[19]  # type: ignore[index]
+    assert len(source) == 6 * 20
+    last = source[19]
     assert last.action_mask.tolist() == [[True, True]] + [[False, False]] * 3
     assert (last.actions[~last.action_mask] == 0).all()
     assert last.observation.images["top"].shape == (32, 32, 3)
@@ -132,7 +135,7 @@ def test_collator_travels_to_workers() -> None:
     again = pickle.loads(pickle.dumps(policy.collator))
     batch = make_batch(policy)
     source, pipeline = make_source(), policy.pipelines["default"]
-    tokens = again([pipeline(source[0])]).tokens  # type: ignore[index]
+    tokens = again([pipeline(source[0])]).tokens
     assert torch.equal(tokens.input_ids[0], batch.tokens.input_ids[0])
 
 
@@ -140,13 +143,14 @@ def test_fusion_changes_what_the_head_sees() -> None:
     policy = make_policy(with_geometry=True).eval()
     batch = make_batch(policy)
     noise = torch.zeros(len(batch), 4, 2)
+    fusion: Any = policy.fusion
     with torch.no_grad():
         untouched = policy.predict(batch, noise)
-        torch.nn.init.normal_(policy.fusion.gate.weight)  # type: ignore[union-attr, arg-type]
+        torch.nn.init.normal_(fusion.gate.weight)
         assert not torch.equal(policy.predict(batch, noise), untouched)
     losses = train(policy, steps=2)
     assert np.isfinite(losses).all()
-    assert policy.fusion.gate.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+    assert fusion.gate.weight.grad.abs().sum() > 0
 
 
 def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
@@ -156,13 +160,19 @@ def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
 
     directory = save_checkpoint(policy, tmp_path / "steps_80", step=80)
     loaded = VLAPolicy.from_pretrained(directory)
-    observation = make_source()[0].observation  # type: ignore[index]
+    observation = make_source()[0].observation
     (chunk,), (again,) = policy.act([observation], [0]), loaded.act([observation], [0])
     assert np.array_equal(chunk.actions, again.actions)
 
-    settings = {"env": "my_env", "tasks": ("middle",), "episodes": 3, "seed": 100, "workers": 1}
+    settings: dict[str, Any] = {
+        "env": "my_env",
+        "tasks": ("middle",),
+        "episodes": 3,
+        "seed": 100,
+        "workers": 1,
+    }
     with PolicyServer(loaded) as server:
-        served = RolloutSettings(address=server.address, videos="none", **settings)  # type: ignore[arg-type]
+        served = RolloutSettings(address=server.address, videos="none", **settings)
         results = rollout(served, tmp_path / "rollout")
     assert results["complete"]
     assert results["total"]["success_rate"] == 1.0
@@ -174,8 +184,8 @@ def test_simulator_keeps_the_contract() -> None:
     env = cls(build_config(cls.Config, {"task": "middle"}, "env"))
     source = make_source()
     who = ("the dataset", "the simulator")
-    check_observation(source.spec.observation, env.observation_spec, who)  # type: ignore[attr-defined]
-    check_action(source.spec.action, env.action_spec, who, horizon=False)  # type: ignore[attr-defined]
+    check_observation(source.spec.observation, env.observation_spec, who)
+    check_action(source.spec.action, env.action_spec, who, horizon=False)
     first, again = env.reset(7), cls(env.config).reset(7)
     assert np.array_equal(first.images["top"], again.images["top"])
     with pytest.raises(ValueError, match="2 finite numbers"):

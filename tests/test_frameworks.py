@@ -55,7 +55,7 @@ def shrunk(group: str, node: dict[str, Any], small: dict[str, Any]) -> dict[str,
             continue
         factory = options[key].default_factory
         if isinstance(value, dict) and factory is not dataclasses.MISSING:
-            inner = {field.name for field in dataclasses.fields(factory())}  # type: ignore[arg-type]
+            inner = {field.name for field in dataclasses.fields(factory())}
             value = {name: size for name, size in value.items() if name in inner}
         out[key] = value
     return out

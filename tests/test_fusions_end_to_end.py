@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from vla_core import registry
 from vla_core.batch import Batch
 from vla_core.build import FrameworkConfig, build_policy
@@ -107,8 +108,8 @@ def test_trains_acts_and_travels(fusion: str, vlm: str, tmp_path: Path) -> None:
         optimizer.step()
     assert set(terms) == ({"action_loss", "align"} if fusion == "align_loss" else {"action_loss"})
     assert loss.isfinite()
-    assert policy.fusion is not None
-    learning = [p.grad is not None and bool(p.grad.isfinite().all()) for p in policy.fusion.parameters()]  # type: ignore[attr-defined]
+    assert isinstance(policy.fusion, nn.Module)
+    learning = [p.grad is not None and bool(p.grad.isfinite().all()) for p in policy.fusion.parameters()]
     assert all(learning)
     observations = [observe(5), observe(6)]
     chunks = awake(policy).act(observations, [0, 1])
@@ -131,13 +132,14 @@ def test_geometry_of_another_sample_moves_the_actions(fusion: str, vlm: str) -> 
     """By more than 5 % of their spread for every fusion, and not at all for the one that only trains."""
     policy = awake(build(FUSIONS[fusion], vlm))
     batch = collate(policy)
-    assert policy.geometry is not None
+    assert isinstance(policy.fusion, nn.Module)
     assert batch.cameras is not None
     with torch.no_grad():
-        for parameter in policy.fusion.parameters():  # type: ignore[union-attr]
+        for parameter in policy.fusion.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
     calls = []
-    encode = policy.geometry.forward  # type: ignore[attr-defined]
+    geometry: Any = policy.geometry
+    encode = geometry.forward
     shift = 0
 
     def shuffled(*args: Any) -> Any:
@@ -146,7 +148,7 @@ def test_geometry_of_another_sample_moves_the_actions(fusion: str, vlm: str) -> 
         depth, points = (None if x is None else x.roll(shift, 0) for x in (features.depth, features.points))
         return replace(features, tokens=features.tokens.roll(shift, 0), depth=depth, points=points)
 
-    policy.geometry.forward = shuffled  # type: ignore[attr-defined]
+    geometry.forward = shuffled
     before = actions(policy, batch)
     shift = 1
     assert batch.cameras.depth is not None
@@ -196,6 +198,6 @@ def test_vision_only_start_is_the_policy_without_geometry() -> None:
         "align_loss",
     ):
         policy = build(FUSIONS[name]).eval()
-        policy.vlm.load_state_dict(plain.vlm.state_dict())  # type: ignore[attr-defined]
-        policy.head.load_state_dict(plain.head.state_dict())  # type: ignore[attr-defined]
+        policy.get_submodule("vlm").load_state_dict(plain.get_submodule("vlm").state_dict())
+        policy.get_submodule("head").load_state_dict(plain.get_submodule("head").state_dict())
         assert torch.equal(actions(policy, collate(policy)), actions(plain, collate(plain))), name

@@ -138,7 +138,7 @@ def test_intrinsics_of_another_shape(geometry: dict[str, Any], shape: tuple[int,
 
 def test_weights_of_another_size_or_number_of_views(tmp_path: Path) -> None:
     path = tmp_path / "geometry.safetensors"
-    save_file(policy_of(SMALL).geometry.state_dict(), path)  # type: ignore[union-attr]
+    save_file(policy_of(SMALL).get_submodule("geometry").state_dict(), path)
     policy_of({**SMALL, "weights": str(path)})
     for other, cameras, key in (
         ({"dim": 16}, 2, r"info_sharing\.norm\.weight \[24\] instead of \[16\]"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -55,9 +57,9 @@ def geometry() -> GeometryFeatures:
     return GeometryFeatures(tokens)
 
 
-def build(dims: AuxiliaryDims = DIMS, **options: object) -> Alg1:
+def build(dims: AuxiliaryDims = DIMS, **options: Any) -> Alg1:
     torch.manual_seed(0)
-    auxiliary = Alg1.build(Alg1Config(**{**ALL, **options}), dims)  # type: ignore[arg-type]
+    auxiliary = Alg1.build(Alg1Config(**{**ALL, **options}), dims)
     assert auxiliary is not None
     return auxiliary
 
@@ -125,7 +127,8 @@ def test_geometry_reconstructs_frozen_tokens_at_their_patches() -> None:
 
 def test_depth_in_place_of_tokens_leaves_unmeasured_patches_out() -> None:
     auxiliary, given = build(geo_target="depth"), inputs()
-    depth = given.batch.cameras.depth  # type: ignore[union-attr]
+    assert given.batch.cameras is not None
+    depth = given.batch.cameras.depth
     assert depth is not None
     depth[0, 0, :2, :2] = float("nan")
     depth[0, 0, :2, 2] = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -51,10 +51,10 @@ def test_it_writes_what_the_run_itself_would_fit(
     tokenizer = ActionTokenizer.load(out, 4, 2)
     assert tokenizer.scale == 20
     policy = compose(load_run_tree([config], ["framework.head.scale=20"])).policy
-    fitted = policy.head.answer.tokenizer  # type: ignore[union-attr]
+    fitted = cast(Any, policy.head).answer.tokenizer
     assert fitted.bpe.to_str() == tokenizer.bpe.to_str()
     given = compose(load_run_tree([config], [f"framework.head.tokenizer={out}"])).policy
-    assert given.head.answer.tokenizer.scale == 20  # type: ignore[union-attr]
+    assert cast(Any, given.head).answer.tokenizer.scale == 20
     assert given.config["head"]["tokenizer"] == str(out)
     # The constant chunks of the toy robot: first coefficients alone, and an error within the rounding.
     _, chunks, tokens, longest, ratio, error, largest, clipped, _ = rows["training"]
@@ -101,7 +101,8 @@ def test_it_overwrites_nothing(config: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def scale_of(config: Path, *words: str) -> float:
-    return float(compose(load_run_tree([config], words)).policy.head.answer.tokenizer.scale)  # type: ignore[union-attr]
+    head: Any = compose(load_run_tree([config], words)).policy.head
+    return float(head.answer.tokenizer.scale)
 
 
 def test_the_tokenizer_stays_with_the_weights(config: Path, tmp_path: Path) -> None:

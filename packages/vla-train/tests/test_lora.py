@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_layers_are_chosen_by_prefix_by_end_and_by_expression() -> None:
     assert f"{text}.layers.0.self_attn.q_proj" in under
     assert all(n.startswith(text) for n in under)
     ends = target_layers(policy, ["q_proj", "v_proj"])
-    assert len(ends) == 2 * len(policy.vlm.language_model.layers)  # type: ignore[attr-defined]
+    assert len(ends) == 2 * len(cast(Any, policy.vlm).language_model.layers)
     assert target_layers(policy, [rf"{text}\.layers\.1\.mlp\..*"]) == [
         f"{text}.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")
     ]
@@ -133,7 +133,7 @@ def test_unknown_names(modules: tuple[str, ...], train_modules: tuple[str, ...] 
 
 def test_frozen_parts_and_a_missing_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = build()
-    policy.vlm.requires_grad_(False)  # type: ignore[attr-defined]
+    policy.get_submodule("vlm").requires_grad_(False)
     with pytest.raises(ConfigError, match="is frozen by the config of its own part"):
         apply_lora(policy, LoRAConfig(("q_proj",)))
     monkeypatch.setitem(sys.modules, "peft", None)
