@@ -130,7 +130,7 @@ def plot(lines: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> No
             axis.plot(rates, [y] * len(rates), "o", color="#1f4e79", markersize=4)
         axis.set_title(f"success %, {title}", fontsize=10, loc="left")
         axis.set_yticks(range(len(lines)), list(lines))
-        axis.set_xlim(0, 100)
+        axis.set_xlim(0, 103)
         axis.grid(axis="x", color="#d9d9d9", linewidth=0.7)
         axis.set_axisbelow(True)
         for side in ("top", "right"):
