@@ -116,7 +116,7 @@ def test_training_rounds_to_the_dtype_of_the_backbone_only_when_asked(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compat": "star"}, "compat: 'star' must be 'none' or 'starvla'"),
+        ({"compat": "star"}, "compat: 'star' must be 'none', 'starvla' or 'starvla_llava3d'"),
         ({"interleave_self_attention": False}, "interleave_self_attention: false needs compat: starvla"),
         ({"compat": "starvla", "use_concat_cross_context": True}, "use_concat_cross_context: StarVLA has"),
     ],

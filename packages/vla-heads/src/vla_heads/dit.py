@@ -102,6 +102,20 @@ class Block(nn.Module, ABC):
         q, k, v = split_heads(qkv, 3, self.n_heads)
         return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=token_mask))
 
+    def joint_attention(
+        self, qkv: Tensor, context: KeysValues, context_mask: Tensor, token_mask: Tensor | None, repeats: int
+    ) -> Tensor:
+        """``qkv [B R, L, 3W]`` -> ``[B R, L, W]``; a token sees the context and those of its own repeat."""
+        q, k, v = split_heads(qkv, 3, self.n_heads)
+        # One softmax spans both parts, so the (already projected) context is laid out per repeat here.
+        context_k, context_v = (c.repeat_interleave(repeats, dim=0) if repeats > 1 else c for c in context)
+        own = context_mask.new_ones(()).expand(*context_mask.shape[:3], k.shape[2])
+        mask = torch.cat([context_mask, own if token_mask is None else token_mask], dim=-1)
+        if repeats > 1:
+            mask = mask.repeat_interleave(repeats, dim=0)
+        keys, values = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
+        return merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+
     def cross_attention(self, q: Tensor, context: KeysValues, context_mask: Tensor) -> Tensor:
         """``q [B, R L, W]`` -> the same shape."""
         (q,) = split_heads(q, 1, self.n_heads)

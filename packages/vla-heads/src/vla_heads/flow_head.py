@@ -75,7 +75,7 @@ class FlowHead(nn.Module):
         read_out: bool = True,
     ) -> None:
         super().__init__()
-        like_starvla = config.compat == "starvla"
+        like_starvla = config.compat != "none"
         self.config, self.dims, self.reads, self.normalize = config, dims, tuple(reads), normalize
         self.layers = tuple(sorted({layer for layer in reads if layer is not None}))
         self.blocks = nn.ModuleList(blocks)
@@ -255,8 +255,10 @@ class FlowHead(nn.Module):
             torch.where(mask, actions.float(), 0.0)[:, None],
             torch.where(mask[:, None], noise, 0.0),
         )
-        if config.compat == "starvla":
+        if config.compat != "none":
             dtype = inputs.vlm.hidden[self.layers[-1]].dtype
+            if config.compat == "starvla_llava3d" and self.normalize:
+                dtype = torch.float32  # autocast, which that norm runs under there, makes it so
             x, target, buckets = starvla.path(actions, noise, time, dtype, config.n_buckets)
         else:
             x, target = flow.interpolate(actions, noise, time)

@@ -39,6 +39,7 @@ class GR00TFlowConfig(FlowConfig):
     layer: int = -1
     normalize_vl_hidden: bool = False
     repeated_diffusion_steps: int = 8
+    compat: Literal["none", "starvla"] = "none"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vla_heads.dit import Block, FeedForward, KeysValues, merge_heads, split_heads
+from vla_heads.dit import Block, FeedForward, KeysValues, split_heads
 
 
 class DiTBlock(Block):
@@ -78,7 +77,7 @@ class DiTBlock(Block):
         x = self.ada(x_BRLW, modulation).flatten(0, 1)
         qkv = torch.cat([self.q(x), self.kv(x)], dim=-1) if self.shared else self.qkv(x)
         if self.concat:
-            attended = self._joint(qkv, context, context_mask, token_mask, repeats)
+            attended = self.joint_attention(qkv, context, context_mask, token_mask, repeats)
             x_BRLW = x_BRLW + self.dropout(self.out(attended.view_as(x_BRLW)))
         else:
             attended = self.self_attention(qkv, token_mask, repeats)
@@ -87,19 +86,3 @@ class DiTBlock(Block):
             attended = self.cross_attention(q, context, context_mask)
             x_BRLW = x_BRLW + self.dropout(self.cross_out(attended.view_as(x_BRLW)))
         return x_BRLW + self.dropout(self.ff(self.ff_norm(x_BRLW)))
-
-    def _joint(
-        self, qkv: Tensor, context: KeysValues, context_mask: Tensor, token_mask: Tensor | None, repeats: int
-    ) -> Tensor:
-        q, k, v = split_heads(qkv, 3, self.n_heads)
-        # One softmax spans both parts, so the (already projected) context is laid out per repeat here.
-        context_k, context_v = (c.repeat_interleave(repeats, dim=0) if repeats > 1 else c for c in context)
-        own = context_mask.new_ones(()).expand(*context_mask.shape[:3], k.shape[2])
-        mask = torch.cat([context_mask, own if token_mask is None else token_mask], dim=-1)
-        if repeats > 1:
-            mask = mask.repeat_interleave(repeats, dim=0)
-        return merge_heads(
-            F.scaled_dot_product_attention(
-                q, torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2), attn_mask=mask
-            )
-        )

@@ -24,7 +24,8 @@ class LayerwiseFMConfig(FlowConfig):
         vl_layer_selection: which K layers are read: the outputs of layers 1..K (``first``) or of
             the last K (``last``).
         use_concat_cross_context: one attention over [context | own tokens] in each block, instead of
-            self-attention followed by cross-attention. Own tokens interact in both.
+            self-attention followed by cross-attention. Own tokens interact in both. With
+            ``compat: starvla_llava3d`` instead of cross-attention alone, where they don't.
         normalize_vl_hidden: LayerNorm without parameters on the context; deep backbones carry
             activations hundreds of times the typical size. ``project_context: per_layer`` brings its own.
         project_context: ``per_layer`` puts a LayerNorm and a Linear to ``width`` between each backbone
@@ -33,7 +34,10 @@ class LayerwiseFMConfig(FlowConfig):
         width: width W of the blocks; null is the backbone's hidden size.
         n_heads: attention heads; null is W / 64 (at least 1).
         interleave_self_attention: with ``compat: starvla``: odd blocks (1, 3, ...) attend among their own
-            tokens; false: all blocks attend to the backbone, as in StarVLA before June 2026.
+            tokens; false: all blocks attend to the backbone, as in StarVLA before June 2026. In its
+            MapAnythingLlava3D fork the setting of that name has no effect: all blocks do.
+        output_width: width between the final projection and the action decoder; null is the blocks'
+            width. ``compat: starvla`` has no such projection.
     """
 
     n_blocks: int | None = None
@@ -45,6 +49,7 @@ class LayerwiseFMConfig(FlowConfig):
     width: int | None = None
     n_heads: int | None = None
     interleave_self_attention: bool = True
+    output_width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Sizes:
     n_blocks: int
     width: int
     n_heads: int
+    output_width: int
     layers: tuple[int, ...]
 
 
@@ -63,7 +69,7 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
-    check_flow(config, dims.horizon)
+    check_flow(config, dims.horizon, ("none", "starvla", "starvla_llava3d"))
     if config.vl_layer_selection not in ("first", "last"):
         raise ConfigError(f"vl_layer_selection: '{config.vl_layer_selection}' must be 'first' or 'last'")
     if config.max_blocks is not None and config.max_blocks < 1:
@@ -81,9 +87,18 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     n_heads = heads_of(width, config.n_heads)
     if config.compat == "starvla" and config.use_concat_cross_context:
         raise ConfigError("use_concat_cross_context: StarVLA has none; set it to false, or compat to none")
-    if config.compat == "none" and not config.interleave_self_attention:
+    if config.compat != "starvla" and not config.interleave_self_attention:
+        what = "has both attentions" if config.compat == "none" else "attends to the backbone"
+        raise ConfigError(f"interleave_self_attention: false needs compat: starvla; here every block {what}")
+    if config.compat == "starvla_llava3d" and (config.project_context != "none" or width != dims.hidden_size):
         raise ConfigError(
-            "interleave_self_attention: false needs compat: starvla; here every block has both attentions"
+            f"width: compat: starvla_llava3d has blocks of the backbone's width {dims.hidden_size}; "
+            "leave width null and project_context none"
+        )
+    output_width = width if config.output_width is None else config.output_width
+    if output_width < 1 or (config.compat == "starvla" and output_width != width):
+        raise ConfigError(
+            f"output_width: {output_width} must be at least 1, and null with compat: starvla (no projection)"
         )
     first = 1 if config.vl_layer_selection == "first" else dims.n_layers - n_blocks + 1
-    return Sizes(n_blocks, width, n_heads, tuple(range(first, first + n_blocks)))
+    return Sizes(n_blocks, width, n_heads, output_width, tuple(range(first, first + n_blocks)))

@@ -13,6 +13,7 @@ from vla_heads.dit import Block
 from vla_heads.flow_head import FlowHead
 from vla_heads.layerwise_fm.block import DiTBlock
 from vla_heads.layerwise_fm.config import LayerwiseFMConfig, resolve
+from vla_heads.layerwise_fm.llava3d_block import Llava3DBlock
 from vla_heads.starvla_block import StarVLABlock
 
 
@@ -44,6 +45,9 @@ class LayerwiseFM(FlowHead):
                 )
                 for layer in reads
             ]
+        elif config.compat == "starvla_llava3d":
+            concat = config.use_concat_cross_context
+            blocks = [Llava3DBlock(sizes.width, sizes.n_heads, concat, config.dropout) for _ in reads]
         else:
             blocks = [
                 DiTBlock(
@@ -63,9 +67,9 @@ class LayerwiseFM(FlowHead):
             blocks,
             reads,
             sizes.width,
-            sizes.width,
+            sizes.output_width,
             normalize,
-            read_out=config.compat == "none",
+            read_out=config.compat != "starvla",
         )
 
     @classmethod
