@@ -1,4 +1,4 @@
-"""Features equal those of the reference implementation with the same random weights.
+"""Features equal those of the reference implementation with the same random weights, and those of a fork.
 
 Everywhere: as recorded in mapanything_golden/ (its README says how). Directly where the packages
 ``mapanything``, ``uniception`` and ``dinov2`` are importable; there, running this file as a program writes
@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from vla_core.batch import Cameras
+from vla_core.errors import ConfigError
+from vla_core.interfaces import FusionDims, GeometryFeatures, VisualTokens
+from vla_geometry import MeanPool
 from vla_geometry.mapanything import MapAnythingConfig, MapAnythingEncoder
 from vla_geometry.mapanything.loading import DENSE, NOT_BUILT, canonical, published_name
 from vla_geometry.mapanything.sizes import SIZES
@@ -298,6 +301,79 @@ def test_keys_and_shapes_are_the_published_ones(size):
     theirs = {canonical(line) for line in (GOLDEN / f"keys_{size}.txt").read_text().splitlines()}
     assert ours == {line for line in theirs if not line.startswith(NOT_BUILT)}
     assert all(any(line.startswith(prefix) for line in theirs) for prefix in NOT_BUILT + DENSE)
+
+
+FORK = ((1, (224, 224)), (2, (224, 224)), (4, (70, 112)))
+
+
+def fork_encoder(size, views, image, **options):
+    """``compat: starvla_llava3d`` with the weights of the record."""
+    config = MapAnythingConfig(size=size, compat="starvla_llava3d", dense_heads=False, **options)
+    encoder = MapAnythingEncoder.build(config, views, image, weights="weights" in options)
+    if "weights" not in options:
+        fill({published_name(name): tensor for name, tensor in encoder.state_dict().items()})
+    return encoder
+
+
+@pytest.mark.parametrize(("views", "image"), FORK)
+@pytest.mark.parametrize("size", ["tiny", "tiny_v1"])
+def test_compat_gives_the_features_of_the_starvla_fork(size, views, image):
+    record = load_file(GOLDEN / "starvla_llava3d.safetensors")
+    encoder, images = fork_encoder(size, views, image), pictures(views, image)
+    features = encoder(images, Cameras(intrinsics=intrinsics(views, image)))
+    assert features.registers is None
+    tokens = features.tokens
+    got = {
+        "tokens": tokens[0, :, ::5, ::5],
+        "mean": tokens.mean(dim=(2, 3)),
+        "square": tokens.square().mean(dim=(2, 3)),
+        "fused": fork_fused(tokens)[:, ::9],
+    }
+    for part, ours in got.items():
+        theirs = record[f"{size}/{views}/{image[0]}x{image[1]}/{part}"]
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), part
+    assert torch.equal(encoder(images.float() / 255).tokens, tokens)
+
+
+@torch.no_grad()
+def fork_fused(tokens, hidden=8):
+    """``mean_pool`` over ``tokens`` with the weights and vision tokens of the record."""
+    b, v, h, w, c = tokens.shape
+    fusion = MeanPool.build(MeanPool.Config(), FusionDims(hidden, c, 1))
+    for ours, theirs in ((fusion.project, "geometric_projector"), (fusion.out, "fusion_projector")):
+        for name, parameter in ours.named_parameters():
+            parameter.copy_(random_tensor(f"{theirs}.{name}", tuple(parameter.shape), 3))
+    vision = random_tensor("vision", (b * v, h * w, hidden), 3).view(b, -1, hidden)
+    seen = torch.ones(vision.shape[:2], dtype=torch.bool)
+    return fusion(VisualTokens(vision, seen, (v, h, w)), GeometryFeatures(tokens)).visual.tokens
+
+
+def test_compat_loads_a_whole_published_file(tmp_path):
+    full = MapAnythingEncoder(MapAnythingConfig(size="tiny"), 1, (28, 28)).state_dict()
+    published = {published_name(name): tensor for name, tensor in full.items()}
+    save_file({**published, "depth_encoder.x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    state = fork_encoder("tiny", 1, (28, 28), weights=str(tmp_path)).state_dict()
+    gone = {name.split(".")[0] for name in full.keys() - state.keys()}
+    assert gone == {"ray_dirs_encoder", "fusion_norm_layer", "scale_token", *(p.rstrip(".") for p in DENSE)}
+    assert all(torch.equal(tensor, full[name]) for name, tensor in state.items())
+
+
+def test_compat_keeps_missing_views_out():
+    encoder, images = fork_encoder("tiny", 2, (28, 28)), pictures(2, (28, 28))
+    cameras = Cameras(view_mask=torch.tensor([[True, False], [False, False]]))
+    before = encoder(images, cameras).tokens
+    images[:, 1] = 255 - images[:, 1]
+    after = encoder(images, cameras).tokens
+    assert torch.allclose(before[0, 0], after[0, 0], atol=1e-6)
+    assert after.isfinite().all()
+
+
+def test_compat_mistakes_are_named():
+    with pytest.raises(ConfigError, match=r"set geometry.dense_heads to false"):
+        MapAnythingConfig(compat="starvla_llava3d")
+    with pytest.raises(ConfigError, match=r"geometry.compat: 'starvla' must be 'none' or 'starvla_llava3d'"):
+        MapAnythingConfig(compat="starvla")
 
 
 def write():

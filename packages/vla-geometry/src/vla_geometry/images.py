@@ -13,17 +13,21 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8, or float in [0, 1], ``[M, 3, H, W]`` -> ImageNet-normalised of ``dtype``.
+def unit_range(images: Tensor) -> Tensor:
+    """uint8, or float in [0, 1] -> fp32 in [0, 1].
 
     The range follows from the dtype alone; it is never guessed from the values.
     """
     if images.dtype == torch.uint8:
-        pixels = images.float() / 255
-    elif images.is_floating_point():
-        pixels = images.float()
-    else:
-        raise UserError(f"images: dtype {images.dtype} must be torch.uint8, or floating point in [0, 1]")
+        return images.float() / 255
+    if images.is_floating_point():
+        return images.float()
+    raise UserError(f"images: dtype {images.dtype} must be torch.uint8, or floating point in [0, 1]")
+
+
+def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images as :func:`unit_range` takes them, ``[M, 3, H, W]`` -> ImageNet-normalised of ``dtype``."""
+    pixels = unit_range(images)
     # Plain numbers, a channel at a time: constants made here would be copied from the host on every call.
     channels = [(pixels[:, c] - MEAN[c]) / STD[c] for c in range(3)]
     return torch.stack(channels, dim=1).to(dtype)

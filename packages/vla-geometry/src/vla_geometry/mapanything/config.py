@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vla_core.errors import ConfigError, suggest
 
@@ -26,6 +27,10 @@ class MapAnythingConfig:
             when training the encoder with a fusion that needs neither, or they get no gradient.
         bf16: run the two transformers in bfloat16, whatever the policy's dtype; only when frozen. The
             geometric input and the dense heads stay in the policy's dtype, as in the published model.
+        compat: ``starvla_llava3d`` gives the features that StarVLA's MapAnythingLlava3D fork trains on:
+            images in [0, 1] instead of normalised, no intrinsics, no norm between the stages, neither scale
+            token nor class tokens in the multi-view stage; hence no depth or points (``dense_heads: false``)
+            and no ``registers``. For an importer of its checkpoints alone: MapAnything was trained otherwise.
         cache_mib: MiB for per-view features of pictures with a key (``cameras.view_keys``); 0: no cache.
     """
 
@@ -35,6 +40,7 @@ class MapAnythingConfig:
     trainable: bool = False
     dense_heads: bool = True
     bf16: bool = False
+    compat: Literal["none", "starvla_llava3d"] = "none"
     cache_mib: int = 0
 
     def __post_init__(self) -> None:
@@ -44,5 +50,12 @@ class MapAnythingConfig:
             raise ConfigError(
                 "geometry.bf16: true rounds the weights, so it is for a frozen encoder only; set "
                 "geometry.trainable to false, or geometry.bf16 to false and train in mixed precision"
+            )
+        if self.compat not in ("none", "starvla_llava3d"):
+            raise ConfigError(f"geometry.compat: '{self.compat}' must be 'none' or 'starvla_llava3d'")
+        if self.compat != "none" and self.dense_heads:
+            raise ConfigError(
+                "geometry.dense_heads: depth and points need the scale token, which compat: starvla_llava3d "
+                "leaves out; set geometry.dense_heads to false"
             )
         check_cache(self.cache_mib, self.trainable)

@@ -18,7 +18,7 @@ from vla_core.interfaces import GeometryFeatures
 from vla_core.overlap import side_by_side
 
 from vla_geometry.cache import ViewCache, encode_views
-from vla_geometry.images import check_image_size, check_images, normalise
+from vla_geometry.images import check_image_size, check_images, normalise, unit_range
 from vla_geometry.mapanything.blocks import EPS
 from vla_geometry.mapanything.config import MapAnythingConfig
 from vla_geometry.mapanything.dense import DenseHead, ScaleHead
@@ -37,7 +37,8 @@ class MapAnythingEncoder(nn.Module):
     """DINOv2 per view, rays of known intrinsics added and normalised, then attention across views.
 
     Reads ``cameras.intrinsics`` when given; without them (or for a view whose matrix is not usable) it is
-    the model's images-only path. Extrinsics and depth are not read.
+    the model's images-only path. Extrinsics and depth are not read. With ``compat: starvla_llava3d``
+    intrinsics aren't either, and the config's docstring says what else is left out.
     """
 
     Config: ClassVar[type] = MapAnythingConfig
@@ -48,19 +49,21 @@ class MapAnythingEncoder(nn.Module):
         self.config, self.n_views, self.image_size = config, n_views, image_size
         self.grid = check_image_size(image_size, PATCH)
         self.dim = size.dim
-        self.class_token, self.taps = size.class_token, size.taps
+        self.fork = config.compat == "starvla_llava3d"
+        self.class_token, self.taps = size.class_token and not self.fork, size.taps
         self.provides = frozenset({"depth", "points"} if config.dense_heads else ())
         self.encoder = Dinov2(size)
-        self.ray_dirs_encoder = RayEncoder(size.encoder_dim, size.ray_dims)
-        self.fusion_norm_layer = nn.LayerNorm(size.encoder_dim, eps=EPS)
-        self.scale_token = nn.Parameter(torch.empty(size.encoder_dim))
+        if not self.fork:
+            self.ray_dirs_encoder = RayEncoder(size.encoder_dim, size.ray_dims)
+            self.fusion_norm_layer = nn.LayerNorm(size.encoder_dim, eps=EPS)
+            self.scale_token = nn.Parameter(torch.empty(size.encoder_dim))
+            nn.init.trunc_normal_(self.scale_token, std=0.02)
         self.info_sharing = AlternatingAttention(size)
         if config.dense_heads:
             self.dense_head = DenseHead(size)
             self.scale_head = ScaleHead(size.dim)
             self.pose_head = PoseHead(size.dim)
         self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
-        nn.init.trunc_normal_(self.scale_token, std=0.02)
         self.requires_grad_(config.trainable)
         self._keep_bf16()
 
@@ -89,7 +92,8 @@ class MapAnythingEncoder(nn.Module):
         """Features of a batch of views.
 
         Args:
-            images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1]; ImageNet's mean and std are applied here.
+            images: ``[B, V, 3, H, W]``, uint8 or float in [0, 1]; ImageNet's mean and std are applied here
+                (not with ``compat``).
             cameras: ``intrinsics [B, V, 3, 3]`` (pixels of ``images``, the centre of the top-left pixel at
                 (0.5, 0.5)) and ``view_mask [B, V]`` are read; missing views do not influence the others.
                 ``view_keys`` need ``cache_mib``.
@@ -97,9 +101,10 @@ class MapAnythingEncoder(nn.Module):
 
         Returns:
             ``tokens [B, V, h, w, C]``; ``registers [B, 1 + V, C]``: the scale token, then the class token
-            of each view (``[B, 1, C]`` for the first release, which has no class tokens here). What ``needs``
-            names, in metres, fp32: ``depth [B, V, H, W]``, and ``points [B, V, H, W, 3]`` in the frame of the
-            first camera, by rays, distances and poses that are all the model's own predictions.
+            of each view (``[B, 1, C]`` for the first release, which has no class tokens here; None with
+            ``compat``). What ``needs`` names, in metres, fp32: ``depth [B, V, H, W]``, and
+            ``points [B, V, H, W, 3]`` in the frame of the first camera, by rays, distances and poses that are
+            all the model's own predictions.
 
         Raises:
             UserError: images or intrinsics of another shape.
@@ -121,16 +126,20 @@ class MapAnythingEncoder(nn.Module):
             lambda: encode_views(self.cache, images, cameras, self._see),
             images.device,
         )
-        patches = self._fuse(patches, rays)
+        if not self.fork:
+            patches = self._fuse(patches, rays)
         x = torch.cat([patches.to(class_token.dtype), class_token], dim=2) if self.class_token else patches
         inner = self.info_sharing.norm.weight.dtype
-        scale = self.scale_token.to(inner).expand(len(images), 1, -1)
+        if self.fork:
+            scale = x.new_empty(len(images), 0, x.shape[-1], dtype=inner)
+        else:
+            scale = self.scale_token.to(inner).expand(len(images), 1, -1)
         view_mask = None if cameras is None else cameras.view_mask
         x, scale, tapped = self.info_sharing(x.to(inner), scale, view_mask, self.taps if needs else ())
         n = self.grid[0] * self.grid[1]
         features = GeometryFeatures(
             tokens=x[:, :, :n].unflatten(2, self.grid),
-            registers=torch.cat([scale, x[:, :, n:].flatten(1, 2)], dim=1),
+            registers=None if self.fork else torch.cat([scale, x[:, :, n:].flatten(1, 2)], dim=1),
         )
         if needs:
             stages = [y[:, :, :n].unflatten(2, self.grid) for y in (patches, *tapped, x)]
@@ -151,7 +160,9 @@ class MapAnythingEncoder(nn.Module):
 
     def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Per-view stage: ``[M, 3, H, W]`` -> patches ``[M, h * w, E]`` and class tokens ``[M, 1, E]``."""
-        patches, class_token = self.encoder(normalise(images, self.encoder.cls_token.dtype))
+        dtype = self.encoder.cls_token.dtype
+        pixels = unit_range(images).to(dtype) if self.fork else normalise(images, dtype)
+        patches, class_token = self.encoder(pixels)
         return patches, class_token
 
     def _fuse(self, patches_BVLE: Tensor, rays_BVLE: Tensor | None) -> Tensor:
@@ -162,7 +173,7 @@ class MapAnythingEncoder(nn.Module):
 
     def _ray_tokens(self, images: Tensor, cameras: Cameras | None) -> Tensor | None:
         """``[B, V, h * w, E]``, zero for a view without usable intrinsics; None when there are none."""
-        if cameras is None or cameras.intrinsics is None:
+        if self.fork or cameras is None or cameras.intrinsics is None:
             return None
         intrinsics, (b, v) = cameras.intrinsics, images.shape[:2]
         if tuple(intrinsics.shape) != (b, v, 3, 3):

@@ -1,7 +1,7 @@
 """Strict loading of the published weights.
 
 A published file holds the whole model. What this encoder has no use for is named in ``NOT_BUILT`` (and
-``DENSE``, when the dense heads are not built); every other key must be there, and no further one.
+``DENSE`` and ``CAMERAS``, when it is built without); every other key must be there, and no further one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ NOT_BUILT = (
 """Prefixes of published keys that are left out."""
 DENSE = ("dense_head.", "scale_head.", "pose_head.")
 """Prefixes, after :func:`canonical`, of what depth and points need."""
+CAMERAS = ("ray_dirs_encoder.", "fusion_norm_layer.", "scale_token")
+"""Prefixes of the geometric input and the scale token, which ``compat: starvla_llava3d`` is built without."""
 
 
 def published_name(name: str) -> str:
@@ -53,7 +55,7 @@ def load_published(module: nn.Module, source: str, revision: str | None = None) 
     path = find(source, revision)
     try:
         with safe_open(path, framework="pt") as file:
-            left_out = NOT_BUILT if hasattr(module, "dense_head") else NOT_BUILT + DENSE
+            left_out = NOT_BUILT + left_out_of(module)
             names = {canonical(key): key for key in file.keys()}  # noqa: SIM118
             found = {
                 key: tuple(file.get_slice(name).get_shape())
@@ -67,6 +69,11 @@ def load_published(module: nn.Module, source: str, revision: str | None = None) 
                     tensor.copy_(file.get_tensor(names[key]))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"geometry.weights: cannot read '{path}': {error}") from error
+
+
+def left_out_of(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes of published keys of optional parts that this encoder is built without."""
+    return tuple(key for key in DENSE + CAMERAS if not hasattr(module, key.rstrip(".")))
 
 
 def find(source: str, revision: str | None = None) -> Path:

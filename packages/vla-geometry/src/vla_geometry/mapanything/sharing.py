@@ -1,6 +1,7 @@
 """Multi-view stage of MapAnything: attention across all views and within each view in turn.
 
-Shape legend: B rows, V views, L tokens of a view (patches, then its class token), E input width, C width.
+Shape legend: B rows, V views, S scale tokens (0 or 1), L tokens of a view (patches, then its class token),
+E input width, C width.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from vla_geometry.mapanything.sizes import Architecture
 class AlternatingAttention(nn.Module):
     """Tokens ``[B, V, L, E]``, scale token ``[B, 1, E]`` -> normalised ``[B, V, L, C]``, ``[B, 1, C]``.
 
+    There may be no scale token (``[B, 0, E]``).
     Even blocks see all views and the scale token, odd blocks one view each (the scale token skips them).
     Only the first view, which defines the frame, is marked: with the sinusoid of position 0.
     """
@@ -37,7 +39,7 @@ class AlternatingAttention(nn.Module):
     def forward(
         self,
         x_BVLE: Tensor,
-        scale_B1E: Tensor,
+        scale_BSE: Tensor,
         view_mask: Tensor | None = None,
         taps: Collection[int] = (),
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -48,14 +50,17 @@ class AlternatingAttention(nn.Module):
         b, v, n, _ = x_BVLE.shape
         seen = None
         if view_mask is not None:
-            # The scale token is always seen, so that no row is without a key.
-            seen = torch.cat([view_mask.repeat_interleave(n, dim=1), view_mask.new_ones(b, 1)], dim=1)
-        x, scale, tapped = self.proj_embed(x_BVLE), self.proj_embed(scale_B1E), []
+            # The scale token is always seen, so that no row is without a key. Where there is none, a row
+            # without views sees them all.
+            own = view_mask.new_ones(scale_BSE.shape[:2])
+            seen = torch.cat([view_mask.repeat_interleave(n, dim=1), own], dim=1)
+            seen = seen | ~seen.any(dim=1, keepdim=True)
+        x, scale, tapped = self.proj_embed(x_BVLE), self.proj_embed(scale_BSE), []
         x = torch.cat([x[:, :1] + self.view_pos_table, x[:, 1:]], dim=1)
         for i, block in enumerate(self.self_attention_blocks):
             if i % 2 == 0:
                 joint = block(torch.cat([x.flatten(1, 2), scale], dim=1), seen)
-                x, scale = joint[:, :-1].unflatten(1, (v, n)), joint[:, -1:]
+                x, scale = joint[:, : v * n].unflatten(1, (v, n)), joint[:, v * n :]
             else:
                 x = block(x.flatten(0, 1)).unflatten(0, (b, v))
             if i in taps:
