@@ -135,6 +135,15 @@ def test_the_short_prompt_and_its_order(vlm, sample):
 
 
 @pytest.mark.parametrize(
+    ("mode", "seen"), [("keep", " open\t  it \n"), ("strip", "open\t  it"), ("collapse", "open it")]
+)
+def test_the_whitespace_of_an_instruction(vlm, sample, mode, seen):
+    collator = pickle.loads(pickle.dumps(build(instruction_whitespace=mode).collator(PromptSpec())))
+    plain = vlm.collator(PromptSpec())
+    assert torch.equal(collator([sample(" open\t  it \n")]).input_ids, plain([sample(seen)]).input_ids)
+
+
+@pytest.mark.parametrize(
     ("prompt", "expected"),
     [
         ("<image> {instruction}", ["prefix", "images", " ", "instruction", "suffix", "queries"]),

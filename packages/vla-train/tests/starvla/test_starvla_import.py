@@ -10,15 +10,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from vla_core import registry
-from vla_core.build import FrameworkConfig
-from vla_core.config import build_config
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
-from vla_train.presets import load_run_tree
 from vla_train.starvla.backbone import Backbone, processed_size
-from vla_train.starvla.fork import WORDS
 from vla_train.starvla.robot import RobotFile, read_robot
 from vla_train.starvla.run_files import find_run
 from vla_train.starvla.statistics import convert, normalize_node
@@ -263,28 +258,3 @@ def test_the_checkpoint_loader_names_the_command(starvla_run):
     for path in (golden.run, golden.run / "checkpoints", next((golden.run / "checkpoints").iterdir())):
         with pytest.raises(UserError, match=f"vla-train import-starvla {path} OUT"):
             VLAPolicy.from_pretrained(path)
-
-
-@pytest.mark.parametrize("sign", ["framework__name", "framework__framework_py"])
-def test_a_run_of_the_fork_is_refused_by_its_config(starvla_run, refused, tmp_path, sign):
-    golden = starvla_run("QwenPI")
-    _config(golden, **{sign: "MapAnythingLlava3DPI"})
-    said = refused(*golden.words(tmp_path / "out"))
-    assert "config.yaml: framework of StarVLA's MapAnythingLlava3D fork cannot be imported" in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_of_the_fork_is_refused_by_its_weights(starvla_run, refused, tmp_path):
-    names = ("model.fusion_projector.weight", "model.language_model.model.model.norm.weight")
-    state = {f"mapanythingllava3d_vlm_interface.{name}": torch.zeros(2) for name in names}
-    golden = starvla_run("QwenGR00T", state={**state, "action_model.future_tokens.weight": torch.zeros(2, 2)})
-    said = refused(*golden.words(tmp_path / "out"))
-    assert "steps_20_pytorch_model.pt: the weights of StarVLA's MapAnythingLlava3D fork" in said
-
-
-def test_what_the_fork_is_advised_to_do_is_a_valid_config():
-    tree = load_run_tree([], WORDS)
-    assert build_config(FrameworkConfig, tree.data["framework"], "framework", tree).name in WORDS[0]
-    for part, group in (("vlm", "vla.vlms"), ("geometry", "vla.geometry"), ("fusion", "vla.fusions")):
-        node = dict(tree.data["framework"][part])
-        build_config(registry.load(group, node.pop("name")).Config, node, f"framework.{part}", tree)

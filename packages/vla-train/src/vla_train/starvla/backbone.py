@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vla_core.errors import UserError
 
 from vla_train.starvla.run_files import StarVLARun
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 KINDS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}
 """transformers' ``model_type`` -> our part."""
@@ -17,13 +21,28 @@ KINDS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}
 
 @dataclass(frozen=True)
 class Backbone:
-    """The part's name, its directory (or hub id), and what its processor does to image sizes."""
+    """The part's name, its directory (or hub id), and what its processor does to image sizes.
+
+    Args:
+        part, source: see above.
+        factor, min_pixels, max_pixels: of Qwen's processor.
+        side: pixels a side that the processor gives any image instead; None: it is Qwen's.
+        options: further keys of the part's node.
+    """
 
     part: str
     source: str
     factor: int
     min_pixels: int
     max_pixels: int
+    side: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def tokenizer(self) -> Tokenizer:
+        """The published tokenizer, without tokens that a model adds."""
+        from vla_vlm.common.tokenizer import published
+
+        return published(self.source)
 
     def token_id(self, text: str) -> int:
         """The id of a text that must be one token.
@@ -31,9 +50,7 @@ class Backbone:
         Raises:
             UserError: the tokenizer needs several.
         """
-        from vla_vlm.common.tokenizer import from_pretrained
-
-        ids = from_pretrained(self.source).encode(text, add_special_tokens=False).ids
+        ids = self.tokenizer().encode(text, add_special_tokens=False).ids
         if len(ids) != 1:
             raise UserError(
                 f"--base_vlm {self.source}: its tokenizer writes '{text}', which StarVLA's prompt needs, as "
@@ -83,7 +100,9 @@ def find_backbone(run: StarVLARun, base_vlm: str | None) -> Backbone:
 
 
 def processed_size(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
-    """The size that Qwen's image processor gives an image: multiples of a token, within its pixel limits."""
+    """The size that the processor gives an image; Qwen's: multiples of a token, within its pixel limits."""
+    if backbone.side is not None:
+        return backbone.side, backbone.side
     f = backbone.factor
     h, w = (max(f, round(x / f) * f) for x in (height, width))
     if h * w > backbone.max_pixels:

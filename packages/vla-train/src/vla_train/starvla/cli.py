@@ -38,6 +38,11 @@ def _parser() -> ImportParser:
     add("--robot", type=Path, metavar="FILE", help="the robot file")
     add("--print_robot", action="store_true", help="print a robot file to fill in, and stop")
     add("--base_vlm", metavar="DIR", help="base VLM (default: the one in the config)")
+    add(
+        "--vision_weights",
+        metavar="DIR",
+        help="MapAnythingLlava3DPI: its SigLIP (default: the one the base VLM's config names)",
+    )
     add("--step", type=int, metavar="N", help="weights of this step (default: the last)")
     add("--unnorm_key", metavar="KEY", help="dataset in the statistics, where there are several")
     add("--image_size", metavar="HxW", help="pixels the model saw (default: the config's)")
@@ -90,6 +95,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     request = importer.Request(
         robot=read_robot(args.robot),
         base_vlm=args.base_vlm,
+        vision_weights=args.vision_weights,
         unnorm_key=args.unnorm_key,
         image_size=None if args.image_size is None else _size(args.image_size),
         choices=Choices(args.dit_blocks, args.horizon, args.fast),

@@ -38,8 +38,8 @@ def _swap_halves(x: Tensor) -> Tensor:
     return torch.cat([scale, shift])
 
 
-def _options(run: StarVLARun, ledger: Ledger, width: int) -> dict[str, Any]:
-    """The choices that both heads share, from the config, and sizes from the tensors."""
+def shared_options(run: StarVLARun, ledger: Ledger) -> dict[str, Any]:
+    """The choices that all these heads share, from the config, and sizes from the tensors."""
     node: dict[str, Any] = {
         "compat": "starvla",
         "n_blocks": ledger.count(BLOCK),
@@ -117,6 +117,21 @@ def _move_block(ledger: Ledger, i: int, cross: bool) -> None:
     ledger.linear(f"{theirs}.ff.net.2", f"{ours}.ff.down")
 
 
+def import_blocks(ledger: Ledger, horizon: int, width: int, state: bool, n_blocks: int) -> None:
+    """A layerwise head all of whose blocks attend to the backbone, but for its read-out."""
+    _move_shared(ledger, horizon, width, state, categories=False)
+    for i in range(n_blocks):
+        _move_block(ledger, i, cross=True)
+
+
+def import_read_out(ledger: Ledger) -> None:
+    """The final AdaLN and projection."""
+    ledger.linear(f"{MODEL}.proj_out_2", "head.final")
+    for part in ("weight", "bias"):
+        name = f"final_norm.modulation.{part}"
+        ledger.move(f"{MODEL}.proj_out_1.{part}", f"head.{name}", _swap_halves, "halves swapped")
+
+
 def import_groot(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backbone) -> Plan:
     """QwenGR00T: a DiT over the last hidden state."""
     width = ledger.shape(f"{HEAD}.future_tokens.weight")[1]
@@ -127,7 +142,7 @@ def import_groot(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backbone)
             f"{run.config_file}: {dit}.interleave_self_attention is false; a QwenGR00T head whose blocks all "
             "attend to the backbone cannot be imported"
         )
-    node = {"name": "groot_flow", **_options(run, ledger, width)}
+    node = {"name": "groot_flow", **shared_options(run, ledger)}
     kind = str(run.get("framework.action_model.action_model_type", ""))
     heads = run.get(f"{dit}.num_attention_heads")
     if kind in SIZES and SIZES[kind][0] == width and heads in (None, SIZES[kind][1]):
@@ -146,10 +161,7 @@ def import_groot(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backbone)
     _move_shared(ledger, horizon, width, state, categories=True)
     for i in range(node["n_blocks"]):
         _move_block(ledger, i, cross=i % 2 == 0)
-    ledger.linear(f"{MODEL}.proj_out_2", "head.final")
-    for part in ("weight", "bias"):
-        name = f"final_norm.modulation.{part}"
-        ledger.move(f"{MODEL}.proj_out_1.{part}", f"head.{name}", _swap_halves, "halves swapped")
+    import_read_out(ledger)
     action_dim = ledger.shape(f"{HEAD}.action_decoder.layer2.weight")[0]
     how: StateUse = "vector" if state else "none"
     return Plan("QwenGR00T", horizon, action_dim, _state_dim(ledger, state), node, how)
@@ -184,7 +196,7 @@ def import_layerwise(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backb
     projected = "project_layers.0.1.weight" in ledger.state
     node = {
         "name": "layerwise_fm",
-        **_options(run, ledger, width),
+        **shared_options(run, ledger),
         "width": width,
         "n_heads": width // head_dim,
         "normalize_vl_hidden": False,

@@ -16,7 +16,8 @@ from vla_train.starvla.backbone import Backbone, find_backbone, processed_size
 from vla_train.starvla.common import move_vlm, reads_state
 from vla_train.starvla.fast_head import import_fast
 from vla_train.starvla.flow_heads import import_groot, import_layerwise
-from vla_train.starvla.fork import refuse_fork
+from vla_train.starvla.fork import FORK, check_weights, import_fork, is_fork
+from vla_train.starvla.fork_backbone import find_fork_backbone
 from vla_train.starvla.plan import Choices, Importer, Plan
 from vla_train.starvla.prompt import vlm_node
 from vla_train.starvla.regression_heads import import_adapter, import_oft
@@ -32,6 +33,7 @@ FRAMEWORKS: dict[str, Importer] = {
     "QwenOFT": import_oft,
     "QwenAdapter": import_adapter,
     "QwenFast": import_fast,
+    FORK: import_fork,
 }
 """StarVLA's ``framework.name`` -> what imports it (QwenFM is its second name for QwenPI)."""
 
@@ -45,6 +47,7 @@ class Request:
 
     robot: RobotFile
     base_vlm: str | None = None
+    vision_weights: str | None = None
     unnorm_key: str | None = None
     image_size: tuple[int, int] | None = None
     choices: Choices = field(default_factory=Choices)
@@ -56,8 +59,7 @@ def framework_of(run: StarVLARun) -> str:
     Raises:
         UserError: it is not one that can be imported.
     """
-    name = str(run.get("framework.name", ""))
-    refuse_fork(run)
+    name = FORK if is_fork(run) else str(run.get("framework.name", ""))
     if name not in FRAMEWORKS:
         raise UserError(
             f"{run.config_file}: framework.name '{name}' cannot be imported{suggest(name, FRAMEWORKS)}; "
@@ -69,7 +71,7 @@ def framework_of(run: StarVLARun) -> str:
 def _image_steps(
     run: StarVLARun, plan: Plan, backbone: Backbone, asked: tuple[int, int] | None, notes: list[str]
 ) -> list[dict[str, Any]]:
-    given = None if plan.own_size else run.get("datasets.vla_data.obs_image_size")
+    given = None if plan.own_size else run.get(f"datasets.vla_data.{plan.size_key}")
     if asked is not None:
         height, width = asked
     elif given:
@@ -114,10 +116,15 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     """
     check_free(out)
     framework = framework_of(run)
-    backbone = find_backbone(run, request.base_vlm)
+    if framework == FORK:
+        backbone = find_fork_backbone(run, request.base_vlm, request.vision_weights)
+    elif request.vision_weights is not None:
+        raise UserError(f"--vision_weights: only a run of {FORK} has a vision tower of its own; leave it out")
+    else:
+        backbone = find_backbone(run, request.base_vlm)
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
     ledger = Ledger(load_weights(run.weights), run.weights, "StarVLA")
-    refuse_fork(run, ledger.state)
+    check_weights(run, ledger.state)
     plan = FRAMEWORKS[framework](run, ledger, request.choices, backbone)
     move_vlm(ledger, plan.speaks)
     robot, reads = request.robot, plan.state != "none"
@@ -136,6 +143,8 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
         "name": plan.preset,
         "horizon": plan.horizon,
         "vlm": vlm_node(run, backbone, plan, robot.dim("state")),
+        "geometry": plan.geometry,
+        "fusion": plan.fusion,
         "head": plan.head,
         "transforms": transforms,
     }
@@ -148,4 +157,5 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
         step=run.step,
         origin=f"imported from {run.weights} ({framework}, statistics of '{key}')",
         notes=notes,
+        late=plan.late,
     )

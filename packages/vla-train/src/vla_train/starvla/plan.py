@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from torch import Tensor
 
 from vla_train.importing.ledger import Ledger
 from vla_train.starvla.backbone import Backbone
@@ -31,6 +33,10 @@ class Plan:
             ``CoT_prompt``; else the prompt has none.
         speaks: the backbone's language head is read.
         own_size: the run served images as it trained on them, whatever ``obs_image_size`` says.
+        size_key: in the config's ``datasets.vla_data``, the size to which a served image is brought first.
+        vlm: further keys of the backbone's node.
+        geometry, fusion: nodes, where the framework has them.
+        late: moves that need the policy's own tensors.
     """
 
     preset: str
@@ -44,6 +50,11 @@ class Plan:
     queries_in_instruction: bool = False
     speaks: bool = False
     own_size: bool = False
+    size_key: str = "obs_image_size"
+    vlm: dict[str, Any] = field(default_factory=dict)
+    geometry: dict[str, Any] | None = None
+    fusion: dict[str, Any] | None = None
+    late: Callable[[Mapping[str, Tensor]], None] | None = None
 
 
 @dataclass(frozen=True)

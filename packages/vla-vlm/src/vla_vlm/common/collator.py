@@ -25,7 +25,7 @@ from vla_core.interfaces import PromptSpec
 from vla_core.types import Observation, Sample
 
 from vla_vlm.common.positions import Positions
-from vla_vlm.common.prompt import STATE, Template, state_text
+from vla_vlm.common.prompt import STATE, Template, Whitespace, state_text
 from vla_vlm.common.tokenizer import SpecialIds
 
 _CACHED_ROWS = 4096
@@ -64,6 +64,7 @@ class PromptCollator:
         positions: of the tokens of a row.
         first_answer: token of answer id 0, where the prompt has an answer.
         closing: tokens of ``prompt.closing``.
+        whitespace: of an instruction: ``keep``, ``strip`` at its ends, ``collapse`` to single spaces as well.
     """
 
     tokenizer: Tokenizer
@@ -77,6 +78,7 @@ class PromptCollator:
     positions: Positions
     first_answer: int | None = None
     closing: tuple[int, ...] = ()
+    whitespace: Whitespace = "keep"
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # The cache stays behind; the layout is made again.
@@ -161,6 +163,10 @@ class PromptCollator:
 
     def _row(self, observation: Observation) -> _Row:
         instruction = observation.instruction
+        if self.whitespace != "keep":
+            instruction = instruction.strip()
+        if self.whitespace == "collapse":
+            instruction = " ".join(instruction.split())
         if self.template.reads_state:
             # No two are alike: nothing to keep.
             if observation.state is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ PLACEHOLDERS = ("prefix", "images", "instruction", "suffix", "queries")
 _ORDER = "the order is {prefix} {images} {instruction} {suffix} {queries}, and {state} anywhere or not at all"
 STATE = "state"
 STATE_BINS = 256
+Whitespace: TypeAlias = Literal["keep", "strip", "collapse"]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ def from_directory(directory: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
+def published(name: str) -> Tokenizer:
+    """A directory's ``tokenizer.json``, else :func:`from_pretrained`, which must know the model beside it."""
+    path = Path(name) / TOKENIZER_FILE
+    return Tokenizer.from_file(str(path)) if path.is_file() else from_pretrained(name)
+
+
 def from_pretrained(name: str) -> Tokenizer:
     """The tokenizer of a hub id or local model directory."""
     from transformers import AutoTokenizer

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from vla_core.errors import ConfigError
 
 from vla_vlm.common.config import BackboneConfig
-from vla_vlm.common.prompt import Template
+from vla_vlm.common.prompt import Template, Whitespace
 
 IMAGE_TOKEN = "<image>"
 PROMPT = f"{IMAGE_TOKEN} {{instruction}}"
@@ -73,6 +73,8 @@ class Llava3DConfig(BackboneConfig):
         prefix_image_dropout_prob: in training, the share of image tokens set to zero; the others are
             scaled up as dropout does.
         prefix_lang_dropout_prob: the same for the embeddings of text tokens.
+        instruction_whitespace: ``strip`` removes it at the ends of an instruction, ``collapse`` makes each
+            run of it one space as well; set by ``vla-train import-starvla``, whose runs were trained so.
         prompt: ``<image>`` stands for ``{prefix}{images}``, and ``{suffix}{queries}`` follow the
             instruction unless they are written out; a ``{state}`` anywhere is the normalised state as text.
         tiny: sizes for ``base_vlm: tiny``.
@@ -86,6 +88,7 @@ class Llava3DConfig(BackboneConfig):
     projector: Literal["auto", "linear", "mlp2x_gelu"] = "auto"
     prefix_image_dropout_prob: float = 0.0
     prefix_lang_dropout_prob: float = 0.0
+    instruction_whitespace: Whitespace = "keep"
     prompt: str = PROMPT
     tiny: Llava3DTinyConfig = field(default_factory=Llava3DTinyConfig)
 

@@ -155,7 +155,7 @@ class Llava3D(DecoderVLM):
         Raises:
             ConfigError: the prompt is longer than the window of tokens that a Mistral model attends to.
         """
-        made = super().collator(prompt)
+        made = replace(super().collator(prompt), whitespace=self.config.instruction_whitespace)
         window = getattr(self.shapes.text, "sliding_window", None)
         if window is not None and made.length > window:
             raise ConfigError(
