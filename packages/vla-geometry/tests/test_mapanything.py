@@ -353,3 +353,12 @@ def test_a_fusion_that_needs_more_is_refused_when_the_policy_is_built():
         )
         assert "\n" not in str(error.value)
     undo()
+
+
+def test_random_features_are_worth_a_warning_only_where_there_are_some(caplog):
+    MapAnythingEncoder.build(MapAnythingConfig(size="tiny"), 1, (14, 14))
+    assert "random features" in caplog.text
+    caplog.clear()
+    with torch.device("meta"):
+        MapAnythingEncoder.build(MapAnythingConfig(size="tiny"), 1, (14, 14))
+    assert not caplog.text

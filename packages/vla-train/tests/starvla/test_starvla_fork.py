@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tokenizers import AddedToken, processors
+from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 from vla_vlm.common import tokenizer
@@ -200,6 +201,7 @@ def test_the_report_accounts_for_every_tensor(fork_run, fork_weights, tmp_path, 
     assert dead == ([] if case == CASES[0] else ["dead"] * 2)
     shown = capsys.readouterr().out
     assert f"{ROOT}vision_projector.weight -> vlm.model.mm_projector.weight" in shown
+    assert "state: read, but no action attends to it" in shown
     assert f"dropped {ROOT}language_model.model.model.mm_projector.*.weight: dead: LLaVA's own" in shown
 
 
@@ -251,6 +253,25 @@ def test_an_unmerged_backbone_kept_its_geometry_and_its_dropout(fork_run, tmp_pa
     policy = VLAPolicy.from_pretrained(tmp_path / "out")
     assert policy.geometry is not None
     assert policy.vlm.config.prefix_lang_dropout_prob == 0.125
+
+
+def test_an_imported_policy_trains_on(fork_run, golden_samples, tmp_path):
+    """A gradient for all but the frozen geometric model and, as there, what no action attends to."""
+    run = fork_run(CASES[0])
+    run.change(trainer__freeze_modules=f"{ROOT}geometric_model")
+    assert main(run.words(tmp_path / "out")) == 0
+    policy = VLAPolicy.from_pretrained(tmp_path / "out").train()
+    pipeline = policy.pipelines["tiny"]
+    policy(policy.collator([pipeline(sample) for sample in golden_samples(True)]))["action_loss"].backward()
+    still = {name for name, p in policy.named_parameters() if p.grad is None or not p.grad.any()}
+    apart = ("geometry.", "head.state_encoder.", "head.future")
+    assert still == {name for name, _ in policy.named_parameters() if name.startswith(apart)}
+
+
+def test_the_checkpoint_loader_names_the_command(fork_run):
+    run = fork_run(CASES[0])
+    with pytest.raises(UserError, match=f"vla-train import-starvla {run.folder / 'run'} OUT"):
+        VLAPolicy.from_pretrained(run.folder / "run")
 
 
 @pytest.mark.parametrize(

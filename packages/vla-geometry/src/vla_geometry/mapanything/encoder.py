@@ -77,7 +77,8 @@ class MapAnythingEncoder(nn.Module):
             ConfigError: an image side that is not a multiple of 14, or weights that do not fit.
         """
         if not weights or config.weights is None:
-            if weights and not config.trainable:
+            # On the meta device somebody else brings the weights.
+            if weights and not config.trainable and torch.get_default_device().type != "meta":
                 logger.warning("geometry.weights is null: the frozen encoder gives random features")
             return cls(config, n_views, image_size)
         with torch.device("meta"):  # every tensor comes from the file: drawing random ones would be wasted

@@ -18,6 +18,9 @@ normalisation of the dims. Start from what the statistics tell:
   vla-train import-starvla RUN --print_robot > robot.yaml
   vla-train import-starvla RUN OUT --robot robot.yaml --base_vlm DIR
   vla-serve --ckpt_path OUT
+
+A run of the MapAnythingLlava3D fork: --base_vlm is its LLaVA-3D (or the merged directory it started from),
+--vision_weights its SigLIP.
 """
 
 

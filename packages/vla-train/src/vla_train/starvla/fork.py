@@ -79,6 +79,11 @@ def import_fork(run: StarVLARun, ledger: Ledger, choices: Choices, backbone: Bac
         for part in ("geometric_model", "geometric_projector", "fusion_projector"):
             ledger.drop(f"{ROOT}{part}.", "dead: the run's geometric branch is off")
     head, horizon, state = _head(run, ledger, choices)
+    if state and not head["use_concat_cross_context"]:
+        notes.append(
+            "state: read, but no action attends to it: without use_concat_cross_context the blocks of this "
+            "head see the backbone alone"
+        )
     return Plan(
         FORK,
         horizon,
