@@ -317,6 +317,11 @@ def test_configs_that_are_refused(fork_run, refused, tmp_path, starvla_golden, c
         ("llava/tokenizer.json", {"post_processor": None}, "only prompts that begin with '<s>'"),
         ("llava/config.json", {"model_type": "gpt2"}, "is a 'gpt2', none of"),
         ("merged/config.json", {"language_model_name_or_path": "/nowhere"}, "/nowhere"),
+        (
+            "merged/config.json",
+            {"language_model_name_or_path": None},
+            "has no language_model_name_or_path; pass",
+        ),
     ],
 )
 def test_directories_that_are_refused(fork_run, refused, tmp_path, file, change, message):

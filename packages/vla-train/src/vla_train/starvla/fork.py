@@ -108,7 +108,7 @@ def _head(run: StarVLARun, ledger: Ledger, choices: Choices) -> tuple[dict[str, 
     horizon = choices.horizon if choices.horizon is not None else int(window) + 1
     width = ledger.shape(f"{HEAD}.future_tokens.weight")[1]
     state = reads_state(run) and f"{HEAD}.state_encoder.layer1.weight" in ledger.state
-    repeats = run.get("trainer.repeated_diffusion_steps", run.get(f"{action}.repeated_diffusion_steps", 4))
+    repeats = [run.get(f"{place}.repeated_diffusion_steps") for place in ("trainer", action)]
     node = {
         "name": "layerwise_fm",
         **shared_options(run, ledger),
@@ -118,7 +118,7 @@ def _head(run: StarVLARun, ledger: Ledger, choices: Choices) -> tuple[dict[str, 
         "vl_layer_selection": "first" if run.get(f"{action}.vl_layer_selection") == "first" else "last",
         "normalize_vl_hidden": bool(run.get(f"{SECTION}.normalize_vl_hidden", False)),
         "use_concat_cross_context": bool(run.get(f"{action}.use_concat_cross_context", False)),
-        "repeated_diffusion_steps": max(1, int(repeats)),
+        "repeated_diffusion_steps": max(1, int(next((n for n in repeats if n is not None), 4))),
     }
     import_blocks(ledger, horizon, width, state, node["n_blocks"])
     import_read_out(ledger)
@@ -145,7 +145,7 @@ def _move_backbone(ledger: Ledger) -> None:
 
 def _vlm_options(run: StarVLARun, backbone: Backbone, notes: list[str]) -> dict[str, Any]:
     joiner = str(run.get(f"{SECTION}.image_token_joiner", "auto")).strip().lower()
-    if joiner in ("space", "spaced") or (joiner == "" and run.get(f"{SECTION}.image_token_joiner")):
+    if joiner in ("space", "spaced"):
         raise UserError(
             f"{run.config_file}: {SECTION}.image_token_joiner puts spaces between the image tokens; a prompt "
             "that has them cannot be imported"

@@ -40,6 +40,11 @@ def find_fork_backbone(run: StarVLARun, base_vlm: str | None, vision_weights: st
         options = {key: float(published[key]) for key in DROPOUT if published.get(key)}
         source = str(published.get("language_model_name_or_path") or "")
         vision_weights = vision_weights or published.get("vision_model_name_or_path")
+        if not source:
+            raise UserError(
+                f"{where}: its config.json has no language_model_name_or_path; pass the LLaVA-3D that the "
+                "run was trained from as --base_vlm, and its SigLIP as --vision_weights"
+            )
     options |= {"vision_weights": vision_weights, "projector": "linear"}
     # Shapes alone are read: the weights are the run's.
     config = Llava3DConfig(base_vlm=source, init="random", **options)
