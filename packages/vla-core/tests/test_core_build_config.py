@@ -123,10 +123,12 @@ def test_refused_values(node, message):
 
 
 def test_a_node_that_is_no_mapping():
+    no_mapping: Any = [1]
     with pytest.raises(ConfigError, match=r"^'top': expected a mapping, got \[1\]$"):
-        build_config(Outer, [1], "top")  # type: ignore[arg-type]
+        build_config(Outer, no_mapping, "top")
+    nothing: Any = None
     with pytest.raises(ConfigError, match=r"^'Outer': expected a mapping"):
-        build_config(Outer, None)  # type: ignore[arg-type]
+        build_config(Outer, nothing)
 
 
 def test_mandatory_keys():

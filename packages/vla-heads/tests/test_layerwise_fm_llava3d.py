@@ -145,7 +145,7 @@ def test_mistakes_are_named(options, message):
 
 
 def test_other_heads_do_not_know_it():
-    config = GR00TFlow.Config(compat="starvla_llava3d")  # type: ignore[arg-type]
+    config = GR00TFlow.Config(**{"compat": "starvla_llava3d"})
     with pytest.raises(ConfigError, match="compat: 'starvla_llava3d' must be 'none' or 'starvla'"):
         GR00TFlow.build(config, DIMS)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+from vla_core import registry
 from vla_core.specs import RobotSpec
 from vla_core.testing import make_spec
 from vla_core.types import ActionChunk, Observation
@@ -14,6 +15,7 @@ from vla_core.types import ActionChunk, Observation
 pytest.importorskip("grpc_health", reason="needs the extra vla-serve[server]")
 
 from vla_serve import PolicyClient, PolicyServer
+from vla_serve.testing import ToyEnv
 
 
 class ToyPolicy:
@@ -70,3 +72,11 @@ def server(policy: ToyPolicy) -> Iterator[PolicyServer]:
 def client(server: PolicyServer, spec: RobotSpec) -> Iterator[PolicyClient]:
     with PolicyClient(server.address, observation_spec=spec.observation, action_spec=spec.action) as opened:
         yield opened
+
+
+@pytest.fixture
+def toy() -> Iterator[None]:
+    """The environment ``toy`` in the registry."""
+    undo = registry.override("vla.envs", "toy", ToyEnv)
+    yield
+    undo()

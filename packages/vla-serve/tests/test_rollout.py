@@ -5,25 +5,17 @@ import math
 from dataclasses import replace
 
 import pytest
-from vla_core import registry
 from vla_core.errors import ConfigError, UserError
 from vla_serve import HandshakeError, PolicyServer, PolicyUnavailable, RolloutSettings, rollout
 from vla_serve._rollout_results import table, wilson
 from vla_serve.rollout_cli import main
-from vla_serve.testing import ToyEnv, ToyPolicy
+from vla_serve.testing import ToyPolicy
 
 
 @pytest.fixture(scope="module")
 def address():
     with PolicyServer(ToyPolicy()) as server:
         yield server.address
-
-
-@pytest.fixture
-def toy():
-    undo = registry.override("vla.envs", "toy", ToyEnv)
-    yield
-    undo()
 
 
 def settings(address, **changes):

@@ -5,19 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from vla_core import registry
 from vla_core.errors import UserError
 from vla_serve import PolicyServer, RolloutSettings, rollout
 from vla_serve._rollout_results import conditions
 from vla_serve.rollout_cli import main
-from vla_serve.testing import ToyEnv, ToyPolicy
-
-
-@pytest.fixture
-def toy():
-    undo = registry.override("vla.envs", "toy", ToyEnv)
-    yield
-    undo()
+from vla_serve.testing import ToyPolicy
 
 
 def settings(address, **changes):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
+from vla_train.importing.robot import CameraEntry
 from vla_train.starvla.backbone import Backbone, processed_size
 from vla_train.starvla.robot import RobotFile, read_robot
 from vla_train.starvla.run_files import find_run
@@ -205,7 +206,7 @@ def test_statistics_give_starvlas_numbers(tmp_path):
     robot = RobotFile(
         embodiment="x",
         control_hz=1.0,
-        cameras=[{"name": "c", "height": 2, "width": 2}],  # type: ignore[list-item]
+        cameras=[CameraEntry("c", 2, 2)],
         action=[_entry(name=f"g{i}", normalize=mode, **entry) for i, mode in enumerate(modes)],
     )
     node = {

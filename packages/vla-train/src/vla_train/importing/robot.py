@@ -54,28 +54,30 @@ class GroupEntry:
 
 @dataclass(frozen=True)
 class RobotEntry:
-    """The YAML file behind ``--robot``.
+    """What the YAML files behind ``--robot`` share; each adds ``action`` and ``state``, lists of its groups.
 
     Args:
         embodiment: its name in the checkpoint.
         control_hz: rate at which actions are executed.
         cameras: the cameras, with the sizes of their raw images.
-        action, state: groups in the order of the statistics.
     """
 
     embodiment: str = MISSING
     control_hz: float = MISSING
     cameras: list[CameraEntry] = field(default_factory=list)
-    action: list[GroupEntry] = field(default_factory=list)
-    state: list[GroupEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.action:
+        if not self.groups("action"):
             raise ConfigError("'action' must list at least one entry")
+
+    def groups(self, vector: str) -> Sequence[GroupEntry]:
+        """Those of ``action`` or ``state``, in the order of the statistics."""
+        groups: Sequence[GroupEntry] = getattr(self, vector)
+        return groups
 
     def dim(self, vector: str) -> int:
         """Dims of ``action`` or ``state``."""
-        return sum(group.dim for group in getattr(self, vector))
+        return sum(group.dim for group in self.groups(vector))
 
 
 Robot = TypeVar("Robot", bound=RobotEntry)
@@ -114,8 +116,8 @@ def robot_spec(
     if cameras is None:
         cameras = [CameraSpec(c.name, c.height, c.width) for c in robot.cameras]
     return RobotSpec(
-        ObservationSpec(tuple(cameras), _groups(robot.state) if with_state else ()),
-        ActionSpec(_groups(robot.action), horizon, robot.control_hz),
+        ObservationSpec(tuple(cameras), _groups(robot.groups("state")) if with_state else ()),
+        ActionSpec(_groups(robot.groups("action")), horizon, robot.control_hz),
         embodiment=robot.embodiment,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from vla_core.errors import UserError, suggest
 from vla_core.specs import CameraSpec
 
-from vla_train.importing.robot import RobotEntry, read_robot_file, template_text
+from vla_train.importing.robot import GroupEntry, RobotEntry, read_robot_file, template_text
 from vla_train.lerobot.source import Source
 
 
@@ -21,7 +21,11 @@ class RobotFile(RobotEntry):
     Args:
         cameras: the robot's among the policy's, with the sizes of their raw images; none: all, as the
             source has them. The order is the policy's.
+        action, state: groups in the order of the statistics.
     """
+
+    action: list[GroupEntry] = field(default_factory=list)
+    state: list[GroupEntry] = field(default_factory=list)
 
 
 def read_robot(path: Path) -> RobotFile:

@@ -38,8 +38,8 @@ class RobotFile(robot.RobotEntry):
             left out).
     """
 
-    action: list[GroupEntry] = field(default_factory=list)  # type: ignore[assignment]
-    state: list[GroupEntry] = field(default_factory=list)  # type: ignore[assignment]
+    action: list[GroupEntry] = field(default_factory=list)
+    state: list[GroupEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
