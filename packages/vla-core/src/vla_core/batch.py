@@ -8,7 +8,7 @@ L answer ids.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -54,13 +54,26 @@ class _Movable:
 
 
 @dataclass
+class Known(_Movable):
+    """Which views have what, each bool ``[B, V]``; None: every view that is there.
+
+    Where an entry is False the tensor beside it holds zeros, which mean nothing.
+    """
+
+    intrinsics: Tensor | None = None
+    extrinsics: Tensor | None = None
+    depth: Tensor | None = None
+
+
+@dataclass
 class Cameras(_Movable):
-    """Camera geometry per view; any may be None (unknown), never an identity stand-in.
+    """Camera geometry per view; any may be None (no view has it), never an identity stand-in.
 
     Args:
         intrinsics: ``[B, V, 3, 3]`` pixels of the batch's images.
         extrinsics: ``[B, V, 4, 4]`` camera-to-world, OpenCV axes, metres.
         depth: ``[B, V, H, W]`` metres.
+        known: which views have them, where not all have.
         view_mask: bool ``[B, V]``; False for missing views, which others should not attend to. The
             policy writes it when a view may be missing; None: all are there.
         view_keys: for every row and view a key of its picture, or None for a picture without one. An
@@ -70,6 +83,7 @@ class Cameras(_Movable):
     intrinsics: Tensor | None = None
     extrinsics: Tensor | None = None
     depth: Tensor | None = None
+    known: Known = field(default_factory=Known)
     view_mask: Tensor | None = None
     view_keys: tuple[tuple[str | None, ...], ...] | None = None
 
