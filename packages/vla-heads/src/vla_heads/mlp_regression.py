@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.embeddings import MLP
 from vla_heads.losses import check_targets, masked_mean, masked_state
@@ -60,6 +61,7 @@ class MLPRegression(nn.Module):
     """
 
     Config: ClassVar[type] = MLPRegressionConfig
+    traits: HeadTraits = HeadTraits()
 
     def __init__(self, config: MLPRegressionConfig, dims: HeadDims) -> None:
         super().__init__()
