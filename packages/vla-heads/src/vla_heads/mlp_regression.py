@@ -16,6 +16,7 @@ from vla_core.traits import HeadTraits
 
 from vla_heads.embeddings import MLP
 from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.residual import ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,6 @@ class MLPRegressionConfig:
     use_state: bool = True
     state_hidden: int = 256
     suffix: str = "Please predict the next {horizon} robot actions: "
-
-
-class ResidualBlock(nn.Module):
-    """``x + dropout(relu(Linear(LayerNorm(x))))``."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout(F.relu(self.linear(self.norm(x))))
 
 
 class MLPRegression(nn.Module):

@@ -27,7 +27,7 @@ from vla_core.interfaces import (
 from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._base import GeometryFusion
-from vla_geometry.fusions.aligned_concat import resample
+from vla_geometry.fusions._resample import resample
 
 
 @dataclass(frozen=True)
