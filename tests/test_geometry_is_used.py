@@ -117,7 +117,7 @@ def moved_by_shuffling(policy: VLAPolicy, batch: Batch) -> tuple[Tensor, float]:
     """Actions, and how far those with the geometry of another sample are from them, in their own spread."""
     before = actions(policy, batch)
     geometry: Any = policy.geometry
-    if geometry is not None and getattr(policy.fusion, "reads_geometry", True):
+    if policy.fusion is not None and policy.fusion.traits.reads_geometry:
         geometry.register_forward_hook(lambda _module, _inputs, features: of_another_sample(features))
     else:
         assert batch.cameras is not None

@@ -10,6 +10,7 @@ from vla_core.build import FrameworkConfig, build_policy
 from vla_core.interfaces import Fused, GeometryFeatures, PromptSpec, VLMRequest
 from vla_core.registry import override
 from vla_core.testing import make_sample, make_spec
+from vla_core.traits import FusionTraits, GeometryTraits
 
 SPEC = make_spec()
 
@@ -22,7 +23,7 @@ class NoConfig:
 class Encoder(nn.Module):
     """Always the same features, as an encoder with a cache."""
 
-    Config, dim = NoConfig, 5
+    Config, dim, traits = NoConfig, 5, GeometryTraits()
 
     @classmethod
     def build(cls, config, n_views, image_size, weights=True):
@@ -37,7 +38,8 @@ class Encoder(nn.Module):
 class Spy(nn.Module):
     """A fusion that only trains and remembers what it saw."""
 
-    Config, needs, prompt, train_only, context_dim = NoConfig, frozenset(), PromptSpec(), True, None
+    Config, needs, prompt, context_dim = NoConfig, frozenset(), PromptSpec(), None
+    traits = FusionTraits(train_only=True)
     request = VLMRequest(layers=(1,))
 
     def __init__(self, dims):

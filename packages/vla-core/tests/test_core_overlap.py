@@ -13,6 +13,7 @@ from vla_core.interfaces import Context, Fused, GeometryFeatures, PromptSpec, VL
 from vla_core.overlap import in_turn, side_by_side
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_sample, make_spec, tiny_policy
+from vla_core.traits import FusionTraits, GeometryTraits
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SPEC = make_spec()
@@ -101,7 +102,7 @@ def test_in_turn_on_a_cpu_with_gradients_or_when_told_to(told):
 
 
 class Encoder(nn.Module):
-    dim = 5
+    dim, traits = 5, GeometryTraits()
 
     def forward(self, images, cameras, needs=frozenset()):
         means = images.float().mean(dim=(2, 3, 4))[..., None, None, None]
@@ -111,16 +112,16 @@ class Encoder(nn.Module):
 class Reads(nn.Module):
     """Adds the mean of the geometry to what the head reads: by the vision tokens, or as its context."""
 
-    needs, prompt, request, train_only = frozenset(), PromptSpec(), VLMRequest(), False
+    needs, prompt, request = frozenset(), PromptSpec(), VLMRequest()
 
     def __init__(self, bypass, honest=True):
         super().__init__()
-        self.bypasses_backbone, self.honest = bypass, honest
+        self.traits, self.honest = FusionTraits(bypasses_backbone=bypass), honest
         self.context_dim = 5 if bypass else None
 
     def forward(self, visual, geometry, text, cameras):
         mean = geometry.tokens.mean(dim=(1, 2, 3, 4))[:, None, None]
-        if self.bypasses_backbone and self.honest:
+        if self.traits.bypasses_backbone and self.honest:
             mask = torch.ones(len(mean), 1, dtype=torch.bool)
             return Fused(visual, context=Context(mean.expand(-1, 1, 5), mask))
         return Fused(replace(visual, tokens=visual.tokens + mean / 255))

@@ -12,6 +12,7 @@ from vla_core.build import FrameworkConfig, build_policy
 from vla_core.realtime import overlap_weights
 from vla_core.registry import override
 from vla_core.testing import FakeHead, make_observation, make_spec, tiny_policy
+from vla_core.traits import HeadTraits
 
 SPEC = make_spec(horizon=6)
 RELATIVE = [{"name": "relative_actions", "groups": {"position": "position"}}]
@@ -24,7 +25,7 @@ LISTS = {"absolute": [], "relative": RELATIVE, "delta": DELTA, "rotation": ROTAT
 class KeepingHead(FakeHead):
     """Answers the constraint where there is one, and remembers it."""
 
-    takes_constraint = True
+    traits = HeadTraits(takes_constraint=True)
 
     def sample(self, inputs, noise, steps=None, constraint=None):
         self.seen = constraint
@@ -138,7 +139,7 @@ def test_heads_that_cannot_refuse():
 def test_the_longest_delay(fakes):
     policy = build([])
     assert policy.longest_delay("default") == 5  # one step of six is free
-    policy.head.longest_delay = 3  # of a head that was trained for it
+    policy.head.traits = HeadTraits(takes_constraint=True, longest_delay=3)  # it was trained for it
     assert policy.longest_delay("default") == 3
     with pytest.raises(UserError, match="no embodiment 'defualt'"):
         policy.longest_delay("defualt")

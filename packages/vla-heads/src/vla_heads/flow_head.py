@@ -59,7 +59,6 @@ class FlowHead(nn.Module):
     """
 
     prompt: PromptSpec = PromptSpec()
-    takes_constraint = True
     config: FlowConfig
 
     def __init__(
@@ -77,6 +76,7 @@ class FlowHead(nn.Module):
         super().__init__()
         like_starvla = config.compat != "none"
         self.config, self.dims, self.reads, self.normalize = config, dims, tuple(reads), normalize
+        self.traits = sampling.traits(config)
         self.layers = tuple(sorted({layer for layer in reads if layer is not None}))
         self.blocks = nn.ModuleList(blocks)
         self.time = TimestepEmbedder(width, starvla.time_features if like_starvla else sinusoid)
@@ -101,11 +101,6 @@ class FlowHead(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
         # Velocity 0 is the best guess before anything is learned; the first step wakes the rest.
         nn.init.zeros_(self.decoder.down.weight)
-
-    @property
-    def longest_delay(self) -> int | None:
-        """Most frozen steps of a constraint; None: any number below the horizon."""
-        return sampling.longest_delay(self.config)
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """The hidden states the blocks read; the same for training and sampling."""

@@ -32,6 +32,7 @@ from vla_core.policy import VLAPolicy
 from vla_core.registry import override
 from vla_core.specs import RobotSpec
 from vla_core.testing.data import make_spec
+from vla_core.traits import HeadTraits
 from vla_core.types import Sample
 
 GRID = 2
@@ -155,6 +156,7 @@ class FakeHead(nn.Module):
 
     Config = FakeHeadConfig
     prompt = PromptSpec()
+    traits = HeadTraits()
 
     def __init__(self, config: FakeHeadConfig, dims: HeadDims) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vla_heads.dit import merge_heads, split_heads
-from vla_heads.mlp_regression import ResidualBlock
+from vla_heads.residual import ResidualBlock
 
 
 class AdapterBlock(nn.Module):

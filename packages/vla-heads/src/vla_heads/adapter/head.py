@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.adapter.block import AdapterBlock
 from vla_heads.adapter.config import AdapterHeadConfig, resolve
@@ -29,6 +30,7 @@ class AdapterHead(nn.Module):
     """
 
     Config: ClassVar[type] = AdapterHeadConfig
+    traits: HeadTraits = HeadTraits()
 
     def __init__(self, config: AdapterHeadConfig, dims: HeadDims) -> None:
         super().__init__()

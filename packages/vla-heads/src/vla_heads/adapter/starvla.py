@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.adapter.config import AdapterHeadConfig, resolve
 from vla_heads.adapter.starvla_block import StarVLAAdapterBlock
@@ -30,6 +31,8 @@ class StarVLAAdapter(nn.Module):
 
     Deterministic: ``noise``, ``time`` and ``steps`` are ignored.
     """
+
+    traits: HeadTraits = HeadTraits()
 
     def __init__(self, config: AdapterHeadConfig, dims: HeadDims) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vla_core.answers import NO_LABEL, Chunks
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.fast.answer import FASTAnswer
 from vla_heads.fast.config import FASTConfig
@@ -47,6 +48,7 @@ class FASTHead(nn.Module):
     """
 
     Config: ClassVar[type] = FASTConfig
+    traits: HeadTraits = HeadTraits()
     grammar: Grammar
 
     def __init__(self, config: FASTConfig, dims: HeadDims) -> None:
