@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
@@ -62,7 +62,7 @@ def test_a_policy_learns_and_its_checkpoint_acts_alike(
     assert losses[-1] < 0.5 * losses[0]
     policy.eval()
     observation = make_observation(spec, 0)
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / f"steps_{steps}", step=steps))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / f"steps_{steps}", step=steps))
     (ours,), (theirs,) = policy.act([observation], [1]), loaded.act([observation], [1])
     np.testing.assert_array_equal(ours.actions, theirs.actions)
 

@@ -18,8 +18,8 @@ import tomllib
 import torch
 from vla_core import registry
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
@@ -158,7 +158,7 @@ def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
     losses = train(policy, steps=80)
     assert losses[-1] < losses[0] / 10
 
-    directory = save_checkpoint(policy, tmp_path / "steps_80", step=80)
+    directory = policy.save(tmp_path / "steps_80", step=80)
     loaded = VLAPolicy.from_pretrained(directory)
     observation = make_source()[0].observation
     (chunk,), (again,) = policy.act([observation], [0]), loaded.act([observation], [0])

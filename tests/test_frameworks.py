@@ -11,8 +11,8 @@ import pytest
 import torch
 from vla_core import registry
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
@@ -119,7 +119,7 @@ def test_preset_learns_and_its_checkpoint_acts_alike(name: str, tmp_path: Path) 
     answers = policy.act(observations, [3, 4])
     assert answers[0].actions.shape == (load_preset(name)["horizon"], spec.action.dim)
     assert not np.array_equal(answers[0].actions, answers[1].actions)
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_50", step=50))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_50", step=50))
     assert loaded.framework == name
     for ours, theirs in zip(answers, loaded.act(observations, [3, 4]), strict=True):
         np.testing.assert_array_equal(ours.actions, theirs.actions)

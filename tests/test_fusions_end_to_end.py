@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from vla_core import registry
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
@@ -113,7 +113,7 @@ def test_trains_acts_and_travels(fusion: str, vlm: str, tmp_path: Path) -> None:
     assert all(learning)
     observations = [observe(5), observe(6)]
     chunks = awake(policy).act(observations, [0, 1])
-    again = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_2", step=2))
+    again = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_2", step=2))
     for chunk, other in zip(chunks, again.act(observations, [0, 1]), strict=True):
         assert chunk.actions.shape == (4, 7)
         assert np.isfinite(chunk.actions).all()

@@ -14,8 +14,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.errors import UserError
 from vla_core.interfaces import GeometryFeatures
 from vla_core.policy import VLAPolicy
@@ -158,7 +158,7 @@ def test_weights_of_another_size_or_number_of_views(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_whose_config_says_another_size(tmp_path: Path) -> None:
-    saved = save_checkpoint(policy_of(SMALL), tmp_path / "steps_1", step=1)
+    saved = policy_of(SMALL).save(tmp_path / "steps_1", step=1)
     config = yaml.safe_load((saved / "config.yaml").read_text())
     section = config.get("framework", config)
     section["geometry"]["dim"] = 16

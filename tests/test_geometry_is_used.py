@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import GeometryFeatures
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec

@@ -16,8 +16,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
@@ -95,7 +95,7 @@ def test_from_published_directories_to_a_checkpoint_that_needs_none(
         for parameter in policy.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     chunks = policy.act(observations, [0, 1])
-    saved = save_checkpoint(policy, tmp_path / "steps_1", step=1)
+    saved = policy.save(tmp_path / "steps_1", step=1)
     for folder in published.values():
         shutil.rmtree(folder)
     again = VLAPolicy.from_pretrained(saved)
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_size(published: dict[str, str], tmp_path: Path)
     one_line(
         lambda: build(published), r"base_vlm .*of another shape: .*model\.\S+ \[.*32.*\] instead of \[.*64"
     )
-    saved = save_checkpoint(build({"base_vlm": "tiny", "tiny": SMALL}), tmp_path / "steps_1", step=1)
+    saved = build({"base_vlm": "tiny", "tiny": SMALL}).save(tmp_path / "steps_1", step=1)
     changed = next(saved.rglob("config.json"))
     data = json.loads(changed.read_text())
     data["text_config"]["intermediate_size"] = 48

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy

@@ -10,7 +10,8 @@ import pytest
 import torch
 import vla_geometry
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.overlap import in_turn
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override

@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from vla_core.batch import Batch
-from vla_core.checkpoint import save_checkpoint
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_sample, register_fakes
@@ -75,7 +74,7 @@ def test_it_says_what_it_was_taught(vlm: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         seen = policy.predict(batch, torch.zeros_like(batch.actions))
     assert ((seen - batch.actions).abs() * batch.action_mask).max() < 0.2
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_120", step=120))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_120", step=120))
     for answer, again in zip(answers, loaded.act(observations, [0, 1]), strict=True):
         np.testing.assert_array_equal(answer.actions, again.actions)
     first = policy.vlm.answers.first

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from vla_core import PreviousChunk, UserError, VLAPolicy
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.testing import make_observation, make_spec
 from vla_train._smoke_sizes import CAMERA, framework_tree

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from vla_core import PreviousChunk, UserError, VLAPolicy
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
@@ -182,7 +182,7 @@ def test_bad_keys(seeing: VLAPolicy, address: str, keys: dict[str, str], words: 
 
 
 def test_a_trained_policy_gets_its_cache_when_it_is_served(tmp_path: Path) -> None:
-    path = save_checkpoint(build("QwenMapAnythingPI"), tmp_path / "steps_1", step=1)
+    path = build("QwenMapAnythingPI").save(tmp_path / "steps_1", step=1)
     policy = VLAPolicy.from_pretrained(path)
     (spec,) = policy.specs.values()
     with (

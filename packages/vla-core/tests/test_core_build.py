@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from vla_core import CameraSpec, ConfigError
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
 from vla_core.config import build_config, load_tree
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import KVDims, PromptSpec, VLMRequest
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
@@ -224,7 +224,7 @@ def test_a_head_learns_from_the_rows_and_keeps_it_in_the_checkpoint(speaking, tm
     expected = policy.pipelines["default"](sample)
     np.testing.assert_array_equal(policy.head.seen[0][0], expected.actions)
     np.testing.assert_array_equal(policy.head.seen[0][1], sample.action_mask)
-    saved = save_checkpoint(policy.eval(), tmp_path / "steps_1", step=1)
+    saved = policy.eval().save(tmp_path / "steps_1", step=1)
     assert VLAPolicy.from_pretrained(saved).head.seen == "2"
     given = build_policy(config, {"default": SPEC}, head_assets=saved / "assets" / "head")
     assert given.head.seen == "2"

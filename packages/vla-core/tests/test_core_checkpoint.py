@@ -13,8 +13,10 @@ import torch
 import yaml
 from torch import nn
 from vla_core import UserError, VLAPolicy, checkpoint
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import assign_weights, load_weights, save_checkpoint, weights_file
+from vla_core.assemble import build_policy
+from vla_core.checkpoint import weights_file
+from vla_core.weights import assign_weights, load_weights
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_sample, make_spec, tiny_policy
 
 SPEC = make_spec()
@@ -22,8 +24,7 @@ pytestmark = pytest.mark.usefixtures("fakes")
 
 
 def _saved(tmp_path: Path, weights="safetensors", seed=0) -> Path:
-    return save_checkpoint(
-        tiny_policy(SPEC, seed), tmp_path / "checkpoints" / "steps_3", step=3, weights=weights
+    return tiny_policy(SPEC, seed).save(tmp_path / "checkpoints" / "steps_3", step=3, weights=weights
     )
 
 
@@ -58,8 +59,7 @@ def test_round_trip_is_bit_equal(tmp_path, weights):
 
 
 def test_what_is_recorded(tmp_path):
-    path = save_checkpoint(
-        tiny_policy(SPEC), tmp_path / "c", step=12, config={"seed": 5, "framework": "stale"}
+    path = tiny_policy(SPEC).save(tmp_path / "c", step=12, config={"seed": 5, "framework": "stale"}
     )
     config = yaml.safe_load((path / "config.yaml").read_text())
     assert config["seed"] == 5
@@ -81,7 +81,7 @@ def test_statistics_after_relative_actions_travel(tmp_path):
     samples = [make_sample(SPEC, i) for i in range(9)]
     rows = {"default": lambda: ((s.observation.state, s.actions, s.action_mask) for s in samples)}
     policy = build_policy(config, {"default": SPEC}, rows=rows).eval()
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "c", step=1))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "c", step=1))
     assert loaded.pipelines["default"].statistics == policy.pipelines["default"].statistics
     assert loaded.specs["default"] == SPEC
     for a, b in zip(_actions(loaded), _actions(policy), strict=True):
@@ -118,7 +118,7 @@ def test_a_crash_while_writing_leaves_nothing_half(tmp_path, monkeypatch, existi
     policy = tiny_policy(SPEC, seed=1)
     monkeypatch.setattr(policy.vlm, "save_assets", _crash)
     with pytest.raises(Crash):
-        save_checkpoint(policy, final, step=3)
+        policy.save(final, step=3)
     assert [p.name for p in final.parent.iterdir()] == (["steps_3"] if existing else [])
     if existing:
         np.testing.assert_array_equal(_actions(VLAPolicy.from_pretrained(final))[0], before[0])
@@ -136,7 +136,7 @@ def test_a_failing_rename_puts_the_old_one_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tiny_policy(SPEC, seed=1), final, step=3)
+        tiny_policy(SPEC, seed=1).save(final, step=3)
     assert [p.name for p in final.parent.iterdir()] == ["steps_3"]
     np.testing.assert_array_equal(_actions(VLAPolicy.from_pretrained(final))[0], before[0])
 
@@ -148,11 +148,11 @@ def test_a_killed_writer_leaves_no_final_directory(tmp_path, monkeypatch):
         patch.setattr(policy.vlm, "save_assets", _crash)
         patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Crash):
-            save_checkpoint(policy, final, step=3)
+            policy.save(final, step=3)
     assert len(list(tmp_path.iterdir())) == 1
     assert _load_error(final) == f"{final}: no such checkpoint"
     # The next attempt of the same process is not in its way.
-    save_checkpoint(policy, final, step=3)
+    policy.save(final, step=3)
     assert [p.name for p in tmp_path.iterdir()] == ["steps_3"]
 
 
@@ -232,7 +232,7 @@ def test_a_newer_format(tmp_path):
 
 def test_a_run_instead_of_a_checkpoint(tmp_path):
     for step in (3, 20, 100):
-        save_checkpoint(tiny_policy(SPEC), tmp_path / "checkpoints" / f"steps_{step}", step=step)
+        tiny_policy(SPEC).save(tmp_path / "checkpoints" / f"steps_{step}", step=step)
     (tmp_path / "checkpoints" / "steps_final").mkdir()
     newest = tmp_path / "checkpoints" / "steps_100"
     for given in (tmp_path, tmp_path / "checkpoints"):
@@ -257,7 +257,7 @@ def test_tied_parameters_are_written_once(tmp_path, weights):
         return policy
 
     first, second = tied(0), tied(1)
-    file = weights_file(save_checkpoint(first, tmp_path / "c", step=1, weights=weights))
+    file = weights_file(first.save(tmp_path / "c", step=1, weights=weights))
     state = load_weights(file)
     assert ("vlm.text.weight" in state, "vlm.tied.weight" in state) == (True, False)
     assign_weights(second, state, file)

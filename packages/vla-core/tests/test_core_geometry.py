@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import Fused, GeometryFeatures, PromptSpec, VLMRequest
 from vla_core.registry import override
 from vla_core.testing import make_sample, make_spec

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from vla_core import UserError, VLAPolicy
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_sample, make_spec, tiny_policy
 
 SPEC = make_spec()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from vla_core import PreviousChunk, UserError
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.realtime import overlap_weights
 from vla_core.registry import override
 from vla_core.testing import FakeHead, make_observation, make_spec, tiny_policy

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from vla_core.batch import Cameras
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryEncoder
@@ -326,7 +326,7 @@ def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
         policy = build_policy(
             framework("aligned_concat", weights=str(path), bf16=bf16), {SPEC.embodiment: SPEC}
         )
-        saved = save_checkpoint(policy, path / "steps_1", step=1)
+        saved = policy.save(path / "steps_1", step=1)
         (path / FILE).unlink()
         again = VLAPolicy.from_pretrained(saved)
     assert again.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)

@@ -8,8 +8,8 @@ import pickle
 import pytest
 import torch
 from vla_core.batch import Cameras
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.errors import ConfigError, UserError
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_spec, register_fakes
@@ -197,7 +197,7 @@ def test_a_policy_acts_with_keys_by_camera_name(tmp_path):
             assert torch.allclose(torch.tensor(chunk.actions), torch.tensor(other.actions), atol=1e-5)
     assert (policy.geometry.cache.hits, policy.geometry.cache.misses) == (3, 3)
     with register_fakes():
-        again = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_1", step=1))
+        again = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_1", step=1))
     assert len(again.geometry.cache) == 0
     assert again.geometry.config.cache_mib == 4
     for bad, message in (

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.registry import names
 from vla_core.testing import make_spec

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from vla_core.checkpoint import load_policy
 from vla_train.cli import main
 
 CONFIG = Path(__file__).parents[3] / "configs" / "deepspeed_zero2.yaml"

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import yaml
-from vla_core.checkpoint import save_checkpoint
 from vla_heads.fast import ActionTokenizer
 from vla_train.cli import main
 from vla_train.composition import compose
@@ -109,7 +108,7 @@ def test_the_tokenizer_stays_with_the_weights(config: Path, tmp_path: Path) -> N
     """Fitted with another scale, so that it can be told from one that is fitted anew."""
     first = compose(load_run_tree([config], ["framework.head.scale=25"])).policy
     root = tmp_path / "runs"
-    checkpoint = save_checkpoint(first, root / "old" / "checkpoints" / "steps_3", step=3)
+    checkpoint = first.save(root / "old" / "checkpoints" / "steps_3", step=3)
     assert scale_of(config) == 10
     start = f"trainer.pretrained_checkpoint={checkpoint}"
     assert scale_of(config, start) == 25

@@ -14,7 +14,8 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vla_core.build import FrameworkConfig
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_train import smoke
 from vla_train._smoke_sizes import framework_tree

@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from vla_core.checkpoint import load_policy
 from vla_train.cli import _overrides, _split_configs, main
 from vla_train.presets import list_presets, load_run_tree
 

@@ -43,7 +43,19 @@ def build_pipelines(
     Raises:
         ConfigError: naming the key and the fix.
     """
-    config, out = resolved.config, {}
+    check_robots(resolved, specs)
+    out = {}
+    for name, spec in specs.items():
+        nodes, where = resolved.config.transforms_of(name)
+        out[name] = Pipeline(
+            nodes, spec, statistics=(statistics or {}).get(name), where=where, tree=resolved.tree
+        )
+    return out
+
+
+def check_robots(resolved: Resolved, specs: Mapping[str, RobotSpec]) -> None:
+    """Raise :class:`ConfigError` where the framework and the robots (embodiment -> raw spec) do not agree."""
+    config = resolved.config
     for name in config.embodiments:
         if name not in specs:
             raise ConfigError(
@@ -53,14 +65,9 @@ def build_pipelines(
     for name, spec in specs.items():
         if spec.action.horizon != config.horizon:
             raise ConfigError(
-                f"{resolved.place('framework.horizon')}embodiment '{name}' has horizon {spec.action.horizon}, "
-                f"framework.horizon is {config.horizon}"
+                f"{resolved.place('framework.horizon')}embodiment '{name}' has horizon "
+                f"{spec.action.horizon}, framework.horizon is {config.horizon}"
             )
-        nodes, where = config.transforms_of(name)
-        out[name] = Pipeline(
-            nodes, spec, statistics=(statistics or {}).get(name), where=where, tree=resolved.tree
-        )
-    return out
 
 
 def resolved_config(resolved: Resolved, pipelines: Mapping[str, Pipeline]) -> dict[str, Any]:
@@ -148,9 +155,7 @@ def build_model(
         return _build(resolved, dims, assets, head_assets)
 
 
-def _build(
-    resolved: Resolved, dims: ModelDims, assets: Path | None, head_assets: Path | None
-) -> VLAModel:
+def _build(resolved: Resolved, dims: ModelDims, assets: Path | None, head_assets: Path | None) -> VLAModel:
     vlm = resolved.vlm.cls.build(resolved.vlm.config, dims.n_views, dims.image_size, assets=assets)
     sizes: VLMDims = vlm.dims
     encoder, fusion = _build_geometry(resolved, dims, sizes, weights=assets is None)

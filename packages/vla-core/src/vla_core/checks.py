@@ -1,4 +1,4 @@
-"""An observation against its spec: the one place where it is checked, for policy, collator, client and server.
+"""An observation against its spec: checked here alone, for policy, collator, client and server.
 
 Numpy alone. Every check raises :class:`Mismatch`, which names the field; what a caller calls the field in its
 own world (a message, a data set) it can prepend.
@@ -64,7 +64,9 @@ def check_views(observation: Observation, spec: RobotSpec) -> None:
 def check_known(name: str, cameras: Collection[str], kind: str = "images") -> None:
     """``name`` is a camera of the spec."""
     if name not in cameras:
-        raise Mismatch(f"{kind}[{name[:64]}]", f"camera '{name[:64]}'", f"is not in the spec{suggest(name, cameras)}")
+        raise Mismatch(
+            f"{kind}[{name[:64]}]", f"camera '{name[:64]}'", f"is not in the spec{suggest(name, cameras)}"
+        )
 
 
 def check_present(name: str, given: Collection[str], kind: str = "images") -> None:

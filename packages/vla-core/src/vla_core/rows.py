@@ -159,7 +159,9 @@ def _join_view_field(
     shapes = [value.shape[2:] for value in values if value is not None]
     if not shapes:
         return None, None
-    whole = all(v is not None and getattr(c.known, name) is None for v, c in zip(values, cameras, strict=True))
+    whole = all(
+        v is not None and getattr(c.known, name) is None for v, c in zip(values, cameras, strict=True)
+    )
     parts, masks = [], []
     for value, c, batch in zip(values, cameras, batches, strict=True):
         views = batch.view_mask.shape

@@ -21,7 +21,8 @@ from torch._subclasses.fake_tensor import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from vla_core.batch import Batch, TokenFields
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
-from vla_core.checkpoint import load_weights, weights_file
+from vla_core.checkpoint import weights_file
+from vla_core.weights import load_weights
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy

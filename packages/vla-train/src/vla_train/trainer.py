@@ -18,7 +18,6 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 from vla_core.batch import Batch
-from vla_core.checkpoint import save_checkpoint
 from vla_core.config import to_plain
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.policy import VLAPolicy
@@ -251,9 +250,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             sections: dict[str, Any] = to_plain(self.config)
             with self._averaged():
-                save_checkpoint(
-                    self.policy,
-                    final,
+                self.policy.save(final,
                     step=step,
                     config=sections,
                     weights=self.settings.save_format,

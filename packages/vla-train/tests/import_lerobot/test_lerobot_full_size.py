@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.testing import make_spec
 from vla_train.importing.ledger import Ledger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from vla_core.build import FrameworkConfig
+from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy

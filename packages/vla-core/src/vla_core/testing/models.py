@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch, Role, TokenFields
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import (
     HeadDims,
     HeadInputs,

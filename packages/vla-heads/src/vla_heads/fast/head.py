@@ -63,14 +63,17 @@ class FASTHead(nn.Module):
 
     @classmethod
     def build(cls, config: FASTConfig, dims: HeadDims) -> FASTHead:
-        """Build for a backbone and robot of the given sizes; :meth:`fit` or :meth:`load_assets` comes next.
+        """Build for a backbone and robot of the given sizes; what :meth:`fit` wrote is taken by :meth:`load_assets`.
 
         Raises:
             ConfigError: a fusion with head context, which this head cannot read.
         """
         return cls(config, dims)
 
-    def fit(self, chunks: Chunks | None) -> None:
+    @classmethod
+    def fit(
+        cls, config: FASTConfig, chunks: Chunks | None, horizon: int, action_dim: int, directory: Path
+    ) -> None:
         """Take the tokenizer that the config names, or fit one to the training rows.
 
         Without either, a chunk is said byte by byte: enough to look at the policy, not to train it.
@@ -78,25 +81,19 @@ class FASTHead(nn.Module):
         Raises:
             ConfigError: no tokenizer there, or one that doesn't fit this policy.
         """
-        t, a, config = self.dims.horizon, self.dims.action_dim, self.config
-        kept = [] if chunks is None else some(self._held(chunks), FITTED_ON)
+        t, a = horizon, action_dim
+        kept = [] if chunks is None else some(_held(chunks, t, a), FITTED_ON)
         if config.tokenizer is not None:
             tokenizer = ActionTokenizer.load(Path(config.tokenizer), t, a)
         else:
             tokenizer = ActionTokenizer.fit(kept, t, a, config.vocab_size, config.scale)
         longest = max((len(tokenizer.encode(chunk)) for chunk in kept), default=0)
-        self._take(tokenizer, math.ceil(1.5 * longest) or 2 * t * a)
-
-    def _held(self, chunks: Chunks) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-        for actions, mask in chunks():
-            if mask.any():
-                yield hold(actions, mask, self.dims.horizon, self.dims.action_dim)
+        _write(tokenizer, math.ceil(1.5 * longest) or 2 * t * a, directory)
 
     def save_assets(self, directory: Path) -> None:
         """The tokenizer, in the published format, and the room for an answer."""
         answer = self._spoken()
-        answer.tokenizer.save(directory)
-        (directory / ANSWER_FILE).write_text(json.dumps({"max_tokens": answer.max_length}) + "\n")
+        _write(answer.tokenizer, answer.max_length, directory)
 
     def load_assets(self, directory: Path) -> None:
         """What :meth:`save_assets` wrote.
@@ -121,7 +118,7 @@ class FASTHead(nn.Module):
         self.grammar, self.answer = grammar, FASTAnswer(tokenizer, room)
 
     def _spoken(self) -> FASTAnswer:
-        assert self.answer is not None, "call fit or load_assets first (build_policy does)"
+        assert self.answer is not None, "call load_assets first (build_policy does)"
         return self.answer
 
     @property
@@ -187,3 +184,16 @@ class FASTHead(nn.Module):
                 break
             logits = decoder.step(ids)
         return torch.stack(words, dim=1)
+
+
+def _held(
+    chunks: Chunks, horizon: int, action_dim: int
+) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    for actions, mask in chunks():
+        if mask.any():
+            yield hold(actions, mask, horizon, action_dim)
+
+
+def _write(tokenizer: ActionTokenizer, max_tokens: int, directory: Path) -> None:
+    tokenizer.save(directory)
+    (directory / ANSWER_FILE).write_text(json.dumps({"max_tokens": max_tokens}) + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vla_core.checkpoint import load_weights
+from vla_core.weights import load_weights
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vla_core.checkpoint import load_weights
+from vla_core.weights import load_weights
 from vla_core.errors import UserError, suggest
 
 from vla_train.importing.ledger import Ledger
