@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from vla_core.assemble import build_policy
-from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_train._smoke_sizes import CAMERA, framework_tree
@@ -52,9 +52,9 @@ def test_a_policy_learns_and_its_checkpoint_acts_alike(
     batch = policy.collator([pipeline(make_sample(spec, i)) for i in range(2)])
     assert batch.actions is not None
     noise = torch.randn(2, 2, *batch.actions.shape[1:])
-    optimizer, losses = torch.optim.AdamW(policy.parameters(), lr=3e-3), []
+    optimizer, losses = torch.optim.AdamW(policy.model.parameters(), lr=3e-3), []
     for _ in range(steps):
-        loss = torch.stack(list(policy(batch, noise, torch.full((2, 2), 0.4)).values())).sum()
+        loss = torch.stack(list(policy.model(batch, noise, torch.full((2, 2), 0.4)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

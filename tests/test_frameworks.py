@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from vla_core import registry
-from vla_core.batch import Batch
 from vla_core.assemble import build_policy
-from vla_core.framework import FrameworkConfig
+from vla_core.batch import Batch
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_serve import PolicyClient
@@ -96,10 +96,10 @@ def overfit(policy: VLAPolicy, steps: int) -> tuple[float, float]:
     assert batch.actions is not None
     noise = torch.randn(ROWS, REPEATS, *batch.actions.shape[1:], generator=generator)
     time = torch.rand(ROWS, REPEATS, generator=generator)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
-        loss = torch.stack(list(policy(batch, noise, time).values())).sum()
+        loss = torch.stack(list(policy.model(batch, noise, time).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -156,11 +156,11 @@ def test_a_fusion_feeds_the_head(name: str, compress: str) -> None:
     policy = build_policy(build_config(FrameworkConfig, preset, "framework"), {spec.embodiment: spec})
     batch = fixed_batch(policy)
     # What starts at zero (the outputs, the gate on vision) wakes up in the first two steps.
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
     for _ in range(4):
         optimizer.zero_grad()
-        torch.stack(list(policy(batch).values())).sum().backward()
+        torch.stack(list(policy.model(batch).values())).sum().backward()
         optimizer.step()
-    assert policy.fusion is not None
-    dead = [n for n, p in policy.fusion.named_parameters() if p.grad is None or not p.grad.any()]
+    assert policy.model.fusion is not None
+    dead = [n for n, p in policy.model.fusion.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []

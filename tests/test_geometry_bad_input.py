@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from vla_core.batch import Batch
 from vla_core.assemble import build_policy
-from vla_core.framework import FrameworkConfig
+from vla_core.batch import Batch
 from vla_core.errors import UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import GeometryFeatures
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
@@ -110,7 +110,7 @@ def test_a_wrong_number_of_views(geometry: dict[str, Any]) -> None:
     )
     batch = collate(policy)
     batch.images, batch.view_mask = batch.images[:, :1], batch.view_mask[:, :1]
-    one_line(lambda: policy(batch), r"images: shape \[1, 1, 3, 56, 56\] must be \[B, 2, 3, 56, 56\]")
+    one_line(lambda: policy.model(batch), r"images: shape \[1, 1, 3, 56, 56\] must be \[B, 2, 3, 56, 56\]")
 
 
 @EACH
@@ -133,7 +133,7 @@ def test_intrinsics_of_another_shape(geometry: dict[str, Any], shape: tuple[int,
     batch = collate(policy)
     assert batch.cameras is not None
     batch.cameras.intrinsics = torch.ones(1, 1, 3, 3)
-    one_line(lambda: policy(batch), r"cameras\.intrinsics: shape \[1, 1, 3, 3\] must be \[1, 2, 3, 3\]")
+    one_line(lambda: policy.model(batch), r"cameras\.intrinsics: shape \[1, 1, 3, 3\] must be \[1, 2, 3, 3\]")
 
 
 def test_weights_of_another_size_or_number_of_views(tmp_path: Path) -> None:

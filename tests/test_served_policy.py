@@ -11,8 +11,8 @@ import pytest
 import torch
 from vla_core import PreviousChunk, UserError, VLAPolicy
 from vla_core.assemble import build_policy
-from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
 from vla_train._smoke_sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
@@ -31,7 +31,7 @@ def build(name: str, *overrides: str) -> VLAPolicy:
     torch.manual_seed(0)
     policy = build_policy(config, {spec.embodiment: spec}).eval()
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return policy
 
@@ -194,6 +194,6 @@ def test_a_trained_policy_gets_its_cache_when_it_is_served(tmp_path: Path) -> No
     policy = VLAPolicy.from_pretrained(path, cache_mib=4)
     with PolicyServer(policy) as server, PolicyClient(server.address) as client:
         client.predict(make_observation(spec), view_keys={"camera_0": "a"})
-    assert len(policy.geometry.cache) == 1
+    assert len(policy.model.geometry.cache) == 1
     with pytest.raises(UserError, match=r"cache_mib: -1 must be at least 0"):
         VLAPolicy.from_pretrained(path, cache_mib=-1)

@@ -47,7 +47,7 @@ def stirred(policy: VLAPolicy) -> VLAPolicy:
     """Zero-initialised outputs would make every comparison of actions hold for nothing."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return policy.eval()
 

@@ -15,17 +15,16 @@ from torch import nn
 from vla_core import UserError, VLAPolicy, checkpoint
 from vla_core.assemble import build_policy
 from vla_core.checkpoint import weights_file
-from vla_core.weights import assign_weights, load_weights
 from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_sample, make_spec, tiny_policy
+from vla_core.weights import assign_weights, load_weights
 
 SPEC = make_spec()
 pytestmark = pytest.mark.usefixtures("fakes")
 
 
 def _saved(tmp_path: Path, weights="safetensors", seed=0) -> Path:
-    return tiny_policy(SPEC, seed).save(tmp_path / "checkpoints" / "steps_3", step=3, weights=weights
-    )
+    return tiny_policy(SPEC, seed).save(tmp_path / "checkpoints" / "steps_3", step=3, weights=weights)
 
 
 def _actions(policy):
@@ -49,7 +48,7 @@ def test_round_trip_is_bit_equal(tmp_path, weights):
     original = tiny_policy(SPEC)
     for given in (path, str(path), path / name):
         policy = VLAPolicy.from_pretrained(given)
-        assert not policy.training
+        assert not policy.model.training
         assert policy.specs == original.specs
         assert policy.config == original.config
         assert policy.framework == "Fake"
@@ -59,8 +58,7 @@ def test_round_trip_is_bit_equal(tmp_path, weights):
 
 
 def test_what_is_recorded(tmp_path):
-    path = tiny_policy(SPEC).save(tmp_path / "c", step=12, config={"seed": 5, "framework": "stale"}
-    )
+    path = tiny_policy(SPEC).save(tmp_path / "c", step=12, config={"seed": 5, "framework": "stale"})
     config = yaml.safe_load((path / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["framework"]["vlm"] == {"name": "fake", "hidden_size": 16, "n_layers": 2}
@@ -90,7 +88,7 @@ def test_statistics_after_relative_actions_travel(tmp_path):
 
 def test_dtype(tmp_path):
     policy = VLAPolicy.from_pretrained(_saved(tmp_path), dtype=torch.bfloat16)
-    assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in policy.model.parameters()} == {torch.bfloat16}
     assert np.isfinite(_actions(policy)[0]).all()
 
 
@@ -116,7 +114,7 @@ def test_a_crash_while_writing_leaves_nothing_half(tmp_path, monkeypatch, existi
     final = tmp_path / "checkpoints" / "steps_3"
     before = _actions(VLAPolicy.from_pretrained(_saved(tmp_path))) if existing else None
     policy = tiny_policy(SPEC, seed=1)
-    monkeypatch.setattr(policy.vlm, "save_assets", _crash)
+    monkeypatch.setattr(policy.model.vlm, "save_assets", _crash)
     with pytest.raises(Crash):
         policy.save(final, step=3)
     assert [p.name for p in final.parent.iterdir()] == (["steps_3"] if existing else [])
@@ -145,7 +143,7 @@ def test_a_killed_writer_leaves_no_final_directory(tmp_path, monkeypatch):
     final, policy = tmp_path / "steps_3", tiny_policy(SPEC)
     with monkeypatch.context() as patch:
         # A killed process tidies nothing up.
-        patch.setattr(policy.vlm, "save_assets", _crash)
+        patch.setattr(policy.model.vlm, "save_assets", _crash)
         patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Crash):
             policy.save(final, step=3)
@@ -253,20 +251,20 @@ def test_a_part_that_is_not_installed(tmp_path):
 def test_tied_parameters_are_written_once(tmp_path, weights):
     def tied(seed):
         policy = tiny_policy(SPEC, seed)
-        policy.vlm.tied = policy.vlm.text
+        policy.model.vlm.tied = policy.model.vlm.text
         return policy
 
     first, second = tied(0), tied(1)
     file = weights_file(first.save(tmp_path / "c", step=1, weights=weights))
     state = load_weights(file)
     assert ("vlm.text.weight" in state, "vlm.tied.weight" in state) == (True, False)
-    assign_weights(second, state, file)
-    assert second.vlm.tied.weight is second.vlm.text.weight
+    assign_weights(second.model, state, file)
+    assert second.model.vlm.tied.weight is second.model.vlm.text.weight
     np.testing.assert_array_equal(_actions(second)[0], _actions(first)[0])
     untied = tiny_policy(SPEC)
-    untied.vlm.tied = nn.Embedding(256, 16)
+    untied.model.vlm.tied = nn.Embedding(256, 16)
     with pytest.raises(UserError, match=r"missing \[vlm.tied.weight\]"):
-        assign_weights(untied, state, file)
+        assign_weights(untied.model, state, file)
 
 
 def test_neither_network_nor_home_directory(tmp_path, monkeypatch):

@@ -11,16 +11,24 @@ import vla_core
 ROOT = Path(vla_core.__file__).parent
 TORCH = {
     "answers",
+    "assemble",
     "batch",
     "build",
     "checkpoint",
     "collate",
+    "features",
+    "fitting",
+    "initialisation",
     "interfaces",
+    "model",
     "overlap",
     "policy",
     "auxiliary",
+    "prompts",
     "realtime",
+    "rows",
     "testing/models",
+    "weights",
 }
 NUMPY = sorted(
     str(path.relative_to(ROOT).with_suffix(""))

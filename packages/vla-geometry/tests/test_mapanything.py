@@ -4,11 +4,11 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
-from vla_core.batch import Cameras
 from vla_core.assemble import build_policy
-from vla_core.framework import FrameworkConfig
+from vla_core.batch import Cameras
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import GeometryEncoder
 from vla_core.policy import VLAPolicy
 from vla_core.registry import load, override
@@ -198,7 +198,7 @@ def test_frozen_unless_trainable():
     features = trained(images, pinhole(30.0), frozenset({"depth", "points"}))
     loss = features.tokens.square().sum() + features.tokens.sum() + features.registers.sum()
     (loss + features.depth.square().sum() + features.points.square().sum()).backward()
-    dead = [name for name, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
+    dead = [name for name, p in trained.model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
 
@@ -331,7 +331,7 @@ def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
         again = VLAPolicy.from_pretrained(saved)
     assert again.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)
     images = torch.randint(0, 256, (1, again.geometry.n_views, 3, 28, 28), dtype=torch.uint8)
-    assert torch.equal(policy.geometry(images).tokens, again.geometry(images).tokens)
+    assert torch.equal(policy.model.geometry(images).tokens, again.geometry(images).tokens)
     assert torch.equal(again.geometry.scale_token, encoder.scale_token)
 
 

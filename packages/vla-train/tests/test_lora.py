@@ -15,9 +15,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 from vla_core.assemble import build_policy
-from vla_core.framework import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_train._smoke_sizes import CAMERA, framework_tree
@@ -46,11 +46,11 @@ def loss_of(policy: VLAPolicy) -> torch.Tensor:
     assert batch.actions is not None
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 1, *batch.actions.shape[1:], generator=generator)
-    return torch.stack(list(policy(batch, noise, torch.full((2, 1), 0.5)).values())).sum()
+    return torch.stack(list(policy.model(batch, noise, torch.full((2, 1), 0.5)).values())).sum()
 
 
 def train_a_little(policy: VLAPolicy, steps: int = 3) -> None:
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(steps):
         optimizer.zero_grad()
         loss_of(policy).backward()
@@ -64,7 +64,7 @@ def test_every_adapter_is_used_and_merges_to_the_same_outputs(name: str) -> None
     assert len(layers) > 20
     assert loss_of(policy).item() == pytest.approx(loss_of(plain).item(), rel=1e-6)
     loss_of(policy).backward()
-    training = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    training = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     assert all(".lora_" in n for n in training)
     train_a_little(policy)
     for parameter in training.values():
@@ -91,19 +91,19 @@ def test_layers_are_chosen_by_prefix_by_end_and_by_expression() -> None:
     assert f"{text}.layers.0.self_attn.q_proj" in under
     assert all(n.startswith(text) for n in under)
     ends = target_layers(policy, ["q_proj", "v_proj"])
-    assert len(ends) == 2 * len(cast(Any, policy.vlm).language_model.layers)
+    assert len(ends) == 2 * len(cast(Any, policy.model.vlm).language_model.layers)
     assert target_layers(policy, [rf"{text}\.layers\.1\.mlp\..*"]) == [
         f"{text}.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")
     ]
     both = target_layers(policy, ["head", "q_proj"])
-    assert [n for n, _ in policy.named_modules() if n in both] == both
+    assert [n for n, _ in policy.model.named_modules() if n in both] == both
 
 
 def test_what_trains_besides() -> None:
     def training(**options: Any) -> set[str]:
         policy = build()
         apply_lora(policy, LoRAConfig(rank=2, **options))
-        names = {n for n, p in policy.named_parameters() if p.requires_grad}
+        names = {n for n, p in policy.model.named_parameters() if p.requires_grad}
         return {n.split(".")[0] for n in names if ".lora_" not in n}
 
     assert training(modules=("q_proj",)) == {"head"}
@@ -134,7 +134,7 @@ def test_unknown_names(modules: tuple[str, ...], train_modules: tuple[str, ...] 
 
 def test_frozen_parts_and_a_missing_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = build()
-    policy.get_submodule("vlm").requires_grad_(False)
+    policy.model.get_submodule("vlm").requires_grad_(False)
     with pytest.raises(ConfigError, match="is frozen by the config of its own part"):
         apply_lora(policy, LoRAConfig(("q_proj",)))
     monkeypatch.setitem(sys.modules, "peft", None)

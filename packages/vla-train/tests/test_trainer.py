@@ -106,7 +106,7 @@ def test_starts_from_a_checkpoint(toy_config: Path) -> None:
     path = f"trainer.pretrained_checkpoint={outcome.checkpoint}"
     trained = load_file(outcome.checkpoint / "model.safetensors")
     policy = compose(load_run_tree([toy_config], [path, "trainer.reload_modules=[head]", "seed=5"])).policy
-    for name, value in policy.state_dict().items():
+    for name, value in policy.model.state_dict().items():
         assert torch.equal(value, trained[name]) == name.startswith("head.")
     with pytest.raises(ConfigError, match="no module 'hat'"):
         compose(load_run_tree([toy_config], [path, "trainer.reload_modules=[hat]"]))

@@ -46,6 +46,8 @@ class VLAPolicy:
     def __init__(
         self, model: VLAModel, pipelines: Mapping[str, Pipeline], config: Mapping[str, Any] | None = None
     ) -> None:
+        if not pipelines:
+            raise ValueError("a policy needs at least one pipeline")
         self.model = model
         self.pipelines = dict(pipelines)
         self.config = dict(config or {})

@@ -33,7 +33,7 @@ def _tasks(data: Data) -> set[str]:
 
 def _from_scratch(composed: Composed) -> bool:
     """Neither a backbone with pretrained weights (its config tells) nor a checkpoint to start from."""
-    pretrained = bool(getattr(getattr(composed.policy.vlm, "config", None), "pretrained", False))
+    pretrained = bool(getattr(getattr(composed.policy.model.vlm, "config", None), "pretrained", False))
     return not pretrained and composed.config.trainer.pretrained_checkpoint is None
 
 
@@ -57,7 +57,7 @@ def describe_run(composed: Composed, run_id: str, device: str, command: str) -> 
         "device": device,
         "parameters": {
             "total": _count(policy),
-            "trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
+            "trainable": sum(p.numel() for p in policy.model.parameters() if p.requires_grad),
             "parts": {name: n for name, n in parts.items() if n},
         },
         "packages": packages,

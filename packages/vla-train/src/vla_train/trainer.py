@@ -216,7 +216,7 @@ class Trainer:
         return Outcome(outcome, latest)
 
     def _terms(self, batch: Batch, scheduled: Mapping[str, float]) -> dict[str, Tensor]:
-        if self.policy.auxiliary is None:
+        if self.policy.model.auxiliary is None:
             return dict(self.model(batch))
         return dict(self.model(batch, auxiliary=any(scheduled.values())))
 
@@ -250,7 +250,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             sections: dict[str, Any] = to_plain(self.config)
             with self._averaged():
-                self.policy.save(final,
+                self.policy.save(
+                    final,
                     step=step,
                     config=sections,
                     weights=self.settings.save_format,

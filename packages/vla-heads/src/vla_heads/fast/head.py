@@ -63,7 +63,7 @@ class FASTHead(nn.Module):
 
     @classmethod
     def build(cls, config: FASTConfig, dims: HeadDims) -> FASTHead:
-        """Build for a backbone and robot of the given sizes; what :meth:`fit` wrote is taken by :meth:`load_assets`.
+        """Build for a backbone and robot of the given sizes; :meth:`load_assets` comes next.
 
         Raises:
             ConfigError: a fusion with head context, which this head cannot read.

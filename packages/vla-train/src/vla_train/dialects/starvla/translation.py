@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_core.framework import FrameworkConfig
 from vla_core.config import Tree, load_tree
 from vla_core.errors import ConfigError, suggest
 
