@@ -20,6 +20,7 @@ from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
 from vla_core.traits import HeadTraits
 
+from vla_heads.compat import choose
 from vla_heads.fast.answer import FASTAnswer
 from vla_heads.fast.config import FASTConfig
 from vla_heads.fast.draw import gumbel, row_keys
@@ -29,9 +30,6 @@ from vla_heads.fast.tokenizer import ActionTokenizer
 from vla_heads.fast.transform import hold
 
 ANSWER_FILE = "answer.json"
-STARVLA_CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
-"""StarVLA writes the answer as a finished turn and opens another, and learns all that follows the answer."""
-
 FITTED_ON = 10_000
 """Chunks a tokenizer is fitted to at most, drawn evenly; more change its byte pairs little."""
 
@@ -39,8 +37,7 @@ FITTED_ON = 10_000
 class FASTHead(nn.Module):
     """Actions are words of the backbone's vocabulary: no parameters here, T * A numbers in few tokens.
 
-    Training is next-token prediction of a chunk's ids, among those ids alone, after the prompt (over the
-    whole vocabulary with ``compat: starvla``). At
+    Training is next-token prediction of a chunk's ids, among those ids alone, after the prompt. At
     inference the ids are spoken one by one, each among those that still let a whole chunk be said: what
     comes out always is one. ``noise`` only matters with a ``temperature``; ``time`` and ``steps`` never do.
 
@@ -65,10 +62,13 @@ class FASTHead(nn.Module):
     def build(cls, config: FASTConfig, dims: HeadDims) -> FASTHead:
         """Build for a backbone and robot of the given sizes; :meth:`load_assets` comes next.
 
+        With ``compat`` it is a head of another system.
+
         Raises:
             ConfigError: a fusion with head context, which this head cannot read.
         """
-        return cls(config, dims)
+        head: FASTHead = choose("fast", config.compat, cls)(config, dims)
+        return head
 
     @classmethod
     def fit(
@@ -124,16 +124,12 @@ class FASTHead(nn.Module):
     @property
     def prompt(self) -> PromptSpec:
         """The answer, with nothing before it."""
-        return PromptSpec(answer_ids=self._spoken(), closing=STARVLA_CLOSING if self._like_starvla else "")
-
-    @property
-    def _like_starvla(self) -> bool:
-        return self.config.compat == "starvla"
+        return PromptSpec(answer_ids=self._spoken())
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """Logits where the answer is written, or a decoder that speaks one."""
         if mode == "train":
-            return VLMRequest(logits="vocabulary" if self._like_starvla else "labels")
+            return VLMRequest(logits="labels")
         return VLMRequest(decoder=self._spoken().max_length)
 
     def forward(
@@ -146,7 +142,6 @@ class FASTHead(nn.Module):
     ) -> Terms:
         """Cross-entropy an id, ``{"action_loss": scalar fp32}``; the answer was written at collate.
 
-        With ``compat: starvla`` a token, of the answer and of what closes it, over the whole vocabulary.
         ``actions`` and ``mask`` are not read: what the mask leaves out never was in the answer.
         """
         logits, labels = inputs.vlm.logits, inputs.vlm.labels
