@@ -164,13 +164,9 @@ def test_action_rate_and_horizon():
 
 def test_a_name_that_occurs_twice_is_refused_with_both_places():
     front, arm = CameraSpec("front", 8, 8), GroupSpec("arm", 2, "m")
-    with pytest.raises(
-        SpecMismatch, match=r"camera 'front' is named twice: .*cameras\[0\] and .*\[2\]"
-    ):
+    with pytest.raises(SpecMismatch, match=r"camera 'front' is named twice: .*cameras\[0\] and .*\[2\]"):
         ObservationSpec((front, CameraSpec("wrist", 8, 8), front))
     with pytest.raises(SpecMismatch, match=r"group 'arm' is named twice: observation.state\[0\] and"):
         ObservationSpec((front,), (arm, arm))
-    with pytest.raises(
-        SpecMismatch, match=r"group 'arm' is named twice: action.groups\[0\] and"
-    ):
+    with pytest.raises(SpecMismatch, match=r"group 'arm' is named twice: action.groups\[0\] and"):
         ActionSpec((arm, arm), 4, 10.0)

@@ -26,7 +26,7 @@ def build_policy(
     rows: Mapping[str, Rows] | None = None,
     head_assets: Path | None = None,
     tree: Tree | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     cache: FitCache | None = None,
 ) -> VLAPolicy:
     """Resolve what ``config`` names, learn from the rows what must be learned, build the policy.
@@ -38,7 +38,7 @@ def build_policy(
         rows: embodiment -> low-dimensional rows to compute those statistics from.
         head_assets: what a head learned in another run, instead of having it learn from ``rows``.
         tree: where the config comes from, for errors with file and line.
-        device: where the parameters are made.
+        device: where the parameters are made; None: torch's default device.
         cache: where what is learned from the rows is kept.
 
     Raises:

@@ -130,7 +130,7 @@ def build_model(
     resolved: Resolved,
     dims: ModelDims,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     random_init: bool = True,
     assets: Path | None = None,
     head_assets: Path | None = None,
@@ -140,8 +140,8 @@ def build_model(
     Args:
         resolved: the framework.
         dims: sizes of the robots.
-        device: where parameters are made; pretrained weights stream there file by file. ``meta`` makes
-            shapes alone.
+        device: where parameters are made (None: torch's default device); pretrained weights stream there file
+            by file. ``meta`` makes shapes alone.
         random_init: False leaves parameters that nothing loads unset: only for a caller that assigns all of
             them afterwards (it saves minutes at 3B on a CPU).
         assets: directory of a checkpoint; then no pretrained weights are looked for.
@@ -151,7 +151,8 @@ def build_model(
         ConfigError: naming the key and the fix.
     """
     init: AbstractContextManager[object] = nullcontext() if random_init else without_random_init()
-    with torch.device(device), init:
+    where: AbstractContextManager[object] = nullcontext() if device is None else torch.device(device)
+    with where, init:
         return _build(resolved, dims, assets, head_assets)
 
 

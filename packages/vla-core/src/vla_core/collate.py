@@ -170,7 +170,6 @@ class PolicyCollator:
     def _cameras(self, observations: Sequence[Observation]) -> Cameras:
         shapes = {"intrinsics": (3, 3), "extrinsics": (4, 4), "depth": self.size}
         stacked = {kind: self._stack(observations, kind, shape) for kind, shape in shapes.items()}
-        return Cameras(
-            **{kind: value for kind, (value, _) in stacked.items()},
-            known=Known(**{kind: known for kind, (_, known) in stacked.items()}),
-        )
+        values = {kind: value for kind, (value, _) in stacked.items()}
+        known = Known(**{kind: which for kind, (_, which) in stacked.items()})
+        return Cameras(values["intrinsics"], values["extrinsics"], values["depth"], known)

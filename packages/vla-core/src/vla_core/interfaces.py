@@ -87,6 +87,11 @@ class AnsweringModel(VisionLanguageModel, Protocol):
         """
         ...
 
+    @property
+    def answer_modules(self) -> list[str]:
+        """Names of the modules that hold the rows of an answer's tokens; none without an answer."""
+        ...
+
 
 @runtime_checkable
 class GeometryEncoder(Protocol):

@@ -76,7 +76,6 @@ def without_storage(policy: VLAPolicy) -> Iterator[None]:
 def training_batch(policy: VLAPolicy, rows: int) -> Batch:
     """Made-up samples through pipeline and collator."""
     ((name, pipeline),) = policy.pipelines.items()
-    assert policy.collator is not None
     samples = [pipeline(make_sample(policy.specs[name], seed)) for seed in range(rows)]
     if policy.model.auxiliary is None:
         return policy.collator(samples)
@@ -99,7 +98,7 @@ def noise_for(policy: VLAPolicy, rows: int) -> Tensor:
 
 def parts_of(policy: VLAPolicy) -> dict[str, nn.Module]:
     """Name -> module of the parts that there are."""
-    found = {name: getattr(policy, name) for name in PARTS}
+    found = {name: getattr(policy.model, name) for name in PARTS}
     return {name: part for name, part in found.items() if part is not None}
 
 

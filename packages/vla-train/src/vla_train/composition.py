@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
-from vla_core.checkpoint import weights_file
+from vla_core.assemble import build_policy
+from vla_core.checkpoint import HEAD_ASSETS, weights_file
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.weights import load_weights
 

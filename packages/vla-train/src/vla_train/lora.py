@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from vla_core.errors import ConfigError, suggest
+from vla_core.interfaces import AnsweringModel
 
 ADAPTER = "default"
 
@@ -127,7 +128,8 @@ def _whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> 
     modules = [name for name, _ in policy.named_modules() if name]
     names = config.train_modules
     if names is None:
-        new = [f"vlm.{name}" for name in getattr(policy.vlm, "answer_modules", ())]
+        vlm = cast(AnsweringModel, policy.vlm)
+        new = [f"vlm.{name}" for name in vlm.answer_modules] if vlm.dims.decoder else []
         free = (n for n in ("head", "fusion", "auxiliary", *new) if n in modules)
         return [n for n in free if not any(layer.startswith(n + ".") for layer in layers)]
     for name in names:

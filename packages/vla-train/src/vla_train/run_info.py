@@ -40,7 +40,7 @@ def _from_scratch(composed: Composed) -> bool:
 def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
     """Plain data: framework, parameters, data, versions."""
     policy, data = composed.policy, composed.data
-    parts = {n: _count(getattr(policy, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
+    parts = {n: _count(getattr(policy.model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     packages = {}
     for name in PACKAGES:
         try:
@@ -56,7 +56,7 @@ def describe_run(composed: Composed, run_id: str, device: str, command: str) -> 
         "finished": None,
         "device": device,
         "parameters": {
-            "total": _count(policy),
+            "total": _count(policy.model),
             "trainable": sum(p.numel() for p in policy.model.parameters() if p.requires_grad),
             "parts": {name: n for name, n in parts.items() if n},
         },

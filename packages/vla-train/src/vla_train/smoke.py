@@ -77,7 +77,7 @@ def run(argv: Sequence[str], write: Callable[[str], Any]) -> None:
         for key, value in smoke.differences(part, node).items():
             line(f"  {'':9}   {key}: {value!r}")
     line(f"\n{'parameters':11} {'total':>15} {'trainable':>15}")
-    for name, part in {**parts, "all": policy}.items():
+    for name, part in {**parts, "all": policy.model}.items():
         total, trainable = smoke.count_parameters(part)
         line(f"  {name:9} {total:15,} {trainable:15,}")
 

@@ -80,8 +80,8 @@ class Trainer:
         self.device = self.accelerator.device
         policy = composed.policy
         if self.settings.lora is not None:
-            apply_lora(policy, self.settings.lora)
-        freeze(policy, self.settings.freeze_modules)
+            apply_lora(policy.model, self.settings.lora)
+        freeze(policy.model, self.settings.freeze_modules)
         self.pipeline = next(iter(policy.pipelines.values()))
         assert policy.collator is not None
         data, datasets = composed.data, self.config.datasets
@@ -101,7 +101,7 @@ class Trainer:
                 self.settings.batch_size,
             )
         optimizer = torch.optim.AdamW(
-            parameter_groups(policy, self.settings),
+            parameter_groups(policy.model, self.settings),
             betas=self.settings.betas,
             eps=self.settings.eps,
             fused=self.device.type == "cuda",
@@ -115,12 +115,12 @@ class Trainer:
                 gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
                 gradient_clipping=self.settings.clip_norm,
             )
-        self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(policy.model, optimizer)
         # Not prepared: accelerate would step it once for every process.
         self.scheduler = scheduler
         # Engines wrap this very object; accelerate's unwrap_model would import DeepSpeed to say so.
         self.policy: VLAPolicy = policy
-        self.ema = EMA(self.policy, self.settings.ema_decay) if self.settings.ema_decay else None
+        self.ema = EMA(self.policy.model, self.settings.ema_decay) if self.settings.ema_decay else None
         self.accelerator.register_for_checkpointing(*[x for x in (self.scheduler, self.ema) if x])
 
     def _loader(self, start: int) -> Iterator[Batch]:
@@ -255,7 +255,7 @@ class Trainer:
                     step=step,
                     config=sections,
                     weights=self.settings.save_format,
-                    state=merged_state(self.policy) if self.settings.lora is not None else None,
+                    state=merged_state(self.policy.model) if self.settings.lora is not None else None,
                 )
             self._forget_old(keep=final)
         resume.save(self.accelerator, self.run_dir, step)
