@@ -90,8 +90,8 @@ def build(run: Cost, variants: list[str], head: str) -> None:
 def count(run: Cost, name: str) -> None:
     """FLOP of one answer at batch 1: of the encoder (when it runs), and of everything else."""
     call, row = Call(run, name), run.rows[name]
-    fusion = call.policy.fusion
-    learning = [p for p in call.policy.parameters() if p.requires_grad]
+    fusion = call.policy.model.fusion
+    learning = [p for p in call.policy.model.parameters() if p.requires_grad]
     for parameter in learning:  # the counter's bookkeeping trips over views of what wants a gradient
         parameter.requires_grad_(False)
     try:

@@ -198,7 +198,7 @@ def test_frozen_unless_trainable():
     features = trained(images, pinhole(30.0), frozenset({"depth", "points"}))
     loss = features.tokens.square().sum() + features.tokens.sum() + features.registers.sum()
     (loss + features.depth.square().sum() + features.points.square().sum()).backward()
-    dead = [name for name, p in trained.model.named_parameters() if p.grad is None or not p.grad.any()]
+    dead = [name for name, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
 
@@ -329,10 +329,10 @@ def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
         saved = policy.save(path / "steps_1", step=1)
         (path / FILE).unlink()
         again = VLAPolicy.from_pretrained(saved)
-    assert again.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)
-    images = torch.randint(0, 256, (1, again.geometry.n_views, 3, 28, 28), dtype=torch.uint8)
-    assert torch.equal(policy.model.geometry(images).tokens, again.geometry(images).tokens)
-    assert torch.equal(again.geometry.scale_token, encoder.scale_token)
+    assert again.model.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    images = torch.randint(0, 256, (1, again.model.geometry.n_views, 3, 28, 28), dtype=torch.uint8)
+    assert torch.equal(policy.model.geometry(images).tokens, again.model.geometry(images).tokens)
+    assert torch.equal(again.model.geometry.scale_token, encoder.scale_token)
 
 
 def test_a_fusion_that_needs_more_is_refused_when_the_policy_is_built():

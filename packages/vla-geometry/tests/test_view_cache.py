@@ -198,8 +198,8 @@ def test_a_policy_acts_with_keys_by_camera_name(tmp_path):
     assert (policy.model.geometry.cache.hits, policy.model.geometry.cache.misses) == (3, 3)
     with register_fakes():
         again = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_1", step=1))
-    assert len(again.geometry.cache) == 0
-    assert again.geometry.config.cache_mib == 4
+    assert len(again.model.geometry.cache) == 0
+    assert again.model.geometry.config.cache_mib == 4
     for bad, message in (
         ([{}], "view_keys: 1 rows for 2 observations"),
         ([{"camera_2": "a"}, {}], r"view_keys: no camera 'camera_2' \(did you mean 'camera_"),

@@ -50,10 +50,10 @@ def test_it_writes_what_the_run_itself_would_fit(
     tokenizer = ActionTokenizer.load(out, 4, 2)
     assert tokenizer.scale == 20
     policy = compose(load_run_tree([config], ["framework.head.scale=20"])).policy
-    fitted = cast(Any, policy.head).answer.tokenizer
+    fitted = cast(Any, policy.model.head).answer.tokenizer
     assert fitted.bpe.to_str() == tokenizer.bpe.to_str()
     given = compose(load_run_tree([config], [f"framework.head.tokenizer={out}"])).policy
-    assert cast(Any, given.head).answer.tokenizer.scale == 20
+    assert cast(Any, given.model.head).answer.tokenizer.scale == 20
     assert given.config["head"]["tokenizer"] == str(out)
     # The constant chunks of the toy robot: first coefficients alone, and an error within the rounding.
     _, chunks, tokens, longest, ratio, error, largest, clipped, _ = rows["training"]
@@ -100,7 +100,7 @@ def test_it_overwrites_nothing(config: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def scale_of(config: Path, *words: str) -> float:
-    head: Any = compose(load_run_tree([config], words)).policy.head
+    head: Any = compose(load_run_tree([config], words)).policy.model.head
     return float(head.answer.tokenizer.scale)
 
 

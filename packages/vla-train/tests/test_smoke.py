@@ -104,7 +104,7 @@ def test_recording_leaves_no_trace() -> None:
     policy = build(framework_tree("QwenOFT", "tiny"), "tiny")
     before = set(vars(policy.model.vlm))
     with recorded(policy) as seen:
-        policy(training_batch(policy, 1))
+        policy.model(training_batch(policy, 1))
     assert set(vars(policy.model.vlm)) == before
     assert not policy.model.vlm._forward_hooks
     assert "visual tokens" in seen

@@ -95,7 +95,7 @@ def test_frozen_modules_stay_and_checkpoints_are_limited(toy_config: Path) -> No
     kept = sorted(p.name for p in (run_dir / "checkpoints").iterdir())
     assert kept == ["steps_6", "steps_8"]
     assert [p.name for p in (run_dir / "resume").iterdir()] == ["steps_8"]
-    start = compose(load_run_tree([toy_config])).policy.state_dict()
+    start = compose(load_run_tree([toy_config])).policy.model.state_dict()
     end = load_file(outcome.checkpoint / "model.safetensors")
     for name, value in end.items():
         assert torch.equal(value, start[name]) == name.startswith("vlm.")
