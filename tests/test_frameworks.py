@@ -135,7 +135,7 @@ def test_each_embodiment_has_encoders_of_its_own() -> None:
     preset = tiny_preset("QwenGR00T")
     torch.manual_seed(0)
     policy = build_policy(build_config(FrameworkConfig, preset, "framework"), specs).eval()
-    torch.nn.init.normal_(policy.get_parameter("head.decoder.down.weight"))
+    torch.nn.init.normal_(policy.model.get_parameter("head.decoder.down.weight"))
     observations = [make_observation(spec, 0) for spec in specs.values()]
     left, right = policy.act(observations, [3, 3])
     assert not np.allclose(left.actions, right.actions)

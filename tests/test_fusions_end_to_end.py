@@ -97,7 +97,8 @@ def test_every_fusion_is_here() -> None:
 @VLMS
 @ALL
 def test_trains_acts_and_travels(fusion: str, vlm: str, tmp_path: Path) -> None:
-    policy = build(FUSIONS[fusion], vlm).train()
+    policy = build(FUSIONS[fusion], vlm)
+    policy.model.train()
     batch = collate(policy)
     optimizer = torch.optim.SGD([p for p in policy.model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(2):  # the second step goes through opened zero starts
@@ -120,7 +121,7 @@ def test_trains_acts_and_travels(fusion: str, vlm: str, tmp_path: Path) -> None:
         assert chunk.actions.shape == (4, 7)
         assert np.isfinite(chunk.actions).all()
         assert np.array_equal(chunk.actions, other.actions)
-    assert type(again.fusion) is type(policy.model.fusion)
+    assert type(again.model.fusion) is type(policy.model.fusion)
 
 
 def actions(policy: VLAPolicy, batch: Batch) -> torch.Tensor:
@@ -200,6 +201,6 @@ def test_vision_only_start_is_the_policy_without_geometry() -> None:
         "align_loss",
     ):
         policy = build(FUSIONS[name]).eval()
-        policy.model.get_submodule("vlm").load_state_dict(plain.get_submodule("vlm").state_dict())
-        policy.model.get_submodule("head").load_state_dict(plain.get_submodule("head").state_dict())
+        policy.model.get_submodule("vlm").load_state_dict(plain.model.get_submodule("vlm").state_dict())
+        policy.model.get_submodule("head").load_state_dict(plain.model.get_submodule("head").state_dict())
         assert torch.equal(actions(policy, collate(policy)), actions(plain, collate(plain))), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +91,7 @@ def test_features_of_an_encoder_from_outside(shape: tuple[int, ...], message: st
     undo = override("vla.geometry", "odd", Odd)
     policy = policy_of({**SMALL, "name": "odd"})
     undo()
-    one_line(lambda: policy(collate(policy)), message)
+    one_line(lambda: policy.model(collate(policy)), message)
     (spec,) = policy.specs.values()
     one_line(lambda: policy.eval().act([make_observation(spec)], [0]), message)
 
@@ -127,9 +126,7 @@ def test_intrinsics_of_another_shape(geometry: dict[str, Any], shape: tuple[int,
         lambda: policy.act([with_intrinsics(make_observation(spec))], [0]),
         rf"{where}: expected \(3, 3\), got",
     )
-    one_line(
-        lambda: collate(policy, with_intrinsics), rf"{where} have shape {re.escape(str(shape))}, expected"
-    )
+    one_line(lambda: collate(policy, with_intrinsics), rf"{where}: expected \(3, 3\), got")
     batch = collate(policy)
     assert batch.cameras is not None
     batch.cameras.intrinsics = torch.ones(1, 1, 3, 3)
@@ -138,7 +135,7 @@ def test_intrinsics_of_another_shape(geometry: dict[str, Any], shape: tuple[int,
 
 def test_weights_of_another_size_or_number_of_views(tmp_path: Path) -> None:
     path = tmp_path / "geometry.safetensors"
-    save_file(policy_of(SMALL).get_submodule("geometry").state_dict(), path)
+    save_file(policy_of(SMALL).model.get_submodule("geometry").state_dict(), path)
     policy_of({**SMALL, "weights": str(path)})
     for other, cameras, key in (
         ({"dim": 16}, 2, r"info_sharing\.norm\.weight \[24\] instead of \[16\]"),

@@ -79,7 +79,7 @@ def test_it_says_what_it_was_taught(vlm: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(answer.actions, again.actions)
     first = policy.model.vlm.answers.first
     name = "vlm.model.language_model.embed_tokens.weight"
-    rows = [p.state_dict()[name][first : first + 300] for p in (policy, loaded)]
+    rows = [p.model.state_dict()[name][first : first + 300] for p in (policy, loaded)]
     assert torch.equal(*rows)
     assert rows[0].shape == (300, policy.model.vlm.dims.hidden_size)
     assert loaded.model.vlm.tokenizer.token_to_id("<robot_action_299>") == first + 299
@@ -90,10 +90,10 @@ def test_padded_steps_never_matter() -> None:
     policy = build()
     samples = taught(policy, 3)
     other = [replace(s, actions=np.where(s.action_mask, s.actions, 1e3).astype(np.float32)) for s in samples]
-    first, second = (policy(collate(policy, x))["action_loss"] for x in (samples, other))
+    first, second = (policy.model(collate(policy, x))["action_loss"] for x in (samples, other))
     assert torch.equal(first, second)
     nothing = [replace(s, action_mask=np.zeros_like(s.action_mask)) for s in samples]
-    loss = policy(collate(policy, nothing))["action_loss"]
+    loss = policy.model(collate(policy, nothing))["action_loss"]
     loss.backward()
     assert loss.item() == 0
 
@@ -113,7 +113,7 @@ def test_untrained_it_answers_whole_chunks(vlm: str) -> None:
 
 def test_adapters_leave_the_new_tokens_trainable() -> None:
     policy = build()
-    apply_lora(policy, LoRAConfig(("vlm.model.language_model",), rank=2))
+    apply_lora(policy.model, LoRAConfig(("vlm.model.language_model",), rank=2))
     free = [n for n, p in policy.model.named_parameters() if p.requires_grad and "lora" not in n]
     assert free == ["vlm.model.language_model.embed_tokens.weight"]
 
