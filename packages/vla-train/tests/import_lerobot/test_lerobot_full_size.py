@@ -10,8 +10,8 @@ import torch
 from vla_core.build import FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.testing import make_spec
-from vla_train.importing.ledger import Ledger
-from vla_train.lerobot.keys import move_all, move_table
+from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.lerobot.tensors import move_all, move_table
 from vla_train.presets import load_preset
 
 WORDS = 257_152  # of PaliGemma's tokenizer, without <image>

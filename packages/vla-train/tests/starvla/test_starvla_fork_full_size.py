@@ -9,12 +9,12 @@ import torch
 from vla_core.build import FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.testing import make_spec
-from vla_train.importing.ledger import Ledger
-from vla_train.starvla.fork import FORK, import_fork
-from vla_train.starvla.fork_backbone import find_fork_backbone
-from vla_train.starvla.plan import Choices
-from vla_train.starvla.prompt import vlm_node
-from vla_train.starvla.run_files import StarVLARun
+from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.starvla.fork import FORK, import_fork
+from vla_train.importers.starvla.fork_backbone import find_fork_backbone
+from vla_train.importers.starvla.plan import Choices
+from vla_train.importers.starvla.prompt import vlm_node
+from vla_train.importers.starvla.run_files import StarVLARun
 from vla_vlm.common import tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "full_size_fork.json"

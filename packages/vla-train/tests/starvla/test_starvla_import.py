@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
-from vla_train.importing.robot import CameraEntry
-from vla_train.starvla.backbone import Backbone, processed_size
-from vla_train.starvla.robot import RobotFile, read_robot
-from vla_train.starvla.run_files import find_run
-from vla_train.starvla.statistics import convert, normalize_node
+from vla_train.importers.common.robot_file import CameraEntry
+from vla_train.importers.starvla.backbone import Backbone, processed_size
+from vla_train.importers.starvla.robot_file import RobotFile, read_robot
+from vla_train.importers.starvla.run_files import find_run
+from vla_train.importers.starvla.statistics import convert, normalize_node
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_statistics_give_starvlas_numbers(tmp_path):
 
 
 def _entry(**values):
-    from vla_train.starvla.robot import GroupEntry
+    from vla_train.importers.starvla.robot_file import GroupEntry
 
     return GroupEntry(**values)
 

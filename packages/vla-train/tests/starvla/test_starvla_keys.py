@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 from vla_core.build import FrameworkConfig
@@ -12,8 +15,8 @@ from vla_train import _smoke_trace as smoke
 from vla_train._smoke_sizes import framework_tree
 from vla_train.cli import main
 from vla_train.config import RunConfig
-from vla_train.presets import load_run_tree
-from vla_train.starvla.keys import TABLE
+from vla_train.dialects.starvla.table import TABLE
+from vla_train.spellings import load_run
 
 RUN = {
     "run_id": "starvla",
@@ -83,7 +86,7 @@ def theirs(tmp_path):
 
 def _read(file, *words):
     lines: list[str] = []
-    tree = load_run_tree([file], words, lines.append)
+    tree = load_run([file], words, lines.append)
     config = build_config(RunConfig, tree.data, "", tree)
     return config, build_config(FrameworkConfig, config.framework, "framework", tree), lines
 
@@ -126,7 +129,7 @@ def test_a_training_yaml_becomes_ours_and_each_key_is_printed(theirs):
 def test_our_own_keys_win_over_translated_ones(theirs, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("trainer: {max_steps: 7}\nframework: {head: {size: B}}\n")
-    tree = load_run_tree([theirs(), own], ["trainer.batch_size=5", "trainer.num_warmup_steps=2"])
+    tree = load_run([theirs(), own], ["trainer.batch_size=5", "trainer.num_warmup_steps=2"])
     assert tree.data["trainer"]["max_steps"] == 7
     assert tree.data["trainer"]["batch_size"] == 5
     assert tree.data["trainer"]["warmup_steps"] == 2
@@ -175,7 +178,7 @@ def test_state_and_action_modes_become_steps(theirs):
 )  # fmt: skip
 def test_what_cannot_be_translated_is_an_error_with_advice(theirs, changes, message):
     with pytest.raises(ConfigError, match=message):
-        load_run_tree([theirs(**changes)])
+        load_run([theirs(**changes)])
 
 
 def test_a_mixture_and_a_backbone_of_ones_own(theirs):
@@ -203,7 +206,7 @@ def test_the_spatial_framework_in_its_users_words():
             for part in ("vision_tower", "geometric_model", "geometric_projector", "fusion_projector")
         ),
     ]
-    tree = load_run_tree([], words)
+    tree = load_run([], words)
     framework, vlm = tree.data["framework"], tree.data["framework"]["vlm"]
     assert (framework["use_geometric_branch"], vlm["base_vlm"]) == (False, "tiny")
     assert vlm["attn_implementation"] == "sdpa"
@@ -261,6 +264,28 @@ def test_its_spellings_on_our_own_config(toy_config, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert "command line: " in line
         assert message in line
+
+
+@pytest.mark.parametrize("value", ["vlm.model, head", '["vlm.model","head"]'])
+def test_native_module_lists_are_no_translation(toy_config, value):
+    lines: list[str] = []
+    tree = load_run([toy_config], [f"trainer.freeze_modules={value}"], lines.append)
+    assert tree.data["trainer"]["freeze_modules"] == ["vlm.model", "head"]
+    assert not lines
+    tree = load_run([toy_config], ["trainer.freeze_modules=[qwen_vl_interface]"], lines.append)
+    assert tree.data["trainer"]["freeze_modules"] == ["vlm"]
+    assert len(lines) == 1
+
+
+def test_a_native_config_meets_no_dialect(toy_config):
+    code = (
+        "import sys; from pathlib import Path; from vla_train.spellings import load_run; "
+        f"load_run([Path({str(toy_config)!r})], ['trainer.max_steps=3']); "
+        "assert 'vla_train.dialects.starvla.translation' not in sys.modules; "
+        f"load_run([Path({str(toy_config)!r})], ['trainer.max_train_steps=3']); "
+        "assert 'vla_train.dialects.starvla.translation' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 LLAVA3D_WORDS = [

@@ -71,6 +71,11 @@ class DecoderVLM(nn.Module, ABC):
     def language_model(self) -> Any:
         """transformers' decoder: ``embed_tokens``, ``layers``, ``norm``."""
 
+    @property
+    def raw_states(self) -> bool:
+        """Whether heads get hidden states as :func:`~.text.run_layers` calls them raw."""
+        return False
+
     @abstractmethod
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """uint8 (or [0, 1]) ``[M, 3, H, W]`` -> tokens ``[M, N / V, H]``, and more of them for deepstack."""
@@ -220,6 +225,8 @@ class DecoderVLM(nn.Module, ABC):
             "answer": roles == int(Role.ANSWER),
         }
         states = {i: hidden[i] for i in request.layers}
+        if speaks and self.raw_states:
+            hidden[self.dims.n_layers] = self.language_model.norm(hidden[self.dims.n_layers])
         out = VLMOutput(states, mask, spans, position_ids=position_ids, kv=kv)
         if request.logits != "none":
             if fields.labels is None:
@@ -254,7 +261,14 @@ class DecoderVLM(nn.Module, ABC):
         Keys and values of ``kv_layers`` come second; none here, where ``dims.kv`` is None.
         """
         hidden = run_layers(
-            self.language_model, self.rope, embeds_BSH, valid_BS, position_ids, layers, **kwargs
+            self.language_model,
+            self.rope,
+            embeds_BSH,
+            valid_BS,
+            position_ids,
+            layers,
+            raw=self.raw_states,
+            **kwargs,
         )
         return hidden, {}
 
