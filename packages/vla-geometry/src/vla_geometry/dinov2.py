@@ -18,6 +18,7 @@ from transformers import Dinov2Config, Dinov2Model
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.interfaces import GeometryFeatures
+from vla_core.shard import mark
 from vla_core.traits import GeometryTraits
 
 from vla_geometry.cache import ViewCache, check_cache, encode_views
@@ -79,6 +80,7 @@ class DINOv2Encoder(nn.Module):
         self.config, self.n_views, self.image_size = config, n_views, image_size
         self.grid = check_image_size(image_size, PATCH)
         self.model = model
+        mark(model.encoder.layer)
         self.dim: int = model.config.hidden_size
         self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
         self.traits = GeometryTraits(caches_views=self.cache is not None)

@@ -31,6 +31,7 @@ from vla_core.interfaces import (
 )
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
+from vla_core.shard import mark
 from vla_core.specs import RobotSpec
 from vla_core.testing.data import make_spec
 from vla_core.traits import HeadTraits
@@ -89,6 +90,7 @@ class FakeVLM(nn.Module):
         self.layers = nn.ModuleList(
             nn.Linear(2 * config.hidden_size, config.hidden_size) for _ in range(config.n_layers)
         )
+        mark(self.layers)
 
     @classmethod
     def build(
@@ -128,7 +130,8 @@ class FakeVLM(nn.Module):
         roles, x = text.fields.roles, text.embeds
         fill = {Role.IMAGE: visual.tokens, Role.PREFIX: prefix}
         if request.queries is not None:
-            fill[Role.QUERY] = request.queries.weight.expand(x.shape[0], -1, -1)
+            queries = request.queries(torch.arange(request.queries.num_embeddings, device=x.device))
+            fill[Role.QUERY] = queries.expand(x.shape[0], -1, -1)
         for role, tokens in fill.items():
             if tokens is not None:
                 x = x.masked_scatter((roles == role)[..., None], tokens.to(x.dtype))
