@@ -34,9 +34,10 @@ def _vector(node: Mapping[str, Any], entries: list[GroupEntry], count: int, wher
     mask = node.get("mask")
     if mask is not None:
         for i, (kept, mode) in enumerate(zip(mask, modes, strict=True)):
-            if not kept and mode != "binary":
+            if not kept and mode not in ("binary", "none"):
                 raise UserError(
-                    f"{where}.mask: dim {i} is binary in the run, the robot file says normalize: {mode}"
+                    f"{where}.mask: the run leaves dim {i} out of its normalisation, the robot file says "
+                    f"normalize: {mode}; binary answers 0 or 1, none what the head says"
                 )
     # StarVLA's gripper threshold is 0.5 and its answers are 0 and 1, whatever the data's range.
     binary = modes == "binary"
