@@ -45,11 +45,6 @@ class RobotFile(robot_file.RobotEntry):
         super().__post_init__()
         if not self.cameras:
             raise ConfigError("'cameras' must list at least one entry")
-        names = [group.name for group in (*self.action, *self.state)]
-        for name in names:
-            modes = {g.normalize for g in (*self.action, *self.state) if g.name == name}
-            if len(modes) > 1:
-                raise ConfigError(f"group '{name}' of action and state must be normalised alike, or renamed")
 
 
 def read_robot(path: Path) -> RobotFile:

@@ -75,8 +75,12 @@ def convert(
 
 def normalize_node(robot: RobotFile, with_state: bool) -> dict[str, Any]:
     """The ``normalize`` step of the pipeline."""
-    entries = [*robot.action, *(robot.state if with_state else [])]
-    ours = {entry.name: "min_max" if entry.normalize == "scale" else entry.normalize for entry in entries}
+    vectors = {"action": robot.action, **({"state": robot.state} if with_state else {})}
+    ours = {
+        f"{vector}.{entry.name}": "min_max" if entry.normalize == "scale" else entry.normalize
+        for vector, entries in vectors.items()
+        for entry in entries
+    }
     modes = set(ours.values())
     # One clip holds for all groups: only where no other mode could be cut by it.
     clip = CLIP if "q99" in modes and "mean_std" not in modes else 0.0
