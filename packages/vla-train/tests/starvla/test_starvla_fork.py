@@ -200,9 +200,10 @@ def test_the_report_accounts_for_every_tensor(fork_run, fork_weights, tmp_path, 
     dead = [line.split(": ")[1] for line in lines if f"{ROOT}geometric_projector" in line and ": " in line]
     assert dead == ([] if case == CASES[0] else ["dead"] * 2)
     shown = capsys.readouterr().out
-    assert f"{ROOT}vision_projector.weight -> vlm.model.mm_projector.weight" in shown
+    assert f"mapped  {ROOT}vision_projector.weight -> vlm.model.mm_projector.weight" in lines
     assert "state: read, but no action attends to it" in shown
-    assert f"dropped {ROOT}language_model.model.model.mm_projector.*.weight: dead: LLaVA's own" in shown
+    own = f"dropped {ROOT}language_model.model.model.mm_projector.0.weight: dead: LLaVA's own"
+    assert any(line.startswith(own) for line in lines)
 
 
 def test_the_config_becomes_ours(fork_run, tmp_path, capsys):
