@@ -24,6 +24,7 @@ TORCH_HALF = {
     "policy",
     "auxiliary",
     "realtime",
+    "shard",
     "testing",
 }
 
