@@ -41,7 +41,7 @@ def test_flow_matching(imported, golden_observations, golden_samples, case):
     with_state = case.removeprefix("qwen3/") in WITH_STATE
     batch = policy.collate(golden_observations(with_state))
     with torch.no_grad():
-        _close(policy.predict(batch, expected["start"]), expected["predicted"])
+        _close(policy.model.predict(batch, expected["start"]), expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
         loss = policy(train, expected["noise"], expected["time"])["action_loss"]
@@ -54,7 +54,7 @@ def test_regression(imported, golden_observations, golden_samples, case):
     with_state = case.removeprefix("qwen3/") in WITH_STATE
     with torch.no_grad():
         batch = policy.collate(golden_observations(with_state))
-        _close(policy.predict(batch, torch.zeros(2, 4, 3)), expected["predicted"])
+        _close(policy.model.predict(batch, torch.zeros(2, 4, 3)), expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
         _close(policy(train)["action_loss"].reshape(1), expected["loss"])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError, suggest
+from vla_core.weights import load_weights
 
 from vla_train.importers.common.checkpoint import Imported, check_free, write
 from vla_train.importers.common.ledger import Ledger
