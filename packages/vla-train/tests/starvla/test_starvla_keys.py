@@ -259,5 +259,5 @@ def test_the_spatial_policys_spellings_train_it(toy, tmp_path, capsys):
     assert "-> framework.vlm.prefix_image_dropout_prob=0.1" in out
     assert "-> trainer.learning_rate.vlm.model.mm_projector=0.001" in out
     saved = VLAPolicy.from_pretrained(tmp_path / "spatial" / "checkpoints" / "steps_2")
-    assert saved.vlm.config.prefix_lang_dropout_prob == 0.2
-    assert saved.head.config.vl_layer_selection == "first"
+    assert saved.model.vlm.config.prefix_lang_dropout_prob == 0.2
+    assert saved.model.head.config.vl_layer_selection == "first"
