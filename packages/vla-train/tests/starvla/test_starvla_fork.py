@@ -169,7 +169,7 @@ def test_loss_and_actions_equal_the_forks(fork_run, golden_observations, golden_
         _close(policy.model.predict(batch, run.expected["start"]), run.expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
-        loss = policy(train, run.expected["noise"], run.expected["time"])["action_loss"]
+        loss = policy.model(train, run.expected["noise"], run.expected["time"])["action_loss"]
     _close(loss.reshape(1), run.expected["loss"])
 
 
@@ -261,9 +261,11 @@ def test_an_imported_policy_trains_on(fork_run, golden_samples, tmp_path):
     run = fork_run(CASES[0])
     run.change(trainer__freeze_modules=f"{ROOT}geometric_model")
     assert main(run.words(tmp_path / "out")) == 0
-    policy = VLAPolicy.from_pretrained(tmp_path / "out").train()
+    policy = VLAPolicy.from_pretrained(tmp_path / "out")
+    policy.model.train()
     pipeline = policy.pipelines["tiny"]
-    policy(policy.collator([pipeline(sample) for sample in golden_samples(True)]))["action_loss"].backward()
+    batch = policy.collator([pipeline(sample) for sample in golden_samples(True)])
+    policy.model(batch)["action_loss"].backward()
     still = {name for name, p in policy.model.named_parameters() if p.grad is None or not p.grad.any()}
     apart = ("geometry.", "head.state_encoder.", "head.future")
     assert still == {name for name, _ in policy.model.named_parameters() if name.startswith(apart)}
