@@ -62,9 +62,9 @@ print(f"python {sys.version.split()[0]}, {', '.join(versions)}")
 """
 
 
-def run(*command: object, cwd: Path | None = None) -> str:
+def run(*command: object) -> str:
     """Output of a command; its own words and exit code 1 when it fails."""
-    done = subprocess.run([str(c) for c in command], cwd=cwd, check=False, capture_output=True, text=True)
+    done = subprocess.run([str(c) for c in command], check=False, capture_output=True, text=True)
     if done.returncode:
         print(done.stdout + done.stderr, file=sys.stderr)
         sys.exit(f"check_client: failed: {' '.join(str(c) for c in command[:4])}")
@@ -121,7 +121,9 @@ def main() -> int:
             python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
             # Elsewhere: the workspace pins versions for its own Python, and uv reads them from where it runs.
             wheels = [path.resolve() for path in wheels]
-            run(uv, "pip", "install", "--quiet", "--python", python, *wheels, *runtime, cwd=scratch)
+            run(
+                uv, "--directory", scratch, "pip", "install", "--quiet", "--python", python, *wheels, *runtime
+            )
             # Isolated and elsewhere, so that the sources cannot stand in for the wheels.
             script = scratch / "client.py"
             script.write_text(CLIENT)
