@@ -11,7 +11,7 @@ from vla_core import PreviousChunk, UserError, VLAPolicy
 from vla_core.build import FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.testing import make_observation, make_spec
-from vla_train._smoke_sizes import CAMERA, framework_tree
+from vla_train.testing.sizes import CAMERA, framework_tree
 
 
 def build(name: str, **head: Any) -> VLAPolicy:

@@ -162,7 +162,7 @@ def test_a_failed_run_is_marked_and_tried_again(
         ("trainer.schedule", "must read KEY=a,b"),
         ("trainer.schedule=cosine,", "an empty value"),
         ("trainer.schedule=cosine,cosine", "stands there twice"),
-        ("trainer.schedule=linear,cosine", "trainer.schedule"),
+        ("trainer.schedule=lineal,cosine", "trainer.schedule"),
         ("trainer.clip_norm=1,1.0", "are the same config"),
         ("trainer.max_steps=2,4", "sets what --axis trainer.max_steps varies"),
         ("seed=1,2", "use --seeds"),

@@ -19,11 +19,11 @@ from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
-from vla_train._smoke_sizes import CAMERA, framework_tree
 from vla_train.composition import compose
 from vla_train.lora import LoRAConfig, apply_lora, merged_state, target_layers
 from vla_train.presets import load_run_tree
 from vla_train.resume import run_directory
+from vla_train.testing.sizes import CAMERA, framework_tree
 from vla_train.trainer import Outcome, Trainer
 
 pytest.importorskip("peft")
