@@ -157,11 +157,11 @@ def merged_state(policy: nn.Module, state: Mapping[str, Tensor] | None = None) -
     inner = tuple(name + "." for name in adapted)
     merged = {key: value for key, value in state.items() if not key.startswith(inner)}
     for name, layer in adapted.items():
-        down = state[f"{name}.lora_A.{ADAPTER}.weight"].float()
-        up = state[f"{name}.lora_B.{ADAPTER}.weight"].float()
+        down, up = (state[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
         base = state[f"{name}.base_layer.weight"]
-        delta = (up @ down) * layer.scaling[ADAPTER]
-        merged[f"{name}.weight"] = (base.float() + delta).to(base.dtype)
+        delta = (up.float() @ down.float()) * layer.scaling[ADAPTER]
+        # Rounded as the adapter's own output is.
+        merged[f"{name}.weight"] = (base.float() + delta.to(up.dtype).float()).to(base.dtype)
         if f"{name}.base_layer.bias" in state:
             merged[f"{name}.bias"] = state[f"{name}.base_layer.bias"].detach()
     return merged
