@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
-from vla_core.checkpoint import load_weights, weights_file
+from vla_core.assemble import build_policy
+from vla_core.checkpoint import HEAD_ASSETS, weights_file
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
+from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
+from vla_core.weights import load_weights
 
 from vla_train.config import RunConfig, TrainerConfig
 from vla_train.data import Data, open_data
@@ -33,9 +36,9 @@ class Composed:
     notes: tuple[str, ...] = ()
 
     @property
-    def model(self) -> Any:
+    def model(self) -> VLAModel:
         """The module that is trained."""
-        return self.policy
+        return self.policy.model
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from vla_core.build import FrameworkConfig, resolve_part
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
+from vla_core.resolve import resolve_part
 from vla_core.sources import Source
 from vla_core.transforms import Pipeline
 from vla_heads.fast import ActionTokenizer, FASTConfig, Report, measure

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_core.checkpoint import save_checkpoint
 from vla_core.config import to_plain
 from vla_core.errors import ConfigError, UserError, suggest
 
@@ -34,8 +33,7 @@ class Saver:
             sections: dict[str, Any] = to_plain(self.composed.config)
             lora = self.settings.lora is not None
             try:
-                save_checkpoint(
-                    self.composed.policy,
+                self.composed.policy.save(
                     folder,
                     step=step,
                     config=sections,

@@ -99,7 +99,6 @@ class Trainer:
     def _open_data(self) -> None:
         data, datasets, policy = self.composed.data, self.config.datasets, self.composed.policy
         pipeline = next(iter(policy.pipelines.values()))
-        assert policy.collator is not None
         future = wants_future(self.model, data.train, self.settings.batch_size)
         self.collate = Collate(policy.collator, future)
         self.dataset = TransformedDataset(data.train, pipeline, self.config.seed, datasets.ram_cache, future)

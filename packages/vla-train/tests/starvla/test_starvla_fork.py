@@ -162,11 +162,11 @@ def test_loss_and_actions_equal_the_forks(fork_run, golden_observations, golden_
     run = fork_run(case)
     assert main(run.words(tmp_path / "out")) == 0
     policy = VLAPolicy.from_pretrained(tmp_path / "out")
-    assert (policy.geometry is None) == case.endswith("plain")
+    assert (policy.model.geometry is None) == case.endswith("plain")
     with_state = not case.endswith("concat")
     with torch.no_grad():
         batch = policy.collate(golden_observations(with_state))
-        _close(policy.predict(batch, run.expected["start"]), run.expected["predicted"])
+        _close(policy.model.predict(batch, run.expected["start"]), run.expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
         loss = policy(train, run.expected["noise"], run.expected["time"])["action_loss"]
@@ -179,9 +179,9 @@ def test_a_mistral_decoder_computes_the_same(fork_run, golden_observations, tmp_
     run.patch("llava/config.json", model_type="llava_mistral", sliding_window=None)
     assert main(run.words(tmp_path / "out")) == 0
     policy = VLAPolicy.from_pretrained(tmp_path / "out")
-    assert type(policy.vlm.language_model).__name__ == "MistralModel"
+    assert type(policy.model.vlm.language_model).__name__ == "MistralModel"
     with torch.no_grad():
-        ours = policy.predict(policy.collate(golden_observations(True)), run.expected["start"])
+        ours = policy.model.predict(policy.collate(golden_observations(True)), run.expected["start"])
     _close(ours, run.expected["predicted"])
 
 
@@ -251,8 +251,8 @@ def test_an_unmerged_backbone_kept_its_geometry_and_its_dropout(fork_run, tmp_pa
     )
     assert main(run.words(tmp_path / "out")) == 0
     policy = VLAPolicy.from_pretrained(tmp_path / "out")
-    assert policy.geometry is not None
-    assert policy.vlm.config.prefix_lang_dropout_prob == 0.125
+    assert policy.model.geometry is not None
+    assert policy.model.vlm.config.prefix_lang_dropout_prob == 0.125
 
 
 def test_an_imported_policy_trains_on(fork_run, golden_samples, tmp_path):
@@ -263,9 +263,9 @@ def test_an_imported_policy_trains_on(fork_run, golden_samples, tmp_path):
     policy = VLAPolicy.from_pretrained(tmp_path / "out").train()
     pipeline = policy.pipelines["tiny"]
     policy(policy.collator([pipeline(sample) for sample in golden_samples(True)]))["action_loss"].backward()
-    still = {name for name, p in policy.named_parameters() if p.grad is None or not p.grad.any()}
+    still = {name for name, p in policy.model.named_parameters() if p.grad is None or not p.grad.any()}
     apart = ("geometry.", "head.state_encoder.", "head.future")
-    assert still == {name for name, _ in policy.named_parameters() if name.startswith(apart)}
+    assert still == {name for name, _ in policy.model.named_parameters() if name.startswith(apart)}
 
 
 def test_the_checkpoint_loader_names_the_command(fork_run):

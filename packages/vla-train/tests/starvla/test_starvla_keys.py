@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import yaml
-from vla_core.build import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 from vla_train.config import RunConfig
@@ -215,7 +215,7 @@ def test_the_spatial_framework_in_its_users_words():
     paths = tree.data["trainer"]["freeze_modules"]
     policy = smoke.build(framework_tree("MapAnythingLlava3DPI", "tiny"), "tiny")
     assert len(paths) == 4
-    assert all(policy.get_submodule(path) for path in paths)
+    assert all(policy.model.get_submodule(path) for path in paths)
 
 
 def test_every_row_of_the_table_is_one_of_a_kind():

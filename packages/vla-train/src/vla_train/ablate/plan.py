@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_core.build import FrameworkConfig, resolve_part
 from vla_core.config import Tree, build_config, load_tree, to_plain
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
+from vla_core.resolve import resolve_part
 
 from vla_train.ablate.axes import FUSION, OURS, Axis, Value, check_apart
 from vla_train.config import RunConfig

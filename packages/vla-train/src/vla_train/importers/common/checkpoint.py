@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
 from vla_core.errors import UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
 
@@ -74,10 +74,10 @@ def write(
     # Shapes alone: the checkpoint fills them, whatever the size.
     with torch.device("meta"):
         policy = build_policy(config, {name: spec}, statistics={name: statistics})
-    own = policy.state_dict()
+    own = policy.model.state_dict()
     if late is not None:
         late(own)
-    policy.load_state_dict(ledger.finish(own), strict=True, assign=True)
-    save_checkpoint(policy, out, step=step)
+    policy.model.load_state_dict(ledger.finish(own), strict=True, assign=True)
+    policy.save(out, step=step)
     (out / REPORT).write_text("\n".join([origin, *notes, *ledger.lines()]) + "\n")
     return Imported(out, ledger.summary(), list(notes))

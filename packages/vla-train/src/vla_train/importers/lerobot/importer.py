@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
+from vla_core.weights import load_weights
 
 from vla_train.importers.common.checkpoint import Imported, check_free, write
 from vla_train.importers.common.ledger import Ledger

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError
+from vla_core.weights import load_weights
 
 from vla_train.importers.lerobot.published import Fields, mapping, number, read_json, strings, vectors_in
 

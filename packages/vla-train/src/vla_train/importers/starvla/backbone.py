@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KINDS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}
 """transformers' ``model_type`` -> our part."""
+RECORDED = "transformers4"
+"""Whose hidden states the heads of a run on Qwen3-VL read: StarVLA pins transformers 4.57.0."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,13 @@ class Backbone:
         return int(ids[0])
 
 
-def find_backbone(run: StarVLARun, base_vlm: str | None) -> Backbone:
+def find_backbone(run: StarVLARun, base_vlm: str | None, hidden_states: str | None = None) -> Backbone:
     """Read the base VLM that ``base_vlm`` or else the run's config names.
+
+    Args:
+        run: the run.
+        base_vlm: directory or hub id; None: the config's.
+        hidden_states: of Qwen3-VL, see its config; None: StarVLA's pin.
 
     Raises:
         UserError: it cannot be found, or is no model of this project.
@@ -84,18 +91,24 @@ def find_backbone(run: StarVLARun, base_vlm: str | None) -> Backbone:
         raise UserError(
             f"{where}: '{source}' is a '{config.model_type}'; only {', '.join(KINDS)} can be imported"
         )
-    vision = config.vision_config
+    part, vision = KINDS[config.model_type], config.vision_config
+    if part != "qwen3_vl" and hidden_states is not None:
+        raise UserError(
+            f"--hidden_states: only Qwen3-VL has others under other versions of transformers, and the run's "
+            f"base VLM '{source}' is a '{config.model_type}'; leave it out"
+        )
     path = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     data = json.loads(Path(path).read_text("utf-8")) if path else {}
     size = data.get("size") or {}
     low, high = ("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")
     limits = [data.get(old) or size.get(new) for old, new in (low, high)]
     return Backbone(
-        KINDS[config.model_type],
+        part,
         source,
         vision.patch_size * vision.spatial_merge_size,
         int(limits[0] or 0),
         int(limits[1] or 2**62),
+        options={"hidden_states": hidden_states or RECORDED} if part == "qwen3_vl" else {},
     )
 
 

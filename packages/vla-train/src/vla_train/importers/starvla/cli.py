@@ -49,6 +49,11 @@ def _parser() -> ImportParser:
     add("--step", type=int, metavar="N", help="weights of this step (default: the last)")
     add("--unnorm_key", metavar="KEY", help="dataset in the statistics, where there are several")
     add("--image_size", metavar="HxW", help="pixels the model saw (default: the config's)")
+    add(
+        "--hidden_states",
+        choices=("transformers4", "transformers5"),
+        help="Qwen3-VL: which transformers the run trained with (default: transformers4, which StarVLA pins)",
+    )
     add("--fast", metavar="DIR", help="QwenFast: its action tokenizer (a copy of physical-intelligence/fast)")
     add("--horizon", type=int, metavar="T", help="actions a chunk (default: the config's)")
     add(
@@ -101,6 +106,7 @@ def run(argv: Sequence[str], console: Console) -> int:
         vision_weights=args.vision_weights,
         unnorm_key=args.unnorm_key,
         image_size=None if args.image_size is None else _size(args.image_size),
+        hidden_states=args.hidden_states,
         choices=Choices(args.dit_blocks, args.horizon, args.fast),
     )
     done = importer.import_run(found, args.out, request)

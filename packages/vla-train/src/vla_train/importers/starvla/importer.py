@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vla_core.checkpoint import load_weights
 from vla_core.errors import UserError, suggest
+from vla_core.weights import load_weights
 
 from vla_train.importers.common.checkpoint import Imported, check_free, write
 from vla_train.importers.common.ledger import Ledger
@@ -50,6 +50,7 @@ class Request:
     vision_weights: str | None = None
     unnorm_key: str | None = None
     image_size: tuple[int, int] | None = None
+    hidden_states: str | None = None
     choices: Choices = field(default_factory=Choices)
 
 
@@ -121,7 +122,7 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     elif request.vision_weights is not None:
         raise UserError(f"--vision_weights: only a run of {FORK} has a vision tower of its own; leave it out")
     else:
-        backbone = find_backbone(run, request.base_vlm)
+        backbone = find_backbone(run, request.base_vlm, request.hidden_states)
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
     ledger = Ledger(load_weights(run.weights), run.weights, "StarVLA")
     check_weights(run, ledger.state)
@@ -131,6 +132,11 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     _check(run, plan, robot, ledger)
     statistics = convert(run.statistics, key, robot, reads, run.statistics_file)
     notes = list(plan.notes)
+    if "hidden_states" in backbone.options and not plan.speaks:
+        notes.append(
+            f"hidden states: as {backbone.options['hidden_states']} records those of Qwen3-VL "
+            "(StarVLA pins transformers 4.57; --hidden_states says otherwise)"
+        )
     transforms = [
         *_image_steps(run, plan, backbone, request.image_size, notes),
         normalize_node(robot, reads),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vla_heads.compat.block import StarVLABlock
 from vla_heads.dit import KeysValues
-from vla_heads.starvla_block import StarVLABlock
 
 
 class Llava3DBlock(StarVLABlock):

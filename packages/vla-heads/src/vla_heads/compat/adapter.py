@@ -1,6 +1,6 @@
 """``compat: starvla``: the adapter network of StarVLA's checkpoints (its repository, August 2026).
 
-Another network than :class:`~vla_heads.adapter.head.AdapterHead`: in each block one softmax spans the
+Another network than :class:`~vla_heads.adapter.AdapterHead`: in each block one softmax spans the
 action tokens, the query states (with the state's token) and the tokens up to the last image token; the
 feed-forward has no residual; blocks beyond the backbone's layers read nothing. Batched rows do not
 change each other: StarVLA lets padding of longer rows into the softmax, so its answers to batches of
@@ -12,16 +12,17 @@ D state dims, H hidden size of the backbone and of the action tokens, n heads, d
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.adapter.config import AdapterHeadConfig, resolve
-from vla_heads.adapter.starvla_block import StarVLAAdapterBlock
+from vla_heads.compat.adapter_block import StarVLAAdapterBlock
 from vla_heads.losses import check_targets, masked_mean, masked_state
 
 
@@ -30,6 +31,9 @@ class StarVLAAdapter(nn.Module):
 
     Deterministic: ``noise``, ``time`` and ``steps`` are ignored.
     """
+
+    Config: ClassVar[type] = AdapterHeadConfig
+    traits: HeadTraits = HeadTraits()
 
     def __init__(self, config: AdapterHeadConfig, dims: HeadDims) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """``compat: starvla``: what StarVLA's flow-matching heads do differently (its repository, August 2026).
 
-Kept apart, for the sake of its checkpoints alone; the block is in :mod:`vla_heads.starvla_block`:
+Kept apart, for the sake of its checkpoints alone; the block is in :mod:`vla_heads.compat.block`:
 
 - the 256 time features are [cos | sin], with frequencies that end at 1 / max_period (diffusers'
   ``Timesteps`` with ``downscale_freq_shift=1``);
@@ -14,9 +14,13 @@ Shape legend: B rows, R repeats, T action steps, A action dims.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from vla_core.interfaces import HeadInputs
+
+from vla_heads.flow_head import FlowHead
 
 FINAL_EPS = 1e-6
 """Of the LayerNorm before the final projection."""
@@ -49,3 +53,24 @@ def path(
     t = time[..., None, None]
     x = (1 - t) * noise + t * actions
     return x.float(), (actions - noise).float(), (time * n_buckets).long()
+
+
+class StarVLAFlow(FlowHead):
+    """Base of StarVLA's flow-matching heads."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.time.features = time_features
+        self.final_dropout.p = 0.0
+        if self.final_norm is not None:
+            self.final_norm.norm.eps = FINAL_EPS
+
+    def path(
+        self, inputs: HeadInputs, actions: Tensor, noise: Tensor, time: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See the base; rounded to the dtype of the backbone."""
+        return path(actions, noise, time, self.rounded_to(inputs), self.config.n_buckets)
+
+    def rounded_to(self, inputs: HeadInputs) -> torch.dtype:
+        """The dtype that noise, time and actions are rounded to in training."""
+        return inputs.vlm.hidden[self.layers[-1]].dtype

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vla_core.shard import ShardUnit
 
 from vla_heads.dit import merge_heads, split_heads
 
@@ -30,7 +31,7 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
     return x * angle.cos().to(x.dtype) + turned * angle.sin().to(x.dtype)
 
 
-class StarVLAAdapterBlock(nn.Module):
+class StarVLAAdapterBlock(ShardUnit, nn.Module):
     """``relu(Linear(LayerNorm(x + attention)))``, the attention over own, query and backbone tokens.
 
     ``pro`` blocks have keys and values for each of the three and rotary positions, and scale the scores

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vla_heads.dit import KeysValues
+from vla_heads.dit import KeysValues, UnitSequential
 from vla_heads.groot_flow.block import InterleavedBlock
 
 
@@ -29,7 +29,7 @@ class StarVLABlock(InterleavedBlock):
         super().__init__(width, n_heads, reads, dropout)
         self.ff_norm = nn.LayerNorm(width, elementwise_affine=False)
         self.context_in = (
-            nn.Sequential(nn.LayerNorm(context_width), nn.Linear(context_width, width))
+            UnitSequential(nn.LayerNorm(context_width), nn.Linear(context_width, width))
             if project and context_width is not None
             else None
         )
