@@ -25,9 +25,9 @@ import torch
 from _device import captured, median_and_p99, milliseconds, seconds_per_call, time_limit
 from vla_core.errors import UserError
 from vla_core.policy import VLAPolicy
-from vla_train import _smoke_trace as smoke
-from vla_train._smoke_sizes import Size, framework_tree
 from vla_train.presets import list_presets
+from vla_train.testing import trace as smoke
+from vla_train.testing.sizes import Size, framework_tree
 
 TRAIN_REPEATS, INFER_REPEATS, WARMUP = 5, 20, 2
 

@@ -13,7 +13,7 @@ from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
-from vla_train._smoke_sizes import CAMERA, framework_tree
+from vla_train.testing.sizes import CAMERA, framework_tree
 
 FUSED = [
     "geometry={name: tiny, patch_size: 16, dim: 64, dense_heads: false}",

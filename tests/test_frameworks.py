@@ -18,8 +18,8 @@ from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_serve import PolicyClient
 from vla_serve.server import PolicyServer
-from vla_train._smoke_sizes import TINY
 from vla_train.presets import list_presets, load_preset
+from vla_train.testing.sizes import TINY
 
 ROWS, REPEATS, SIZE = 2, 4, 64
 # With a geometry encoder, whose patches have 14 pixels, not 16.

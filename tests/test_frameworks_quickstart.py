@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 from vla_core.config import Tree
-from vla_train._smoke_sizes import framework_tree
 from vla_train.composition import compose
 from vla_train.presets import list_presets
+from vla_train.testing.sizes import framework_tree
 from vla_train.trainer import Trainer
 
 # Regression is quick; the samples of a flow take longer to beat a mean.

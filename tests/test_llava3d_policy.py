@@ -22,9 +22,9 @@ from vla_core.errors import UserError
 from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_spec
-from vla_train._smoke_sizes import TINY
 from vla_train.cli import main
 from vla_train.presets import load_preset
+from vla_train.testing.sizes import TINY
 from vla_vlm import Llava3D, Llava3DConfig, Llava3DTinyConfig
 
 SIDE = 56

@@ -14,8 +14,8 @@ from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_spec
-from vla_train._smoke_sizes import framework_tree
 from vla_train.presets import load_preset
+from vla_train.testing.sizes import framework_tree
 
 
 def policy_of(name: str, **vlm: Any) -> VLAPolicy:

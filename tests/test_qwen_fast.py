@@ -16,10 +16,10 @@ from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_sample, register_fakes
 from vla_core.types import Sample
-from vla_train import _smoke_trace as smoke
-from vla_train._smoke_sizes import framework_tree
 from vla_train.cli import main
 from vla_train.lora import LoRAConfig, apply_lora
+from vla_train.testing import trace as smoke
+from vla_train.testing.sizes import framework_tree
 
 WORDS = ("horizon=8", "head.vocab_size=300")
 

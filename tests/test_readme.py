@@ -20,7 +20,8 @@ from vla_core import registry
 from vla_core.config import build_config
 from vla_serve import PolicyServer
 from vla_serve.testing import ToyPolicy
-from vla_train.cli import _overrides, _split_configs, main
+from vla_train.cli import main
+from vla_train.command_line import make_parser, overrides_of, split_configs
 from vla_train.composition import compose
 from vla_train.config import RunConfig
 from vla_train.presets import list_presets, load_run_tree
@@ -90,9 +91,9 @@ def test_training_commands_are_valid(my_yaml: Path, monkeypatch: pytest.MonkeyPa
     lines = [line.partition("vla-train ")[2] for line in commands() if "vla-train --config" in line]
     assert len(lines) == 5
     for line in lines:
-        known, words = _split_configs(shlex.split(line))
+        known, words = split_configs(shlex.split(line))
         files = [my_yaml if word == my_yaml.name else Path(word) for word in known if word[0] != "-"]
-        tree = load_run(files, _overrides(words))
+        tree = load_run(files, overrides_of(words))
         build_config(RunConfig, tree.data, "", tree)
 
 
@@ -110,9 +111,8 @@ def test_the_mistake_is_reported_as_shown(my_yaml: Path, capsys: pytest.CaptureF
 def test_options_exist() -> None:
     from vla_serve.rollout_cli import _parser as rollout
     from vla_serve.server_cli import _parser as server
-    from vla_train.cli import _parser as train
 
-    known = {o for p in (train(), server(), rollout()) for a in p._actions for o in a.option_strings}
+    known = {o for p in (make_parser(), server(), rollout()) for a in p._actions for o in a.option_strings}
     prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
     named = re.findall(r"(--[a-z_]+)", prose.replace("<!--", "").replace("-->", ""))
     assert named

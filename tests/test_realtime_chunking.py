@@ -12,7 +12,7 @@ from vla_core.assemble import build_policy
 from vla_core.config import build_config
 from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_spec
-from vla_train._smoke_sizes import CAMERA, framework_tree
+from vla_train.testing.sizes import CAMERA, framework_tree
 
 
 def build(name: str, **head: Any) -> VLAPolicy:

@@ -15,7 +15,7 @@ from vla_core.config import build_config
 from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
-from vla_train._smoke_sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
+from vla_train.testing.sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
 
 VARIANTS = {
     "guidance": ["head.rtc=guidance"],

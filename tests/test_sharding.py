@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from vla_core.shard import ShardUnit, mark, shard_units
-from vla_train._smoke_sizes import framework_tree
-from vla_train._smoke_trace import build, noise_for, training_batch
 from vla_train.presets import list_presets
+from vla_train.testing.sizes import framework_tree
+from vla_train.testing.trace import build, noise_for, training_batch
 
 WORLD = 2
 VARIANTS: dict[str, tuple[str, list[str]]] = {

@@ -25,9 +25,9 @@ import torch
 import transformers
 from vla_core.errors import UserError
 from vla_core.testing import make_observation
-from vla_train import _smoke_trace as smoke
-from vla_train._smoke_sizes import framework_tree
 from vla_train.presets import list_presets, load_preset
+from vla_train.testing import trace as smoke
+from vla_train.testing.sizes import framework_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "frameworks.md"

@@ -163,7 +163,7 @@ def test_a_failed_run_is_marked_and_tried_again(
         ("trainer.schedule", "must read KEY=a,b"),
         ("trainer.schedule=cosine,", "an empty value"),
         ("trainer.schedule=cosine,cosine", "stands there twice"),
-        ("trainer.schedule=linear,cosine", "trainer.schedule"),
+        ("trainer.schedule=lineal,cosine", "trainer.schedule"),
         ("trainer.clip_norm=1,1.0", "are the same config"),
         ("trainer.max_steps=2,4", "sets what --axis trainer.max_steps varies"),
         ("seed=1,2", "use --seeds"),
@@ -227,18 +227,19 @@ def test_intervals() -> None:
 def test_closed_loop_counts_of_all_tasks_are_in_the_row(
     toy_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
+    calls, rate = [], {"success_rate": 0.5, "interval": (0.1, 0.9)}
 
     def evaluated(checkpoint: Path, config: Any, run_dir: Path, device: str) -> dict[str, Any]:
         calls.append((checkpoint.name, config.tasks, run_dir.name, device))
         return {
             "tasks": [
-                {"successes": 2, "episodes": 3, "failed": 1},
-                {"successes": 1, "episodes": 4, "failed": 0},
+                {"task": "reach", "successes": 2, "episodes": 3, "failed": 1, **rate},
+                {"task": "push", "successes": 1, "episodes": 4, "failed": 0, **rate},
             ]
         }
 
-    monkeypatch.setattr("vla_train.ablate.run.evaluate", evaluated)
+    monkeypatch.setattr("vla_train.runs.evaluate", evaluated)
+    monkeypatch.setattr("vla_train.runs.check_evaluation", lambda config, spec: None)
     out = toy_config.parent / "out"
     words = ("trainer.evaluation.tasks=[reach,push]",)
     assert call(toy_config, out, *words, axis="trainer.learning_rate.base=0.01", seeds="0") == 0

@@ -20,11 +20,11 @@ from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
-from vla_train._smoke_sizes import CAMERA, framework_tree
 from vla_train.composition import compose
 from vla_train.lora import LoRAConfig, apply_lora, merged_state, target_layers
 from vla_train.presets import load_run_tree
 from vla_train.resume import run_directory
+from vla_train.testing.sizes import CAMERA, framework_tree
 from vla_train.trainer import Outcome, Trainer
 
 pytest.importorskip("peft")
@@ -189,7 +189,7 @@ def test_a_run_saves_merged_weights(toy_config: Path) -> None:
     adapted = {f"vlm.layers.{i}.weight" for i in range(2)}
     assert changed == adapted | {name for name in saved if name.startswith("head.")}
     loaded = VLAPolicy.from_pretrained(outcome.checkpoint)
-    policy = trainer.policy.eval()
+    policy = trainer.model.eval()
     ((name, spec),) = loaded.specs.items()
     observation = make_observation(spec, 0)
     assert trainer.ema is not None

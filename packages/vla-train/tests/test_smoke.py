@@ -12,9 +12,9 @@ import torch
 from vla_core.config import build_config
 from vla_core.framework import FrameworkConfig
 from vla_train import smoke
-from vla_train._smoke_sizes import framework_tree
-from vla_train._smoke_trace import build, count_flop, recorded, shapes, training_batch, without_storage
 from vla_train.presets import list_presets
+from vla_train.testing.sizes import framework_tree
+from vla_train.testing.trace import build, count_flop, recorded, shapes, training_batch, without_storage
 
 
 @pytest.fixture(autouse=True)

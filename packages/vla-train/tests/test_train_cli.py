@@ -10,7 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from vla_core.policy import VLAPolicy
-from vla_train.cli import _overrides, _split_configs, main
+from vla_train.cli import main
+from vla_train.command_line import overrides_of, split_configs
 from vla_train.presets import list_presets, load_run_tree
 
 
@@ -37,10 +38,10 @@ def test_a_run_from_the_command_line(toy_config: Path, capsys: pytest.CaptureFix
     assert main(["--config", str(run_dir / "config.yaml"), "run_id=again"]) == 0
 
 
-def test_spellings_of_overrides() -> None:
-    assert _overrides(["a.b=1", "--c.d", "2", "--e=x=y"]) == ["a.b=1", "c.d=2", "e=x=y"]
+def test_spellings_ofoverrides_of() -> None:
+    assert overrides_of(["a.b=1", "--c.d", "2", "--e=x=y"]) == ["a.b=1", "c.d=2", "e=x=y"]
     argv = ["--config", "a.yaml", "b.yaml", "x=1", "--y", "2", "--config_yaml", "c.yaml"]
-    known, words = _split_configs(argv)
+    known, words = split_configs(argv)
     assert known == ["--config", "a.yaml", "b.yaml", "--config_yaml", "c.yaml"]
     assert words == ["x=1", "--y", "2"]
 
@@ -50,7 +51,7 @@ def test_spellings_of_overrides() -> None:
     [
         ("trainer.max_step=3", "unknown key 'trainer.max_step' (did you mean 'max_steps'?)"),
         ("trainer.max_steps=many", "'trainer.max_steps'"),
-        ("trainer.schedule=linear", "trainer.schedule"),
+        ("trainer.schedule=lineal", "trainer.schedule"),
         ("framework.name=QwenP1", "did you mean 'QwenPI'"),
         ("framework.head.noise=1", "unknown key 'framework.head.noise' (did you mean 'noise_scale'?)"),
         ("framework.vlm.name=fakes", "did you mean 'fake'"),

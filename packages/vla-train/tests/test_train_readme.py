@@ -10,7 +10,8 @@ import pytest
 import vla_train
 import yaml
 from vla_core.config import build_config
-from vla_train.cli import _overrides, _split_configs, main
+from vla_train.cli import main
+from vla_train.command_line import overrides_of, split_configs
 from vla_train.config import RunConfig
 from vla_train.presets import list_presets, load_preset, load_run_tree
 from vla_train.spellings import load_run
@@ -46,12 +47,12 @@ def test_commands_are_valid(
     ours = [line for line in lines if re.search(r"vla-train --|-m vla_train", line)]
     assert len(ours) == 9
     for line in ours:
-        known, words = _split_configs(shlex.split(re.split(r"vla-train|-m vla_train", line)[1]))
+        known, words = split_configs(shlex.split(re.split(r"vla-train|-m vla_train", line)[1]))
         if known == ["--list"]:
             assert main(known) == 0
             continue
         files = [Path(word) for word in known if not word.startswith("--")]
-        tree = load_run(files, _overrides(words))
+        tree = load_run(files, overrides_of(words))
         build_config(RunConfig, tree.data, "", tree)
 
 

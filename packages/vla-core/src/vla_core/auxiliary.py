@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from vla_core.batch import Batch
 from vla_core.interfaces import GeometryFeatures, Terms, VLMOutput, VLMRequest
+
+MeanOver: TypeAlias = Literal["actions", "answers", "tokens", "views", "futures", "rows"]
+"""What a loss term is a mean over: valid action entries, answer ids, answer and closing tokens, tokens of
+views that are there, rows whose chunk's end is known, or the rows of the batch."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,15 @@ class Auxiliary(Protocol):
     """Auxiliary losses (an ``nn.Module``). Entry points ``vla.auxiliaries``.
 
     ``needs`` is a subset of ``{"future", "depth"}``: batches must then carry the observation at the chunk's
-    end, or recorded depth. ``min_rows`` is the smallest batch its terms mean something for.
+    end, or recorded depth. ``min_rows`` is the smallest batch its terms mean something for. ``mean_over``
+    says of each term what it is a mean over, so that micro-batches are weighted by their share of it.
     """
 
     Config: ClassVar[type]
     needs: frozenset[str]
     request: VLMRequest
     min_rows: int
+    mean_over: Mapping[str, MeanOver]
 
     @classmethod
     def build(cls, config: Any, dims: AuxiliaryDims) -> Auxiliary | None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vla_core.errors import ConfigError
-from vla_core.policy import VLAPolicy
 from vla_core.sources import Source
 
 
-def wants_future(policy: VLAPolicy, sources: Sequence[Source], batch_size: int) -> bool:
+def wants_future(model: Any, sources: Sequence[Source], batch_size: int) -> bool:
     """Whether batches must carry the observations at the chunks' ends.
 
     Raises:
         ConfigError: batches too small for the auxiliary, or data without the depth it needs.
     """
-    auxiliary = policy.model.auxiliary
+    auxiliary = model.auxiliary
     if auxiliary is None:
         return False
     if batch_size < auxiliary.min_rows:
@@ -33,6 +33,6 @@ def wants_future(policy: VLAPolicy, sources: Sequence[Source], batch_size: int) 
     return "future" in auxiliary.needs
 
 
-def weights_at(policy: VLAPolicy, step: int) -> Mapping[str, float]:
+def weights_at(model: Any, step: int) -> Mapping[str, float]:
     """Auxiliary term -> weight at an optimisation step (the first is 1); empty without an auxiliary."""
-    return {} if policy.model.auxiliary is None else policy.model.auxiliary.weights(step)
+    return {} if model.auxiliary is None else model.auxiliary.weights(step)

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from vla_core.assemble import build_policy
 from vla_core.checkpoint import HEAD_ASSETS, weights_file
-from vla_core.config import Tree, build_config
+from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
+from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_core.weights import load_weights
 
 from vla_train.config import RunConfig, TrainerConfig
 from vla_train.data import Data, open_data
+from vla_train.resume import step_of
+from vla_train.start import read_start
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A validated run: its config, the opened data and the policy, not yet on a device."""
+    """A validated run: its config, the opened data and the policy, not yet on a device.
+
+    ``notes``: lines to say about what it starts from.
+    """
 
     config: RunConfig
     data: Data
     policy: VLAPolicy
+    notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> VLAModel:
+        """The module that is trained."""
+        return self.policy.model
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as plain data, with every part's defaults: it gives the same run again."""
+        return {**to_plain(self.config), "framework": self.policy.config}
 
 
-def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
+def _start_from(policy: nn.Module, trainer: TrainerConfig) -> None:
     """Copy weights of ``trainer.pretrained_checkpoint``; a module named must match as a whole."""
     file = weights_file(Path(trainer.pretrained_checkpoint or ""))
     state = load_weights(file)
     wanted = trainer.reload_modules
-    own = policy.model.state_dict()
+    own = policy.state_dict()
     for prefix in wanted:
         if not any(_under(key, prefix) for key in own):
             raise ConfigError(f"trainer.reload_modules: the policy has no module '{prefix}'")
@@ -51,7 +70,7 @@ def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
                 f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
                 f"the policy has {tuple(value.shape)}"
             )
-    policy.model.load_state_dict({k: state[k] for k in own}, strict=False)
+    policy.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
 def _head_assets(config: RunConfig) -> Path | None:
@@ -62,8 +81,9 @@ def _head_assets(config: RunConfig) -> Path | None:
     trainer = config.trainer
     if trainer.resume and config.run_id is not None:
         found = Path(config.run_root_dir) / config.run_id / "checkpoints"
-        newest = sorted(found.glob(f"steps_*/assets/{HEAD_ASSETS}"))
-        return newest[0] if newest else None
+        newest = max(found.glob("steps_*"), key=step_of, default=found)
+        assets = newest / "assets" / HEAD_ASSETS
+        return assets if assets.is_dir() else None
     if trainer.pretrained_checkpoint is None or config.framework["head"].get("tokenizer") is not None:
         return None
     if trainer.reload_modules and not {"head", "vlm"} & set(trainer.reload_modules):
@@ -76,20 +96,35 @@ def _under(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(prefix + ".")
 
 
-def compose(tree: Tree) -> Composed:
+def compose(tree: Tree, config: RunConfig | None = None) -> Composed:
     """Validate everything, open the data, build the policy.
+
+    ``config``: the validated tree, where the caller has it (and has decided on ``trainer.resume: auto``).
 
     Raises:
         ConfigError: one line that names file, key and fix.
     """
-    config = build_config(RunConfig, tree.data, "", tree)
+    config = config or build_config(RunConfig, tree.data, "", tree)
     framework = build_config(FrameworkConfig, config.framework, "framework", tree)
     data = open_data(config.datasets, framework.horizon, tree)
     torch.manual_seed(config.seed)
-    name = data.spec.embodiment
-    policy = build_policy(
-        framework, {name: data.spec}, rows={name: data.rows}, head_assets=_head_assets(config), tree=tree
-    )
+    name, start = data.spec.embodiment, None
     if config.trainer.pretrained_checkpoint is not None:
-        _start_from(policy, config.trainer)
-    return Composed(config, data, policy)
+        start = read_start(config.trainer.pretrained_checkpoint, name)
+        if config.trainer.keep_statistics:
+            data = replace(data, spec=start.with_statistics(data.spec))
+    kept = start is not None and config.trainer.keep_statistics
+    policy = build_policy(
+        framework,
+        {name: data.spec},
+        statistics={name: start.statistics} if kept and start is not None else None,
+        rows={name: data.rows},
+        head_assets=_head_assets(config),
+        tree=tree,
+    )
+    notes: tuple[str, ...] = ()
+    if start is not None:
+        composed = Composed(config, data, policy)
+        _start_from(composed.model, config.trainer)
+        notes = tuple(start.differences(policy.pipelines[name], kept))
+    return Composed(config, data, policy, notes)

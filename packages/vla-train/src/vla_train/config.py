@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,13 +79,19 @@ class TrainerConfig:
         batch_size: samples a step and process, before gradient accumulation.
         gradient_accumulation_steps: micro-batches a step.
         learning_rate: ``base``, and any module prefix (``vlm``, ``vlm.model.visual``, ``head``) -> its own.
-        schedule: ``cosine`` falls to ``min_lr_ratio`` of the learning rate, ``constant`` stays.
+        schedule: after the warm-up ``cosine`` and ``linear`` fall to ``min_lr_ratio`` of the learning rate at
+            the last step, ``constant`` stays, ``wsd`` stays and falls linearly over the last ``decay_ratio``
+            of the steps. ``cosine_with_min_lr`` is another name of ``cosine``.
+        min_lr_ratio: see ``schedule``.
+        decay_ratio: of ``wsd``.
         warmup_steps: linear warm-up.
+        warmup_ratio: the same as a share of ``max_steps``, instead of ``warmup_steps``; null: not used.
         betas, eps, weight_decay: AdamW; weight decay is for matrices only.
         clip_norm: largest gradient norm (0: no clipping).
         ema_decay: exponential moving average of the weights, which validation, checkpoints and so
             the served policy use (0: off).
-        freeze_modules: module prefixes that do not train.
+        freeze_modules: what does not train: module prefixes, or regular expressions for whole names of
+            parameters.
         lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
             all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
@@ -95,8 +103,12 @@ class TrainerConfig:
         val_samples: number of held-out samples a validation reads.
         keep_checkpoints: older ones are removed (0: keep all).
         save_format: ``safetensors`` or ``pt``.
-        resume: go on from the newest checkpoint of the run ``run_id``.
+        keep_best: a metric, the lowest of which has its checkpoint kept as ``checkpoints/best``, for
+            example ``val/action_mae``; null: none is kept.
+        patience: stop after so many validations without a new best of ``keep_best`` (0: never).
+        resume: go on from the newest checkpoint of the run ``run_id``; ``auto``: if it has one, else start.
         pretrained_checkpoint: checkpoint whose weights to start from.
+        keep_statistics: normalise with its statistics instead of those of the data.
         reload_modules: only these module prefixes of it (empty: all).
         evaluation: closed-loop evaluation at the end.
     """
@@ -105,9 +117,11 @@ class TrainerConfig:
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
     learning_rate: dict[str, Any] = field(default_factory=lambda: {"base": 1e-4})
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine_with_min_lr", "linear", "wsd", "constant"] = "cosine"
     min_lr_ratio: float = 0.01
+    decay_ratio: float = 0.1
     warmup_steps: int = 500
+    warmup_ratio: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -125,8 +139,11 @@ class TrainerConfig:
     save_every: int = 0
     keep_checkpoints: int = 2
     save_format: Literal["safetensors", "pt"] = "safetensors"
-    resume: bool = False
+    keep_best: str | None = None
+    patience: int = 0
+    resume: bool | Literal["auto"] = False
     pretrained_checkpoint: str | None = None
+    keep_statistics: bool = False
     reload_modules: tuple[str, ...] = ()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -141,7 +158,17 @@ class TrainerConfig:
             raise ConfigError(f"trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
         if self.reload_modules and self.pretrained_checkpoint is None:
             raise ConfigError("trainer.reload_modules is set, but trainer.pretrained_checkpoint is not")
+        if self.keep_statistics and self.pretrained_checkpoint is None:
+            raise ConfigError("trainer.keep_statistics is set, but trainer.pretrained_checkpoint is not")
+        if self.patience and self.keep_best is None:
+            raise ConfigError("trainer.patience needs trainer.keep_best, e.g. val/action_mae")
         self.learning_rates()
+
+    def warmup(self) -> int:
+        """Steps of warm-up."""
+        if self.warmup_ratio is None:
+            return self.warmup_steps
+        return round(self.warmup_ratio * self.max_steps)
 
     def learning_rates(self) -> dict[str, float]:
         """Flat prefix -> learning rate, with ``base``."""
@@ -159,6 +186,10 @@ class TrainerConfig:
                         raise ConfigError(
                             f"trainer.learning_rate.{name} must be a number, got '{value}'"
                         ) from None
+                    if not 0 <= flat[name] < math.inf:
+                        raise ConfigError(
+                            f"trainer.learning_rate.{name} must be >= 0 and finite, got {value}"
+                        )
                 else:
                     raise ConfigError(f"trainer.learning_rate.{name} must be a number, got {value!r}")
 
@@ -194,6 +225,10 @@ class RunConfig:
     trackers: tuple[str, ...] = TRACKERS
 
     def __post_init__(self) -> None:
+        if self.run_id is not None and not re.fullmatch(r"(?!\.)[^/\\\0]+", self.run_id):
+            raise ConfigError(
+                f"run_id must be the name of one folder (in run_root_dir), without '/', got '{self.run_id}'"
+            )
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ConfigError(f"trackers: no tracker '{name}'{suggest(name, TRACKERS)}")

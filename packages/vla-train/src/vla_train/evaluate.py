@@ -6,6 +6,7 @@ They are started as a user would start them, so the figure is that of the served
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,10 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from vla_core.errors import UserError
+from vla_core import registry
+from vla_core.config import build_config
+from vla_core.errors import ConfigError, SpecMismatch, UserError, suggest
+from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec, check_action, check_observation
 
 from vla_train.config import EvaluationConfig
 
@@ -33,6 +39,60 @@ def _program(name: str) -> str:
             "or leave trainer.evaluation.tasks empty"
         )
     return path
+
+
+def check_evaluation(config: EvaluationConfig, spec: RobotSpec) -> None:
+    """All that ``vla-rollout`` would refuse after the training, before it.
+
+    The simulator is made once, in a process of its own: its graphics must not be inherited by data workers.
+
+    Raises:
+        ConfigError: unknown simulator, task or option, or one that does not show or take what the data have.
+    """
+    if not config.tasks:
+        return
+    where = "trainer.evaluation"
+    if len(set(config.tasks)) < len(config.tasks):
+        raise ConfigError(f"{where}.tasks: one is named twice in {list(config.tasks)}")
+    if "task" in config.env_options:
+        raise ConfigError(f"{where}.env_options.task: name tasks in {where}.tasks")
+    try:
+        env = registry.load("vla.envs", config.env)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.env: {error}") from error
+    for task in config.tasks:
+        if task not in env.tasks():
+            raise ConfigError(
+                f"{where}.tasks: '{config.env}' has no task '{task}'{suggest(task, env.tasks())}"
+            )
+        build_config(env.Config, {**config.env_options, "task": task}, f"{where}.env_options")
+    for name in ("vla-serve", "vla-rollout"):
+        _program(name)
+    observation, action = env_specs(env, {**config.env_options, "task": config.tasks[0]})
+    who = ("the data", f"{where}.env {config.env}")
+    try:
+        check_observation(spec.observation, observation, who)
+        check_action(spec.action, action, who, horizon=False)
+    except SpecMismatch as error:
+        raise ConfigError(f"{error}; set {where}.env_options to what the data were recorded with") from error
+
+
+def env_specs(env: Any, options: Mapping[str, Any]) -> tuple[ObservationSpec, ActionSpec]:
+    """What a simulator shows and takes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(_specs, env, dict(options)).result()
+        except BrokenProcessPool as error:
+            raise ConfigError("trainer.evaluation.env: its process died as it was made") from error
+
+
+def _specs(env_class: Any, options: dict[str, Any]) -> tuple[ObservationSpec, ActionSpec]:
+    env = env_class(build_config(env_class.Config, options))
+    try:
+        return env.observation_spec, env.action_spec
+    finally:
+        env.close()
 
 
 def _wait_for_port(server: subprocess.Popen[bytes], port_file: Path, log: Path) -> int:

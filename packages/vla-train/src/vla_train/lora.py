@@ -8,7 +8,7 @@ resume state.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -150,21 +150,25 @@ def _whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> 
 
 
 @torch.no_grad()
-def merged_state(policy: nn.Module) -> dict[str, Tensor]:
+def merged_state(policy: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The state dict of the plain policy: each adapted weight plus its adapter, summed in float32.
 
-    The policy itself is left as it is: adding and subtracting in place would wear its weights down.
+    ``state``: that of ``policy``, where its own parameters are split over processes. The policy itself is
+    left as it is: adding and subtracting in place would wear its weights down.
     """
+    state = policy.state_dict() if state is None else state
     adapted = {name: layer for name, layer in policy.named_modules() if _is_adapted(layer)}
     inner = tuple(name + "." for name in adapted)
-    state = {key: value for key, value in policy.state_dict().items() if not key.startswith(inner)}
+    merged = {key: value for key, value in state.items() if not key.startswith(inner)}
     for name, layer in adapted.items():
-        base = layer.base_layer
-        delta = layer.get_delta_weight(ADAPTER)
-        state[f"{name}.weight"] = (base.weight.float() + delta.float()).to(base.weight.dtype)
-        if base.bias is not None:
-            state[f"{name}.bias"] = base.bias.detach()
-    return state
+        down, up = (state[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
+        base = state[f"{name}.base_layer.weight"]
+        delta = (up.float() @ down.float()) * layer.scaling[ADAPTER]
+        # Rounded as the adapter's own output is.
+        merged[f"{name}.weight"] = (base.float() + delta.to(up.dtype).float()).to(base.dtype)
+        if f"{name}.base_layer.bias" in state:
+            merged[f"{name}.bias"] = state[f"{name}.base_layer.bias"].detach()
+    return merged
 
 
 def _is_linear(layer: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -31,6 +32,7 @@ class Meter:
         self._count = 0
 
     def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """A micro-batch's loss and terms, weighted by its share of the step."""
         values = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}}
         for name, value in values.items():
             value = value.detach().float()
@@ -45,9 +47,11 @@ class Meter:
     def paused(self) -> AbstractContextManager[None]:
         return _Timed(self, "_paused")
 
-    def read(self) -> dict[str, float]:
+    def read(self, mean: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Means since the last call; ``mean`` averages a tensor over processes."""
         names = list(self._sums)
-        values = torch.stack([self._sums[n] / self._counts[n] for n in names]).tolist()
+        means = torch.stack([self._sums[n] / self._counts[n] for n in names])
+        values = (means if mean is None else mean(means)).tolist()
         now = time.monotonic()
         busy = max(1e-9, now - self._since - self._paused)
         out = {

@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
-from accelerate import Accelerator
 from vla_core.checkpoint import fsync_tree
 from vla_core.errors import UserError
 
+from vla_train.config import TrainerConfig
+from vla_train.engine import Engine
 
-def _step(path: Path) -> int:
+FACTS = "run.json"
+"""What a state depends on beside the config: processes and samples a step."""
+
+
+def step_of(path: Path) -> int:
+    """N of ``steps_N``."""
     return int(path.name.rpartition("_")[2])
 
 
 def newest(run_dir: Path) -> Path | None:
     """The newest whole resume state of a run."""
-    found = sorted((run_dir / "resume").glob("steps_*"), key=_step)
-    return found[-1] if found else None
+    found = [p for p in (run_dir / "resume").glob("steps_*") if re.fullmatch(r"steps_\d+", p.name)]
+    return max(found, key=step_of, default=None)
 
 
-def save(accelerator: Accelerator, run_dir: Path, step: int) -> None:
-    """Optimizer, scheduler, random states and averages, atomically; older states are removed.
+def samples_a_step(settings: TrainerConfig, world: int) -> int:
+    """The effective batch size."""
+    return settings.batch_size * settings.gradient_accumulation_steps * world
 
-    All ranks call this: under ZeRO each holds its own part.
+
+def save(engine: Engine, run_dir: Path, step: int, settings: TrainerConfig) -> None:
+    """Optimizer and averages, atomically; older states are removed once the new one is in place.
+
+    All ranks call this: under sharding each holds its own part.
     """
     final = run_dir / "resume" / f"steps_{step}"
     temporary = run_dir / "resume" / f".steps_{step}.tmp"
-    if accelerator.is_main_process:
+    if engine.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    engine.wait()
+    try:
+        engine.save(temporary)
+    except OSError as error:
+        raise UserError(
+            f"{final}: cannot be written ({error.strerror or error}); the state before it is whole"
+        ) from error
+    engine.wait()
+
+    def finish() -> None:
+        facts = {"world": engine.world, "samples_a_step": samples_a_step(settings, engine.world)}
+        (temporary / FACTS).write_text(json.dumps(facts))
         fsync_tree(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         for old in (run_dir / "resume").glob("steps_*"):
             if old != final:
                 shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+
+    engine.agree(finish)
 
 
-def load(accelerator: Accelerator, run_dir: Path) -> int:
+def load(engine: Engine, run_dir: Path) -> int:
     """Restore the newest state; returns its step.
 
     Raises:
@@ -51,8 +73,8 @@ def load(accelerator: Accelerator, run_dir: Path) -> int:
     path = newest(run_dir)
     if path is None:
         raise UserError(f"{run_dir}: nothing to resume from; leave trainer.resume out or check run_id")
-    accelerator.load_state(str(path))
-    return _step(path)
+    engine.load(path)
+    return step_of(path)
 
 
 def run_directory(root: str, run_id: str, resuming: bool) -> Path:

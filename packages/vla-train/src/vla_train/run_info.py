@@ -10,6 +10,8 @@ from torch import nn
 
 from vla_train.composition import Composed
 from vla_train.data import Data
+from vla_train.engine import Engine
+from vla_train.resume import samples_a_step
 
 PACKAGES = (
     "vla-core", "vla-vlm", "vla-geometry", "vla-heads", "vla-data", "vla-train", "vla-serve", "torch",
@@ -33,14 +35,14 @@ def _tasks(data: Data) -> set[str]:
 
 def _from_scratch(composed: Composed) -> bool:
     """Neither a backbone with pretrained weights (its config tells) nor a checkpoint to start from."""
-    pretrained = bool(getattr(getattr(composed.policy.model.vlm, "config", None), "pretrained", False))
+    pretrained = bool(getattr(getattr(composed.model.vlm, "config", None), "pretrained", False))
     return not pretrained and composed.config.trainer.pretrained_checkpoint is None
 
 
-def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
-    """Plain data: framework, parameters, data, versions."""
-    policy, data = composed.policy, composed.data
-    parts = {n: _count(getattr(policy.model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
+def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) -> dict[str, Any]:
+    """Plain data: framework, parameters, data, processes, versions."""
+    model, data, settings = composed.model, composed.data, composed.config.trainer
+    parts = {n: _count(getattr(model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     packages = {}
     for name in PACKAGES:
         try:
@@ -50,14 +52,17 @@ def describe_run(composed: Composed, run_id: str, device: str, command: str) -> 
     episodes = [sorted({s.episode(i) for i in range(len(s))}) for s in (*data.train, *data.val)]
     n_train = sum(len(e) for e in episodes[: len(data.train)])
     return {
-        "framework": policy.framework,
+        "framework": composed.policy.framework,
         "run_id": run_id,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "finished": None,
-        "device": device,
+        "device": str(engine.device),
+        "engine": engine.name,
+        "processes": engine.world,
+        "samples_a_step": samples_a_step(settings, engine.world),
         "parameters": {
-            "total": _count(policy.model),
-            "trainable": sum(p.numel() for p in policy.model.parameters() if p.requires_grad),
+            "total": _count(model),
+            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "parts": {name: n for name, n in parts.items() if n},
         },
         "packages": packages,

@@ -53,13 +53,13 @@ def run(argv: Sequence[str], write: Callable[[str], Any]) -> None:
     args = _parser().parse_intermixed_args(argv)
 
     # Only now what takes seconds to import: a typo in the command answers at once.
-    from vla_train._smoke_sizes import framework_tree
+    from vla_train.testing import framework_tree
 
     tree = framework_tree(args.name, args.size, args.overrides)
 
     import torch
 
-    from vla_train import _smoke_trace as smoke
+    from vla_train.testing import trace as smoke
 
     def line(text: str = "") -> None:
         write(text + "\n")
@@ -104,7 +104,7 @@ def run(argv: Sequence[str], write: Callable[[str], Any]) -> None:
 
 
 def _full(policy: Any, line: Callable[[str], None]) -> None:
-    from vla_train._smoke_trace import count_flop, without_storage
+    from vla_train.testing.trace import count_flop, without_storage
 
     with without_storage(policy):
         counts = count_flop(policy)

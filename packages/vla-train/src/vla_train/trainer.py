@@ -1,38 +1,40 @@
-"""The training loop, on one device or many (through accelerate)."""
+"""The training loop, on one device or many."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader
 from vla_core.batch import Batch
-from vla_core.config import to_plain
-from vla_core.errors import ConfigError, UserError, suggest
-from vla_core.policy import VLAPolicy
 
 from vla_train import resume
 from vla_train.auxiliary import wants_future, weights_at
+from vla_train.balance import Balance, means_of
 from vla_train.composition import Composed
-from vla_train.data import Collate, InfiniteBatches, TransformedDataset
+from vla_train.data import Collate, TransformedDataset
 from vla_train.ema import EMA
-from vla_train.lora import apply_lora, merged_state
+from vla_train.engine import Engine, make_engine
+from vla_train.exits import Stopped
+from vla_train.feed import Feed
+from vla_train.guard import Guard
+from vla_train.lora import apply_lora
 from vla_train.meter import Meter
-from vla_train.optim import freeze, lr_factor, parameter_groups
+from vla_train.noise import seed_streams
+from vla_train.optim import Rates, freeze, parameter_groups
+from vla_train.precision import check_masters
 from vla_train.progress import ProgressBar
+from vla_train.reach import freeze_unreached, unreached
 from vla_train.run_info import describe_run
-from vla_train.trackers import make_trackers
+from vla_train.saving import Best, Saver
+from vla_train.stopping import Stop
+from vla_train.trackers import Tracker, make_trackers
 from vla_train.validate import Validation
 
 
@@ -52,223 +54,195 @@ class Trainer:
         run_dir: where everything is written.
         console: for progress.
         command: how the run was started, for the report.
+        engine: what carries the steps; None: what the launcher's environment says.
+
+    Raises:
+        UserError: settings that this process or this policy cannot train with; nothing is written.
     """
 
     def __init__(
-        self, composed: Composed, run_dir: Path, console: Console | None = None, command: str = ""
+        self,
+        composed: Composed,
+        run_dir: Path,
+        console: Console | None = None,
+        command: str = "",
+        engine: Engine | None = None,
     ) -> None:
-        self.config = composed.config
-        self.settings = composed.config.trainer
+        self.config, self.settings = composed.config, composed.config.trainer
         self.composed, self.run_dir, self.command = composed, run_dir, command
         self.console = console or Console()
-        if self.settings.threads:
-            torch.set_num_threads(self.settings.threads)
-        if self.settings.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            raise ConfigError(
-                "trainer.device: cpu would leave DeepSpeed out in silence; use trainer.device=auto "
-                "(with the environment variable DS_ACCELERATOR=cpu, DeepSpeed itself runs on the CPU)"
-            )
-        if self.settings.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
-        self.accelerator = Accelerator(
-            cpu=self.settings.device == "cpu",
-            mixed_precision="bf16" if self.settings.precision == "bf16" else "no",
-            gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
-            # The default would move batches by looking inside them; ours move themselves.
-            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
-        )
-        self.device = self.accelerator.device
-        policy = composed.policy
+        self.engine = engine or make_engine(self.settings)
+        self.device = self.engine.device
+        self.model = composed.model
+        self._open_data()
         if self.settings.lora is not None:
-            apply_lora(policy.model, self.settings.lora)
-        freeze(policy.model, self.settings.freeze_modules)
-        self.pipeline = next(iter(policy.pipelines.values()))
-        assert policy.collator is not None
-        data, datasets = composed.data, self.config.datasets
-        future = wants_future(policy, data.train, self.settings.batch_size)
-        self.collate = Collate(policy.collator, future)
-        self.dataset = TransformedDataset(
-            data.train, self.pipeline, self.config.seed, datasets.ram_cache, future
+            apply_lora(self.model, self.settings.lora)
+        freeze(self.model, self.settings.freeze_modules)
+        self.unreached = [] if self.engine.shards else unreached(self.model, self._probe(), self.engine)
+        freeze_unreached(self.model, self.unreached)
+        self.notes = check_masters(self.model, self.settings, self.engine)
+        groups = parameter_groups(self.model, self.settings)
+        optimizer = torch.optim.AdamW(
+            groups, betas=self.settings.betas, eps=self.settings.eps, fused=self.device.type == "cuda"
         )
+        self.rates = Rates(optimizer, self.settings)
+        self.engine.prepare(self.model, optimizer)
+        self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights)
+        self.ema = EMA(self.model, self.settings.ema_decay) if self.settings.ema_decay else None
+        if self.ema:
+            self.engine.remember(self.ema)
+        self.guard = Guard(self.engine, run_dir / "metrics.jsonl")
+        self.saver = Saver(composed, self.engine, run_dir)
+        self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self.optimizer = optimizer
+
+    def _open_data(self) -> None:
+        data, datasets, policy = self.composed.data, self.config.datasets, self.composed.policy
+        pipeline = next(iter(policy.pipelines.values()))
+        future = wants_future(self.model, data.train, self.settings.batch_size)
+        self.collate = Collate(policy.collator, future)
+        self.dataset = TransformedDataset(data.train, pipeline, self.config.seed, datasets.ram_cache, future)
         self.validation: Validation | None = None
         if data.val:
-            held = TransformedDataset(data.val, self.pipeline, None, datasets.ram_cache)
+            held = TransformedDataset(data.val, pipeline, None, datasets.ram_cache)
             self.validation = Validation(
                 held,
                 Collate(policy.collator),
-                self.pipeline,
+                pipeline,
+                policy.noise_shape,
                 self.settings.val_samples,
                 self.settings.batch_size,
             )
-        optimizer = torch.optim.AdamW(
-            parameter_groups(policy.model, self.settings),
-            betas=self.settings.betas,
-            eps=self.settings.eps,
-            fused=self.device.type == "cuda",
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.settings))
-        plugin = self.accelerator.state.deepspeed_plugin
-        if plugin is not None:
-            # DeepSpeed accumulates, clips and steps inside backward(), by its own config: it gets ours.
-            plugin.deepspeed_config.update(
-                train_micro_batch_size_per_gpu=self.settings.batch_size,
-                gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
-                gradient_clipping=self.settings.clip_norm,
-            )
-        self.model, self.optimizer = self.accelerator.prepare(policy.model, optimizer)
-        # Not prepared: accelerate would step it once for every process.
-        self.scheduler = scheduler
-        # Engines wrap this very object; accelerate's unwrap_model would import DeepSpeed to say so.
-        self.policy: VLAPolicy = policy
-        self.ema = EMA(self.policy.model, self.settings.ema_decay) if self.settings.ema_decay else None
-        self.accelerator.register_for_checkpointing(*[x for x in (self.scheduler, self.ema) if x])
 
-    def _loader(self, start: int) -> Iterator[Batch]:
-        batches = InfiniteBatches(
-            len(self.dataset),
-            self.settings.batch_size,
-            self.config.seed,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            start * self.settings.gradient_accumulation_steps,
-        )
-        workers = self.config.datasets.num_workers
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=batches,
-                collate_fn=self.collate,
-                num_workers=workers,
-                pin_memory=self.device.type == "cuda",
-                prefetch_factor=4 if workers else None,
-                # Worker seeds must not draw from the generator that gives the noise: resuming
-                # would shift it.
-                generator=torch.Generator().manual_seed(self.config.seed),
-            )
-        )
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        return self.ema.applied() if self.ema else nullcontext()
+    def _probe(self) -> Batch:
+        """Samples of every data set: what no term of them depends on cannot be trained."""
+        firsts = [0, *(int(end) for end in self.dataset.ends[:-1])]
+        rows = [self.dataset[(0, i)] for i in firsts]
+        return self.collate(rows * (1 if len(rows) > 1 else 2))
 
     def train(self) -> Outcome:
-        """Run to ``max_steps``; returns the last checkpoint."""
-        settings, accelerator = self.settings, self.accelerator
-        main = accelerator.is_main_process
-        start = resume.load(accelerator, self.run_dir) if settings.resume else 0
-        trackers = make_trackers(self.config.trackers, self.run_dir, start) if main else []
-        loader = self._loader(start)
-        meter = Meter(settings.batch_size * accelerator.num_processes)
+        """Run to ``max_steps``; returns the last checkpoint.
+
+        Raises:
+            UserError: data that cannot be read, or numbers that are not finite.
+            Stopped: a signal asked for the end; the state is saved.
+        """
+        settings, engine = self.settings, self.engine
+        start = resume.load(engine, self.run_dir) if settings.resume else 0
+        trackers = make_trackers(self.config.trackers, self.run_dir, start) if engine.is_main else []
+        feed = Feed(
+            self.dataset,
+            self.collate,
+            batch_size=settings.batch_size,
+            seed=self.config.seed,
+            workers=self.config.datasets.num_workers,
+            engine=engine,
+            start=start,
+        )
+        meter = Meter(settings.batch_size * engine.world)
+        best = Best.read(self.run_dir, settings.keep_best, settings.patience)
         latest: dict[str, float] = {}
         outcome = self.run_dir / "checkpoints" / f"steps_{start}"
-        with ProgressBar(settings.max_steps, start, self.console, main) as progress:
+        with ProgressBar(settings.max_steps, start, self.console, engine.is_main) as progress, Stop() as stop:
             for step in range(start + 1, settings.max_steps + 1):
-                self.model.train()
-                weights = weights_at(self.policy, step)
-                for _ in range(settings.gradient_accumulation_steps):
-                    with meter.waiting():
-                        batch = next(loader).to(self.device, non_blocking=True)
-                    with accelerator.accumulate(self.model):
-                        terms = self._terms(batch, weights)
-                        loss = self._weighted(terms, weights)
-                        accelerator.backward(loss)
-                        if accelerator.sync_gradients and settings.clip_norm:
-                            meter.grad_norm = accelerator.clip_grad_norm_(
-                                self.model.parameters(), settings.clip_norm
-                            )
-                        self.optimizer.step()
-                        self.optimizer.zero_grad()
-                    meter.add(loss, terms)
-                self.scheduler.step()
-                if self.ema:
-                    self.ema.update()
-                if step % settings.log_every == 0 or step == settings.max_steps:
-                    # The one place where the loop waits for the device.
-                    metrics = meter.read() | self._rates()
-                    metrics |= {f"loss_weight/{name}": weight for name, weight in weights.items()}
-                    if not _finite(metrics["loss"]):
-                        raise UserError(
-                            f"the loss is {metrics['loss']} at step {step}; lower trainer.learning_rate or "
-                            f"raise trainer.warmup_steps, and check {self.run_dir / 'metrics.jsonl'}"
-                        )
-                    progress.update(step, metrics)
-                    for tracker in trackers:
-                        tracker.log(step, metrics)
+                with meter.waiting():
+                    batches = feed.step()
+                weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
-                validate = last or (settings.val_every and step % settings.val_every == 0)
-                if self.validation and main and validate:
+                if last or step % settings.log_every == 0:
+                    # One of the few places where the loop waits for the device.
+                    self.guard.check()
+                    metrics = meter.read(self._mean) | self.rates.read() | weights
+                    progress.update(step, metrics)
+                    _log(trackers, step, metrics)
+                stopping = stop.asked(engine, step)
+                if self.validation and (last or _due(step, settings.val_every)):
+                    self.guard.check()
                     with self._averaged(), meter.paused():
-                        latest = self.validation(self.policy, self.device)
+                        latest = self.validation(engine)
                     progress.note(
                         f"step {step}  validation: loss {latest['val/loss']:.4f}, action error "
                         f"{latest['val/action_mae']:.4f} (mean action: {latest['val/mean_action_mae']:.4f})"
                     )
-                    for tracker in trackers:
-                        tracker.log(step, latest)
-                if last or (settings.save_every and step % settings.save_every == 0):
+                    _log(trackers, step, latest)
+                    if best.sees(step, latest):
+                        self._write(step, self.run_dir / "checkpoints" / "best")
+                        best.write(self.run_dir, engine.is_main)
+                    last = last or best.out_of_patience
+                if last or stopping or _due(step, settings.save_every):
                     with meter.paused():
                         outcome = self._save(step)
+                if stopping:
+                    raise Stopped(step, outcome)
+                if last:
+                    break
         for tracker in trackers:
             tracker.close()
-        if self.validation and main:
+        if self.validation:
             with self._averaged():
-                self.validation.save_predictions(self.policy, self.device, self.run_dir / "predictions.npz")
-        accelerator.wait_for_everyone()
+                self.validation.save_predictions(engine, self.run_dir / "predictions.npz")
+        engine.wait()
         return Outcome(outcome, latest)
 
-    def _terms(self, batch: Batch, scheduled: Mapping[str, float]) -> dict[str, Tensor]:
-        if self.policy.model.auxiliary is None:
-            return dict(self.model(batch))
-        return dict(self.model(batch, auxiliary=any(scheduled.values())))
+    def _step(self, step: int, batches: list[Batch], meter: Meter) -> dict[str, float]:
+        """One optimisation step; returns the scheduled weights of auxiliary terms, for the log."""
+        engine, scheduled = self.engine, weights_at(self.model, step)
+        engine.module.train()
+        self.rates.apply(step)
+        options = {} if self.model.auxiliary is None else {"auxiliary": any(scheduled.values())}
+        for i, (batch, share) in enumerate(zip(batches, self.balance.shares(batches), strict=True)):
+            seed_streams(self.config.seed, engine.rank, step, i)
+            with engine.micro_batch():
+                terms = engine.forward(batch.to(self.device, non_blocking=True), **options)
+                loss, shared = self.balance(terms, share, scheduled)
+                engine.backward(loss)
+                norm = engine.update(self.settings.clip_norm)
+            self.guard.see(step, loss.detach(), norm)
+            meter.add(loss, shared)
+            meter.grad_norm = meter.grad_norm if norm is None else norm
+        if self.ema:
+            self.ema.update()
+        return {f"loss_weight/{name}": weight for name, weight in scheduled.items()}
 
-    def _weighted(self, terms: dict[str, Tensor], scheduled: Mapping[str, float]) -> Tensor:
-        weights = self.settings.loss_weights
-        for name in weights:
-            if name in scheduled:
-                raise ConfigError(f"trainer.loss_weights: '{name}' has its weight in framework.auxiliary")
-            if name not in terms:
-                raise ConfigError(f"trainer.loss_weights: no loss term '{name}'{suggest(name, terms)}")
-        weights = {**weights, **scheduled}
-        return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+    def _mean(self, values: Tensor) -> Tensor:
+        return self.engine.sum(values) / self.engine.world
 
-    def _rates(self) -> dict[str, float]:
-        groups = self.optimizer.param_groups
-        rates = {f"lr/{group['prefix']}": float(group["lr"]) for group in groups if "prefix" in group}
-        return {"lr": max(rates.values(), default=float(groups[0]["lr"])), **rates}
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.ema.applied() if self.ema else nullcontext()
+
+    def _save(self, step: int) -> Path:
+        """Checkpoint and resume state of a step, once everything in them is known to be finite."""
+        final = self._write(step, self.run_dir / "checkpoints" / f"steps_{step}")
+        self.saver.forget_old(final)
+        resume.save(self.engine, self.run_dir, step, self.settings)
+        return final
+
+    def _write(self, step: int, folder: Path) -> Path:
+        self.guard.check()
+        self.guard.check_tensors(self.trained, "the weights")
+        self.guard.check_tensors(self._moments(), "the optimizer's moments")
+        with self._averaged():
+            return self.saver.write(step, folder)
+
+    def _moments(self) -> Iterable[Tensor]:
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
     def describe(self) -> dict[str, Any]:
         """Write ``run.json`` and return it."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        info = describe_run(self.composed, self.run_dir.name, str(self.device), self.command)
+        info = describe_run(self.composed, self.run_dir.name, self.engine, self.command)
         path = self.run_dir / "run.json"
         if self.settings.resume and path.exists():
             info["started"] = json.loads(path.read_text())["started"]
         path.write_text(json.dumps(info, indent=1))
         return info
 
-    def _save(self, step: int) -> Path:
-        final = self.run_dir / "checkpoints" / f"steps_{step}"
-        if self.accelerator.is_main_process:
-            sections: dict[str, Any] = to_plain(self.config)
-            with self._averaged():
-                self.policy.save(
-                    final,
-                    step=step,
-                    config=sections,
-                    weights=self.settings.save_format,
-                    state=merged_state(self.policy.model) if self.settings.lora is not None else None,
-                )
-            self._forget_old(keep=final)
-        resume.save(self.accelerator, self.run_dir, step)
-        return final
 
-    def _forget_old(self, keep: Path) -> None:
-        if not self.settings.keep_checkpoints:
-            return
-        found = sorted(keep.parent.glob("steps_*"), key=lambda p: int(p.name.rpartition("_")[2]))
-        for old in found[: -self.settings.keep_checkpoints]:
-            if old != keep:
-                shutil.rmtree(old)
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _log(trackers: Iterable[Tracker], step: int, metrics: dict[str, float]) -> None:
+    for tracker in trackers:
+        tracker.log(step, metrics)

@@ -11,12 +11,12 @@ from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
-from vla_train import _smoke_trace as smoke
-from vla_train._smoke_sizes import framework_tree
 from vla_train.cli import main
 from vla_train.config import RunConfig
 from vla_train.dialects.starvla.table import TABLE
 from vla_train.spellings import load_run
+from vla_train.testing import trace as smoke
+from vla_train.testing.sizes import framework_tree
 
 
 def _read(file, *words):

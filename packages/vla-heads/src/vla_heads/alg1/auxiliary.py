@@ -7,11 +7,12 @@ A action dims.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from vla_core.auxiliary import AuxiliaryDims, AuxiliaryInputs, image_tokens
+from vla_core.auxiliary import AuxiliaryDims, AuxiliaryInputs, MeanOver, image_tokens
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import Terms, VLMOutput, VLMRequest
 
@@ -41,6 +42,9 @@ class Alg1(nn.Module):
     """
 
     Config: ClassVar[type] = Alg1Config
+    mean_over: Mapping[str, MeanOver] = MappingProxyType(
+        {"dyn_loss": "futures", "geo_loss": "views", "reg_loss": "rows"}
+    )
 
     def __init__(self, config: Alg1Config, dims: AuxiliaryDims) -> None:
         super().__init__()

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vla_core.errors import UserError
 
 from vla_train.ablate.axes import overlaps
 from vla_train.ablate.plan import Variant
 from vla_train.ablate.rows import FILE, Row
-
-
-def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) wherever two plain configs differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in [*old, *(n for n in new if n not in old)]:
-            yield from differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    elif old != new:
-        yield key, old, new
+from vla_train.compare import differences
 
 
 def _reach(key: str) -> str:

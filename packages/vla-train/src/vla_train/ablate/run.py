@@ -18,20 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate.state import AcceleratorState
 from rich.console import Console
-from vla_core.config import to_plain
 
 from vla_train import resume
 from vla_train.ablate.check import check_rows
 from vla_train.ablate.plan import Plan, Variant
 from vla_train.ablate.rows import Row, locked, put_row, read_rows
 from vla_train.ablate.table import write_tables
-from vla_train.composition import Composed, compose
-from vla_train.evaluate import evaluate
-from vla_train.report import write_report
-from vla_train.trainer import Trainer
+from vla_train.composition import Composed
+from vla_train.runs import make_run
 
 ACT_WARMUP, ACT_CALLS = 3, 20
 VARIANT_FILE = "variant.json"
@@ -145,30 +141,20 @@ def _run(job: Job, run_dir: Path, console: Console) -> dict[str, Any]:
     (run_dir / "error.txt").unlink(missing_ok=True)
     # accelerate keeps device and precision for the life of a process; they may be an axis.
     AcceleratorState._reset_state(reset_partial_state=True)
-    composed = compose(variant.tree(job.seed, job.folder, going_on))
-    trainer = Trainer(composed, run_dir, console, command)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    resolved = {**to_plain(composed.config), "framework": composed.policy.config}
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
-    (run_dir / VARIANT_FILE).write_text(json.dumps(variant.config, indent=1))
-    info = trainer.describe()
-    outcome = trainer.train()
-    (run_dir / "run.json").write_text(
-        json.dumps({**info, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}, indent=1)
-    )
-    steps = composed.config.trainer.max_steps
-    measured = _read_metrics(run_dir / "metrics.jsonl", steps) | {
+    run = make_run(variant.tree(job.seed, job.folder, going_on), console, command)
+    info = run.begin({VARIANT_FILE: json.dumps(variant.config, indent=1)})
+    outcome = run.train()
+    measured = _read_metrics(run_dir / "metrics.jsonl") | {
         "parameters": info["parameters"]["total"],
         "trainable": info["parameters"]["trainable"],
-        "latency_p50_ms": _latency_ms(composed),
-        "device": _device_name(trainer.device),
+        "latency_p50_ms": _latency_ms(run.composed),
+        "device": _device_name(run.engine.device),
     }
-    evaluation = composed.config.trainer.evaluation
-    if evaluation.tasks:
-        results = evaluate(outcome.checkpoint, evaluation, run_dir, trainer.device.type)
+    results = run.evaluate(outcome.checkpoint)
+    if results is not None:
         counts = ("successes", "episodes", "failed")
         measured["success"] = {key: sum(int(task[key]) for task in results["tasks"]) for key in counts}
-    write_report(run_dir)
+    run.report()
     return measured
 
 
@@ -180,8 +166,9 @@ def _can_resume(run_dir: Path, variant: Variant) -> bool:
     return bool(json.loads(path.read_text()) == variant.config)
 
 
-def _read_metrics(path: Path, last_step: int) -> dict[str, Any]:
+def _read_metrics(path: Path) -> dict[str, Any]:
     lines: list[Mapping[str, float]] = [json.loads(line) for line in path.read_text().splitlines()]
+    last_step = lines[-1]["step"]
     speeds = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     validated = [line for line in lines if line["step"] == last_step and "val/action_mae" in line]
     metrics = {k: v for line in validated for k, v in line.items() if k.startswith("val/")}

@@ -27,7 +27,7 @@ from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 
-from vla_train._smoke_sizes import CAMERA, Size
+from vla_train.testing.sizes import CAMERA, Size
 
 FITTED_ON = 16
 PARTS = ("vlm", "geometry", "fusion", "head", "auxiliary")

@@ -1,0 +1,94 @@
+"""What vla-train says about a run, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from vla_train.config import EvaluationConfig
+from vla_train.reach import as_modules
+
+if TYPE_CHECKING:
+    from vla_train.trainer import Trainer
+
+MOST_NAMES = 6
+
+
+def line(console: Console, text: str) -> None:
+    """One line as it is: logs are searched by line."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def hello(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None:
+    """What is about to be trained, on what."""
+    parameters, data, settings = info["parameters"], info["data"], trainer.settings
+    parts = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parameters["parts"].items())
+    line(
+        console,
+        f"{info['framework']} on {info['device']}: {parameters['total'] / 1e6:.2f}M parameters "
+        f"({parts}), {parameters['trainable'] / 1e6:.2f}M train",
+    )
+    count = info["processes"]
+    line(
+        console,
+        f"{count} process{'es' if count > 1 else ''} ({info['engine']}), effective batch size "
+        f"{info['samples_a_step']} = {settings.batch_size} samples x {settings.gradient_accumulation_steps} "
+        f"micro-batches x {count}",
+    )
+    if trainer.unreached:
+        names = as_modules(trainer.model, trainer.unreached)
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        line(
+            console,
+            f"frozen, because no loss of this config depends on them: {', '.join(names[:MOST_NAMES])}{more} "
+            f"({len(trainer.unreached)} tensors)",
+        )
+    for note in (*trainer.composed.notes, *trainer.notes):
+        line(console, note)
+    if info["from_scratch"]:
+        line(console, "the backbone trains from scratch: no pretrained weights are used")
+    line(
+        console,
+        f"data: {data['episodes_train']} episodes, {data['samples_train']} samples; "
+        f"held out: {data['episodes_val']} episodes",
+    )
+
+
+def evaluation(console: Console, config: EvaluationConfig) -> None:
+    """That the closed loop begins."""
+    line(
+        console,
+        f"closed loop: {config.episodes} episodes of {', '.join(config.tasks)} "
+        "through vla-serve and vla-rollout",
+    )
+
+
+def results(console: Console, found: Mapping[str, Any]) -> None:
+    """Success of each task."""
+    for task in found["tasks"]:
+        low, high = task["interval"]
+        if task["success_rate"] is None:
+            line(console, f"  {task['task']:20} no episode ran to its end")
+            continue
+        line(
+            console,
+            f"  {task['task']:20} success {100 * task['success_rate']:.0f} % "
+            f"({task['successes']}/{task['episodes']}, 95 % interval {100 * low:.0f}-{100 * high:.0f} %)",
+        )
+
+
+def dry_run(console: Console, trainer: Trainer) -> None:
+    """What would be trained, and what one batch looks like; nothing is written."""
+    from vla_train.overview import overview
+    from vla_train.testing.trace import shapes
+
+    line(console, overview(trainer.model, trainer, trainer.engine))
+    for note in (*trainer.composed.notes, *trainer.notes):
+        line(console, note)
+    line(console, "one batch")
+    rows = [trainer.dataset[(k, k % len(trainer.dataset))] for k in range(trainer.settings.batch_size)]
+    for text in shapes(trainer.collate(rows)):
+        line(console, f"  {text}")
+    line(console, f"everything is in order; {trainer.run_dir} would be written")

@@ -1,0 +1,101 @@
+"""Weights of loss terms, and of micro-batches: a step is one mean over all its valid entries.
+
+A part returns each term as the mean over what it counts. Micro-batches of a step, and ranks, have
+different numbers of such entries (an episode's last chunks are padded), so the mean of their means is not the
+mean over all of them. Each term is therefore weighted by its micro-batch's share of the step's entries:
+2 x 16 samples then give the gradient of 32, on one process or on several.
+
+What a term counts (:data:`vla_core.auxiliary.MeanOver`) follows from what its part asks the backbone for.
+Two terms have no exact share: a flow head that freezes random first steps (``rtc_max_delay``) is weighted by
+the entries before freezing, which is right in expectation; and a term over the batch as a whole (``rows``: a
+variance) is what it is for its rows, so that it depends on how they are divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vla_core.answers import NO_LABEL
+from vla_core.auxiliary import MeanOver
+from vla_core.batch import Batch
+from vla_core.errors import ConfigError, suggest
+
+from vla_train.engine import Engine
+
+KINDS: tuple[MeanOver, ...] = ("actions", "answers", "tokens", "views", "futures", "rows")
+
+
+def entries(batch: Batch) -> list[int]:
+    """How many of each of :data:`KINDS` a batch on the CPU has."""
+    rows = len(batch)
+    mask, labels, futures = batch.action_mask, batch.tokens.labels, batch.future_mask
+    return [
+        0 if mask is None else int(mask.sum()),
+        0 if labels is None else int((labels != NO_LABEL).sum()),
+        batch.tokens.n_answer,
+        int(batch.view_mask.sum()),
+        rows if futures is None else int(futures.sum()),
+        rows,
+    ]
+
+
+def means_of(model: Any) -> dict[str, MeanOver]:
+    """Term -> what it is a mean over, for the terms that are no mean over the actions."""
+    spoken: dict[str, MeanOver] = {"labels": "answers", "vocabulary": "tokens"}
+    # Tokens compared with geometry are those of the views that are there.
+    means: dict[str, MeanOver] = {} if model.fusion is None else {"align": "views"}
+    if model.auxiliary is not None:
+        means.update(model.auxiliary.mean_over)
+    logits = model.head.request("train").logits
+    if logits in spoken:
+        means["action_loss"] = spoken[logits]
+    return means
+
+
+class Balance:
+    """Weighs terms.
+
+    Args:
+        means: term -> what it is a mean over; terms not named are means over the actions.
+        engine: for the sum over ranks.
+        weights: term -> the user's weight; terms not named weigh 1.
+    """
+
+    def __init__(self, means: Mapping[str, MeanOver], engine: Engine, weights: Mapping[str, float]) -> None:
+        self.means, self.engine, self.weights = means, engine, weights
+
+    def shares(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """For each micro-batch float32 ``[len(KINDS)]``: its entries over the mean micro-batch's of the step.
+
+        They are 1 where all micro-batches of all ranks have as many. The sum over ranks is the device's
+        own affair: the host does not wait for it.
+        """
+        counts = torch.tensor([entries(batch) for batch in batches], dtype=torch.float64)
+        local = counts.to(torch.float32).to(self.engine.device, non_blocking=True)
+        total = self.engine.sum(local.sum(0))
+        mean = total / (len(batches) * self.engine.world)
+        # Nothing to count anywhere: the terms are 0, whatever they are multiplied with.
+        return list(torch.where(mean > 0, local / mean.clamp(min=1e-9), 1.0))
+
+    def __call__(
+        self, terms: Mapping[str, Tensor], share: Tensor, scheduled: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to differentiate, and the terms weighted by their share, for the log.
+
+        Raises:
+            ConfigError: ``trainer.loss_weights`` names no term, or one with a schedule of its own.
+        """
+        for name in self.weights:
+            if name in scheduled:
+                raise ConfigError(f"trainer.loss_weights: '{name}' has its weight in framework.auxiliary")
+            if name not in terms:
+                raise ConfigError(f"trainer.loss_weights: no loss term '{name}'{suggest(name, terms)}")
+        weights = {**self.weights, **scheduled}
+        shared = {
+            name: term * share[KINDS.index(self.means.get(name, "actions"))] for name, term in terms.items()
+        }
+        loss = torch.stack([weights.get(name, 1.0) * term for name, term in shared.items()]).sum()
+        return loss, shared

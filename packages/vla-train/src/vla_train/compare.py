@@ -1,0 +1,101 @@
+"""What a resumed run may change: a run is one thing, from its first step to its last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from vla_core.config import Tree, build_config, to_plain
+from vla_core.errors import ConfigError, UserError
+
+from vla_train import resume
+from vla_train.config import RunConfig
+
+FREE = (
+    "run_root_dir", "run_id", "trackers", "datasets.num_workers", "datasets.ram_cache",
+    "trainer.max_steps", "trainer.learning_rate", "trainer.schedule", "trainer.min_lr_ratio",
+    "trainer.decay_ratio", "trainer.warmup_steps", "trainer.warmup_ratio", "trainer.betas", "trainer.eps",
+    "trainer.weight_decay", "trainer.clip_norm", "trainer.device", "trainer.threads", "trainer.log_every",
+    "trainer.val_every", "trainer.val_samples", "trainer.save_every", "trainer.keep_checkpoints",
+    "trainer.save_format", "trainer.keep_best", "trainer.patience", "trainer.resume", "trainer.evaluation",
+    # Their product with the number of processes is compared instead.
+    "trainer.batch_size", "trainer.gradient_accumulation_steps",
+    # What it did is in the weights.
+    "trainer.pretrained_checkpoint", "trainer.reload_modules", "trainer.keep_statistics",
+)  # fmt: skip
+"""Keys that are applied from the step on where the run stopped."""
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) wherever two plain configs differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in [*old, *(n for n in new if n not in old)]:
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+    elif old != new:
+        yield key, old, new
+
+
+def check_resumable(run_dir: Path, resolved: Mapping[str, Any], samples: int, policy: Any) -> None:
+    """A run goes on as what it was.
+
+    Args:
+        run_dir: of the run.
+        resolved: the config to go on with.
+        samples: of a step, over all processes and micro-batches.
+        policy: built from that config and the data as it is now.
+
+    Raises:
+        UserError: a value that may not change: its key, the run's value and the new one.
+    """
+    path = run_dir / "config.yaml"
+    if path.is_file():
+        raw = yaml.safe_load(path.read_text())
+        try:
+            # With the defaults of keys that are newer than the run.
+            old = to_plain(build_config(RunConfig, raw, "", Tree(raw)))
+        except ConfigError as error:
+            raise UserError(f"trainer.resume: {path}: {error}") from error
+        plain = json.loads(json.dumps(dict(resolved)))
+        for key, was, now in differences(json.loads(json.dumps(old)), plain):
+            if not any(key == free or key.startswith(f"{free}.") for free in FREE):
+                raise _changed(run_dir, key, was, now)
+    state = resume.newest(run_dir)
+    assert state is not None
+    facts = state / resume.FACTS
+    if facts.is_file():
+        before = json.loads(facts.read_text())["samples_a_step"]
+        if before != samples:
+            raise _changed(
+                run_dir, "batch_size x gradient_accumulation_steps x number of processes", before, samples
+            )
+    _check_robots(run_dir, run_dir / "checkpoints" / state.name, policy)
+
+
+def _check_robots(run_dir: Path, checkpoint: Path, policy: Any) -> None:
+    """The data describe the same robot, with the same statistics."""
+    if not (checkpoint / "meta.json").is_file():
+        return
+    robots = {
+        spec["embodiment"]: spec for spec in json.loads((checkpoint / "meta.json").read_text())["embodiments"]
+    }
+    statistics = json.loads((checkpoint / "norm_stats.json").read_text())
+    for name, pipeline in policy.pipelines.items():
+        now = json.loads(json.dumps(pipeline.input_spec.to_dict()))
+        for key, was, new in differences(robots.get(name), now):
+            raise _changed(run_dir, f"the data's {key or name}", was, new)
+        stats = json.loads(json.dumps(pipeline.statistics.to_dict()))
+        if statistics[name]["model"] != stats:
+            raise UserError(
+                f"trainer.resume: the data have other statistics than {checkpoint}/norm_stats.json; take the "
+                "run's data, or start another run_id"
+            )
+
+
+def _changed(run_dir: Path, key: str, was: Any, now: Any) -> UserError:
+    return UserError(
+        f"trainer.resume: {key} was {json.dumps(was)} in {run_dir} and is {json.dumps(now)}; set it back, or "
+        "start another run_id (with trainer.pretrained_checkpoint to keep the weights)"
+    )

@@ -1,0 +1,132 @@
+"""The interface between the loop and what runs it; accelerate does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from vla_core.errors import UserError
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Prepares, steps, gathers and saves. The loop is the same for all engines.
+
+    Every method is called by all ranks unless it says otherwise.
+
+    Args:
+        accelerator: tells ranks, device and precision.
+        accumulation: micro-batches a step.
+        name: as it is shown.
+        shards: a rank holds only its part of the parameters between the layers' calls.
+        has_masters: the optimizer steps fp32 copies of weights of a lower precision.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        accumulation: int = 1,
+        *,
+        name: str = "one process",
+        shards: bool = False,
+        has_masters: bool = False,
+    ) -> None:
+        self.accelerator, self.accumulation = accelerator, accumulation
+        self.name, self.shards, self.has_masters = name, shards, has_masters
+        self.device: torch.device = accelerator.device
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.is_main: bool = accelerator.is_main_process
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Take over model and optimizer: device, wrapping, sharding. Once."""
+        self.model = model
+        self.module, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    # ------------------------------------------------------------------ the step
+
+    def micro_batch(self) -> AbstractContextManager[Any]:
+        """Around one micro-batch; ranks exchange gradients after the last of a step."""
+        return cast("AbstractContextManager[Any]", self.accelerator.accumulate(self.module))
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The loss terms of the wrapped model."""
+        return dict(self.module(*args, **kwargs))
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss / accumulation``, averaged over ranks."""
+        self.accelerator.backward(loss)
+
+    def update(self, clip_norm: float) -> Any:
+        """After each micro-batch: at the end of a step clip, step and forget the gradients.
+
+        Returns the norm of the gradient before clipping, or None where it is not known.
+        """
+        norm = None
+        if self.accelerator.sync_gradients and clip_norm:
+            norm = self.accelerator.clip_grad_norm_(self.module.parameters(), clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    # ------------------------------------------------------------------ the whole model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision in which the wrapped model computes."""
+        return cast("AbstractContextManager[Any]", self.accelerator.autocast())
+
+    def whole(self) -> nn.Module:
+        """What validation calls: forward and predict of the very model, without exchange of gradients."""
+        return self.model
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The state dict of the whole model on the first rank; empty elsewhere."""
+        return self.model.state_dict() if self.is_main else {}
+
+    def save(self, folder: Path) -> None:
+        """Model, optimizer and what was given to :meth:`remember`; each rank writes what it holds."""
+        self.accelerator.save_state(str(folder))
+
+    def load(self, folder: Path) -> None:
+        """Inverse of :meth:`save`."""
+        self.accelerator.load_state(str(folder))
+
+    def remember(self, *objects: Any) -> None:
+        """Objects with ``state_dict`` and ``load_state_dict`` that :meth:`save` is to save as well."""
+        self.accelerator.register_for_checkpointing(*objects)
+
+    # ------------------------------------------------------------------ between ranks
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks; ``tensor`` itself in one process."""
+        return cast(Tensor, self.accelerator.reduce(tensor, "sum")) if self.world > 1 else tensor
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.accelerator.wait_for_everyone()
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """What ``decide`` returns on the first rank, the only one to call it, on every rank.
+
+        Raises:
+            UserError: on the first rank, what ``decide`` raised; the other ranks exit without a word.
+        """
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = decide()
+            except UserError as error:
+                outcome[1] = error
+        if self.world > 1:
+            broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            if self.is_main:
+                raise outcome[1]
+            raise SystemExit(2)
+        return cast(T, outcome[0])

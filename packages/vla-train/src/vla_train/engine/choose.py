@@ -1,0 +1,66 @@
+"""Which engine a process runs under: what the launcher's environment says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedType
+from vla_core.errors import ConfigError, UserError
+
+from vla_train.config import TrainerConfig
+from vla_train.engine.base import Engine
+from vla_train.engine.ddp import DDP
+from vla_train.engine.local import Local
+
+
+def check_launch(env: Mapping[str, str]) -> None:
+    """What a launcher was asked for is what runs.
+
+    Raises:
+        UserError: accelerate was to start several processes and started one, as it does without GPUs.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in env
+    if launched and "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
+        raise UserError(
+            "accelerate launch was asked for several processes and started one, as it does where there is no "
+            "GPU; use torchrun --nproc_per_node N -m vla_train ... (or unset MASTER_ADDR for one process)"
+        )
+
+
+def make_engine(settings: TrainerConfig) -> Engine:
+    """The engine of this process.
+
+    Raises:
+        ConfigError: a device that is not there or that would leave DeepSpeed out in silence.
+        UserError: another number of processes than the launcher was asked for.
+    """
+    check_launch(os.environ)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if settings.device == "cpu" and deepspeed:
+        raise ConfigError(
+            "trainer.device: cpu would leave DeepSpeed out in silence; use trainer.device=auto "
+            "(with the environment variable DS_ACCELERATOR=cpu, DeepSpeed itself runs on the CPU)"
+        )
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
+    accumulation = settings.gradient_accumulation_steps
+    accelerator = Accelerator(
+        cpu=settings.device == "cpu",
+        mixed_precision="bf16" if settings.precision == "bf16" else "no",
+        gradient_accumulation_steps=accumulation,
+        # The default would move batches by looking inside them; ours move themselves.
+        dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+    )
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        from vla_train.engine.deepspeed import DeepSpeed
+
+        return DeepSpeed(accelerator, accumulation, settings.batch_size, settings.clip_norm)
+    if kind == DistributedType.NO:
+        return Local(accelerator, accumulation)
+    return DDP(accelerator, accumulation)

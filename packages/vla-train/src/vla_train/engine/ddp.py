@@ -1,0 +1,18 @@
+"""Data parallel: every rank has the whole model, gradients are averaged."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from vla_train.engine.base import Engine
+
+
+class DDP(Engine):
+    """torch's DistributedDataParallel.
+
+    Every parameter that trains must get a gradient in every step; what cannot is frozen before
+    (:mod:`vla_train.reach`), because looking for it anew in each step costs time.
+    """
+
+    def __init__(self, accelerator: Accelerator, accumulation: int) -> None:
+        super().__init__(accelerator, accumulation, name="DDP")

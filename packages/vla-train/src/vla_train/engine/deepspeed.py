@@ -1,0 +1,58 @@
+"""DeepSpeed ZeRO: optimizer state (1), gradients (2) and parameters (3) are split over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vla_train.engine.base import Engine
+
+
+class DeepSpeed(Engine):
+    """ZeRO by accelerate's plugin. It accumulates, clips and steps inside ``backward``.
+
+    Args:
+        accelerator, accumulation: as for every engine.
+        batch_size: samples of one micro-batch and rank.
+        clip_norm: largest gradient norm (0: no clipping).
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, accumulation: int, batch_size: int, clip_norm: float
+    ) -> None:
+        plugin: Any = accelerator.state.deepspeed_plugin
+        # Its own config decides: it gets ours.
+        plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=batch_size,
+            gradient_accumulation_steps=accumulation,
+            gradient_clipping=clip_norm,
+        )
+        stage = int(plugin.zero_stage)
+        super().__init__(
+            accelerator, accumulation, name=f"DeepSpeed ZeRO-{stage}", shards=stage == 3, has_masters=True
+        )
+
+    def state(self) -> Mapping[str, Tensor]:
+        """At stage 3 the parts are gathered parameter by parameter, on the first rank's CPU."""
+        if not self.shards:
+            return super().state()
+        from deepspeed.zero import GatheredParameters
+
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            with GatheredParameters([parameter]):
+                if self.is_main:
+                    state[name] = parameter.detach().cpu().clone()
+        if self.is_main:
+            state.update(_persistent_buffers(self.model))
+        return state
+
+
+def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    names = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    with torch.no_grad():
+        return {name: value for name, value in model.state_dict().items() if name in names}

@@ -1,0 +1,15 @@
+"""Random streams of a run: a function of seed, rank, step and micro-batch; there is no state to keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def seed_streams(seed: int, rank: int, step: int, micro_batch: int) -> None:
+    """Start torch's generators (noise, times, dropout) anew for one micro-batch of one rank.
+
+    No two of them share a stream, and a resumed run draws what the uninterrupted one would have drawn.
+    """
+    (word,) = np.random.SeedSequence((seed, rank, step, micro_batch)).generate_state(1, np.uint64)
+    torch.manual_seed(int(word))

@@ -1,0 +1,163 @@
+"""One whole run: compose, check, train, evaluate in closed loop, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from vla_core.config import Tree, build_config
+from vla_core.errors import ConfigError
+
+from vla_train import announce
+from vla_train.compare import check_resumable
+from vla_train.composition import Composed, compose
+from vla_train.config import RunConfig
+from vla_train.engine import Engine, make_engine
+from vla_train.evaluate import check_evaluation, evaluate
+from vla_train.overview import overview
+from vla_train.report import write_report
+from vla_train.resume import newest, run_directory, samples_a_step
+from vla_train.trainer import Outcome, Trainer
+
+
+@dataclass
+class Run:
+    """A run whose config, data, policy and settings are checked; nothing is written yet.
+
+    Args:
+        composed: config, data and policy.
+        engine: what carries the steps.
+        trainer: ready to train.
+        run_dir: where everything is written.
+    """
+
+    composed: Composed
+    engine: Engine
+    trainer: Trainer
+    run_dir: Path
+    console: Console
+
+    def begin(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Write what the run is, on the first rank; ``files``: further ones, name -> text."""
+
+        def write() -> dict[str, Any]:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(self.composed.resolved, sort_keys=False)
+            (self.run_dir / "config.yaml").write_text(text)
+            for name, content in (files or {}).items():
+                (self.run_dir / name).write_text(content)
+            info = self.trainer.describe()
+            (self.run_dir / "overview.txt").write_text(
+                overview(self.composed.model, self.trainer, self.engine)
+            )
+            return info
+
+        info = self.engine.agree(write)
+        self._say(lambda: announce.hello(self.console, info, self.trainer))
+        return info
+
+    def train(self) -> Outcome:
+        """Train to the end and note when."""
+        outcome = self.trainer.train()
+        if self.engine.is_main:
+            path = self.run_dir / "run.json"
+            info = json.loads(path.read_text())
+            info["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            path.write_text(json.dumps(info, indent=1))
+        return outcome
+
+    def evaluate(self, checkpoint: Path) -> Mapping[str, Any] | None:
+        """Closed loop, where the config asks for it; on the first rank alone, which calls it."""
+        evaluation = self.composed.config.trainer.evaluation
+        if not evaluation.tasks:
+            return None
+        announce.evaluation(self.console, evaluation)
+        results = evaluate(checkpoint, evaluation, self.run_dir, self.engine.device.type)
+        announce.results(self.console, results)
+        return results
+
+    def report(self) -> None:
+        """Write ``report.html``."""
+        if "jsonl" in self.composed.config.trackers:
+            announce.line(self.console, f"report      {write_report(self.run_dir)}")
+        else:
+            announce.line(self.console, "no report: it reads metrics.jsonl, and 'jsonl' is not in trackers")
+
+    def _say(self, speak: Callable[[], None]) -> None:
+        if self.engine.is_main:
+            speak()
+
+
+def make_run(tree: Tree, console: Console, command: str = "") -> Run:
+    """Everything that can be found wrong before the first step is found here.
+
+    Raises:
+        UserError: one line that says what, where, and how to fix it.
+    """
+    config = build_config(RunConfig, tree.data, "", tree)
+    engine = make_engine(config.trainer)
+    config = _resuming(config)
+    # Before anything is opened: a run that exists, or programs that are not there.
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    name = config.run_id or f"{config.framework.get('name', 'run')}-{stamp}"
+    resumes = bool(config.trainer.resume)
+    run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes))
+    composed = compose(tree, config)
+    if resumes:
+        samples = samples_a_step(config.trainer, engine.world)
+        engine.agree(lambda: check_resumable(run_dir, composed.resolved, samples, composed.policy))
+    engine.agree(lambda: check_evaluation(config.trainer.evaluation, composed.data.spec))
+    trainer = Trainer(composed, run_dir, console, command, engine)
+    return Run(composed, engine, trainer, run_dir, console)
+
+
+def _resuming(config: RunConfig) -> RunConfig:
+    """``trainer.resume: auto`` decided: whether the run has a state to go on from."""
+    if config.trainer.resume != "auto":
+        return config
+    if config.run_id is None:
+        raise ConfigError("trainer.resume is 'auto', so run_id must name the run to look for")
+    there = newest(Path(config.run_root_dir) / config.run_id) is not None
+    return replace(config, trainer=replace(config.trainer, resume=there))
+
+
+def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) -> None:
+    """A run from the command line; ``dry``: check everything, show it, train nothing.
+
+    Raises:
+        UserError: one line that says what, where, and how to fix it.
+        Stopped: a signal asked for the end; the run can go on.
+    """
+    run = make_run(tree, console, "vla-train " + shlex.join(argv))
+    if dry:
+        if run.engine.is_main:
+            announce.dry_run(console, run.trainer)
+        return
+    run.begin({"rerun.sh": _rerun(argv, run.run_dir.name)})
+    outcome = run.train()
+    if not run.engine.is_main:
+        return
+    announce.line(console, f"checkpoint  {outcome.checkpoint}")
+    try:
+        run.evaluate(outcome.checkpoint)
+    finally:
+        # Whatever the evaluation did, the training is reported.
+        run.report()
+
+
+def _rerun(argv: list[str], run_id: str) -> str:
+    """A script that starts the same run anew, beside this one."""
+    directory = shlex.quote(os.getcwd())
+    words = shlex.join([sys.executable, "-m", "vla_train", *argv])
+    name = shlex.quote(f"{run_id}-again")
+    lines = ("#!/bin/sh", "# The same run under another name.", f"cd {directory} || exit 1")
+    return "\n".join([*lines, f'{words} run_id={name} "$@"', ""])
