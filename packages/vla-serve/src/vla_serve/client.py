@@ -24,7 +24,8 @@ from vla_serve.client_errors import (
     PolicyTimeout,
     from_rpc,
 )
-from vla_serve.codec import Encoding, FieldError, check_encoding, decode_tensor
+from vla_serve.codec import Encoding, check_encoding, decode_tensor
+from vla_serve.engine.errors import FieldError
 from vla_serve.observation_codec import encode_observation
 from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
 from vla_serve.v1 import policy_pb2 as pb
@@ -115,6 +116,7 @@ class PolicyClient:
             _PREDICT, request_serializer=bytes, response_deserializer=pb.PredictResponse.FromString
         )
         self._session: str | None = None
+        self._hold: Any = None
         self._contract: RobotSpec | None = None
         self._max_bytes = 0
         self._max_delay: int | None = None
@@ -178,12 +180,18 @@ class PolicyClient:
             reply = self._call(self._stub.OpenSession, pb.OpenSessionRequest(config=self._config))
             self._contract = decode_spec(reply.contract)
             self._session, self._max_bytes = reply.session_id, reply.max_message_bytes
+            self._stay(reply.session_id)
             if reply.HasField("real_time_chunking"):
                 self._max_delay = reply.real_time_chunking.max_delay_steps
             elif self._config.real_time_chunking:  # a server that knows of it would have refused
                 raise HandshakeError(
                     f"config.real_time_chunking: the server at {self._address} is of a version without it"
                 )
+
+    def _stay(self, session: str) -> None:
+        """Have the server know that this client is there, for as long as the connection is."""
+        if self._hold is None or self._hold.done():
+            self._hold = self._stub.HoldSession(pb.HoldSessionRequest(session_id=session))
 
     def reset(self, instruction: str | None = None) -> None:
         """Start a new episode.
@@ -262,6 +270,7 @@ class PolicyClient:
                 f"observation: {len(data)} bytes, the server takes {self._max_bytes}; "
                 "use encoding='png' or 'jpeg', or raise its --max_message_mb"
             )
+        self._stay(request.session_id)
         reply = self._call(self._predict, data, timeout_s)
         took_ms = (time.perf_counter() - start) * 1000
         t = reply.timings
@@ -279,6 +288,9 @@ class PolicyClient:
             # It may have expired, or the server went away: closed is what was wanted.
             with contextlib.suppress(PolicyClientError, PolicyServerError):
                 self._call(self._stub.CloseSession, pb.CloseSessionRequest(session_id=session), 2.0)
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
         self._channel.close()
 
     def _open_session(self) -> str:
