@@ -184,6 +184,7 @@ class PolicyService:
         except asyncio.TimeoutError:
             future.cancel()
             raise DeadlinePassed from None
+        self._engine.replied(answer)
         _check_actions(answer.chunk, session.spec, answer.row)
         return self._reply(
             answer, session, episode.chunks.put(answer.chunk, answer.row.observation.state, step), arrived

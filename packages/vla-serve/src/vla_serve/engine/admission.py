@@ -6,7 +6,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from vla_serve.engine.errors import Refused
-from vla_serve.engine.plan import MARGIN_S, OVERHEAD_S, size_for
+from vla_serve.engine.plan import OVERHEAD_S, size_for
+
+SLACK = 1.15
+"""What is expected of several runs is less certain than of one: more than the planner asks for at a start."""
 
 
 def ahead_of(session: str, queued: Mapping[str, int]) -> int:
@@ -18,15 +21,20 @@ def ahead_of(session: str, queued: Mapping[str, int]) -> int:
 def expected_s(
     ahead: int,
     running_s: float,
+    reply_s: float,
     seconds: Callable[[int], float],
     known: Sequence[int],
 ) -> float:
-    """Seconds until the answer of one that has ``ahead`` before it, and ``running_s`` of the present run."""
+    """Seconds until the answer of one that has ``ahead`` before it, and ``running_s`` of the present run.
+
+    ``reply_s``: from the end of a run to the client.
+    """
     rates = {size: (seconds(size) + OVERHEAD_S) / size for size in known}
     # As the planner does: the size that answers most a second, as long as there are enough.
     best = min(rates, key=lambda size: rates[size])
     runs, rest = divmod(ahead, best)
-    return running_s + runs * (seconds(best) + OVERHEAD_S) + seconds(size_for(rest + 1, known)) + MARGIN_S
+    model_s = running_s + runs * (seconds(best) + OVERHEAD_S) + seconds(size_for(rest + 1, known))
+    return SLACK * model_s + reply_s
 
 
 def full(limit: int, wait_s: float) -> Refused:

@@ -123,7 +123,7 @@ class Desk:
         for name, count in self._ready.lengths().items():
             queued[name] = queued.get(name, 0) + count
         ahead = admission.ahead_of(ticket.session, queued) + self._preparing
-        expected = admission.expected_s(ahead, left, seconds, self._known)
+        expected = admission.expected_s(ahead, left, self.estimates.reply_s, seconds, self._known)
         if now + expected > ticket.deadline:
             raise admission.too_late(expected, ticket.deadline - now)
 
@@ -155,14 +155,17 @@ class Desk:
 
     def next_job(self, prepare: Callable[[Ticket], None]) -> Job | None:
         """What to do next; waits for it. None: it is over."""
-        # Not too far ahead: what is prepared takes memory, and its turn may be a long way off.
-        ahead = 2 * self._known[-1]
+        # Not too far ahead: what is prepared takes memory, and its turn may be a long way off. But one of
+        # each session, so that a line of another session's keeps nobody from the model.
+        ahead = 3 * self._known[-1]
         with self._lock:
             while self._ended is None:
                 if self._jobs:
                     return self._jobs.popleft()
-                if len(self._incoming) and len(self._ready) + self._preparing < ahead:
-                    ticket = next(iter(self._incoming))
+                ticket = next(iter(self._incoming), None)
+                if ticket is not None and (
+                    len(self._ready) + self._preparing < ahead or not self._ready.of(ticket.session)
+                ):
                     self._incoming.take(ticket)
                     self._preparing += 1
                     return partial(prepare, ticket)
@@ -187,7 +190,9 @@ class Desk:
             if self._ended is not None:
                 return None
             now = time.monotonic()
-            batch, late = choose(self._ready, now, self.estimates.seconds, self._known)
+            batch, late = choose(
+                self._ready, now, self.estimates.seconds, self.estimates.reply_s, self._known
+            )
             if not batch and len(late) == self.waiting and self.estimates.stale:
                 batch, late = late[:1], late[1:]  # nobody else waits: see how long it really takes
             for ticket in late:
@@ -205,6 +210,11 @@ class Desk:
             return False
         first = min(ticket.arrived for ticket in self._ready)
         return time.monotonic() - first < self._batch_wait_s
+
+    def replied(self, seconds: float) -> None:
+        """An answer left so long after its run."""
+        with self._lock:
+            self.estimates.replied(seconds)
 
     def ran(self, took: Sequence[tuple[int | None, int, float]]) -> None:
         """The run is over; (denoise steps, size, seconds) of each part of it."""

@@ -126,6 +126,10 @@ class Engine:
             dropped.fail(Superseded())
         return ticket.future
 
+    def replied(self, answer: Answer) -> None:
+        """The front has sent an answer: how long that takes is reckoned with."""
+        self._desk.replied(time.monotonic() - answer.ran_at)
+
     def drain(self, timeout_s: float = 0.0) -> bool:
         """Take nothing new; whether all that was taken is answered within ``timeout_s``."""
         self._desk.close("the server is shutting down")

@@ -9,6 +9,9 @@ REMEMBERED = 15
 QUANTILE = 0.75
 """Of the remembered runs: an answer that is promised should be there in time more often than not."""
 
+LINK_S = 0.005
+"""For the ways from and to the client, which are not measured."""
+
 PROBE_S = 2.0
 """After so long without a run nobody is refused for what an old one took."""
 
@@ -20,6 +23,14 @@ class Estimates:
         self._runs: dict[tuple[int | None, int], deque[float]] = {}
         self._typical: dict[tuple[int | None, int], float] = {}
         self._latest = -PROBE_S
+        self._replies: deque[float] = deque(maxlen=4 * REMEMBERED)
+        self.reply_s = LINK_S
+        """From the end of a run to the client: finishing, encoding, sending."""
+
+    def replied(self, seconds: float) -> None:
+        """Note how long after its run an answer left."""
+        self._replies.append(seconds)
+        self.reply_s = LINK_S + sorted(self._replies)[int(0.9 * (len(self._replies) - 1))]
 
     def record(self, steps: int | None, size: int, seconds: float) -> None:
         """Note a run."""

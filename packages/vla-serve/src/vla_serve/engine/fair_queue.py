@@ -1,18 +1,26 @@
-"""Tickets in turns: one of each session, then the second of each, and so on."""
+"""Tickets in turns: the session that was served longest ago comes first."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 
 from vla_serve.engine.ticket import Ticket
 
+REMEMBERED = 4096
+"""Sessions whose last turn is known; one that is forgotten is taken for new."""
+
 
 class FairQueue:
-    """A line for each session, served round robin. Not thread-safe: its owner has a lock."""
+    """A line for each session, served in turns. Not thread-safe: its owner has a lock.
+
+    A session that floods the queue waits behind one that asks now and then, however long its own line is.
+    """
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._lines: dict[str, deque[Ticket]] = {}
+        self._served: dict[str, int] = {}
+        self._turn = 0
         self._count = 0
 
     def __len__(self) -> int:
@@ -32,16 +40,20 @@ class FairQueue:
         self._count += 1
 
     def __iter__(self) -> Iterator[Ticket]:
-        """All, in the order in which they are due."""
-        lines = [list(line) for line in self._lines.values()]
-        for turn in range(max((len(line) for line in lines), default=0)):
-            yield from (line[turn] for line in lines if turn < len(line))
+        """All, in the order in which they are due: the first of each session, then the second of each."""
+        sessions = sorted(self._lines, key=lambda session: self._served.get(session, 0))
+        lines = [list(self._lines[session]) for session in sessions]
+        for place in range(max((len(line) for line in lines), default=0)):
+            yield from (line[place] for line in lines if place < len(line))
 
     def take(self, ticket: Ticket) -> None:
-        """Take one out because it is served: its session goes to the end of the round."""
+        """Take one out because it is served: that was its session's turn."""
         self.discard(ticket)
-        if ticket.session in self._lines:
-            self._lines.move_to_end(ticket.session)
+        self._turn += 1
+        self._served.pop(ticket.session, None)
+        self._served[ticket.session] = self._turn
+        if len(self._served) > REMEMBERED:
+            del self._served[next(iter(self._served))]
 
     def discard(self, ticket: Ticket) -> bool:
         """Take one out, if it is here."""

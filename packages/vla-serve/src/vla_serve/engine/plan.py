@@ -12,8 +12,9 @@ OVERHEAD_S = 0.0005
 GAIN = 1.05
 """A larger batch delays those in it, and must answer so many times as many requests a second."""
 
-MARGIN_S = 0.002
-"""From the end of a run to the client: finishing, encoding, sending."""
+SLACK = 1.05
+"""A run may take so many times what is expected: where a queue is as long as the deadline allows, all of its
+requests are answered a little before it, or all a little after it."""
 
 
 def sizes(max_batch: int, fixed: bool) -> tuple[int, ...]:
@@ -29,22 +30,27 @@ def size_for(rows: int, known: Sequence[int]) -> int:
 
 
 def in_time(ticket: Ticket, done: float) -> bool:
-    """Whether an answer that leaves the model at ``done`` is of use."""
-    return ticket.deadline is None or done + MARGIN_S <= ticket.deadline
+    """Whether an answer that is there at ``done`` is of use."""
+    return ticket.deadline is None or done <= ticket.deadline
 
 
 def choose(
-    due: Iterable[Ticket], now: float, seconds: Callable[[int | None, int], float], known: Sequence[int]
+    due: Iterable[Ticket],
+    now: float,
+    seconds: Callable[[int | None, int], float],
+    reply_s: float,
+    known: Sequence[int],
 ) -> tuple[list[Ticket], list[Ticket]]:
     """The tickets of the next run, and those that can't be answered in time any more.
 
     The next run has tickets of one kind, that of the first one due. Its size is the one that gives the most
-    useful answers a second: one whose deadline is over when the run ends is of no use.
+    useful answers a second: one that is there after its deadline is of no use. ``reply_s``: from the end of a
+    run to the client.
     """
     waiting: list[Ticket] = []
     late: list[Ticket] = []
     for ticket in due:
-        done = now + seconds(ticket.steps, known[0])
+        done = now + reply_s + SLACK * seconds(ticket.steps, known[0])
         (waiting if in_time(ticket, done) else late).append(ticket)
     if not waiting:
         return [], late
@@ -54,7 +60,7 @@ def choose(
     best_rate = 0.0
     for size in known:
         took = seconds(steps, size)
-        useful = [ticket for ticket in alike if in_time(ticket, now + took)][:size]
+        useful = [ticket for ticket in alike if in_time(ticket, now + reply_s + SLACK * took)][:size]
         rate = len(useful) / (took + OVERHEAD_S)
         if useful and (not best or rate > GAIN * best_rate):
             best, best_rate = useful, rate

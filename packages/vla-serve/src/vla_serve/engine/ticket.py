@@ -18,7 +18,8 @@ from vla_serve.engine.policy import Row
 class Answer:
     """A chunk, the row it answers, and where the time went, in milliseconds.
 
-    ``batch``: rows answered in the same run; ``depth``: requests that waited when this one came.
+    ``batch``: rows answered in the same run; ``depth``: requests that waited when this one came;
+    ``ran_at``: when the run was over, on the monotonic clock.
     """
 
     chunk: ActionChunk
@@ -30,6 +31,7 @@ class Answer:
     finish_ms: float
     batch: int
     depth: int
+    ran_at: float
 
 
 @dataclass(eq=False)
@@ -86,6 +88,7 @@ class Ticket:
             finish_ms=1000 * finish_s,
             batch=self.batch,
             depth=self.depth,
+            ran_at=self.started + self.model_s,
         )
         self.prepared = None
         with contextlib.suppress(InvalidStateError):  # the engine failed meanwhile, and has said so
