@@ -151,7 +151,9 @@ def test_deterministic_runs_have_one_shape_and_equal_the_solo_run_bit_by_bit():
 
         def predict(self, prepared, steps=None):
             self.shapes.append(len(prepared))
-            flat = [torch.from_numpy(r.observation.images["camera_0"].ravel()[:333].copy()) for r in prepared.rows]
+            flat = [
+                torch.from_numpy(r.observation.images["camera_0"].ravel()[:333].copy()) for r in prepared.rows
+            ]
             out = torch.tanh(torch.stack(flat).float() @ weight / 1000)
             return out[:, : SPEC.action.horizon * 7].reshape(len(flat), -1, 7).numpy()
 
