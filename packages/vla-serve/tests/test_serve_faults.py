@@ -259,10 +259,13 @@ def test_no_path_of_the_server_reaches_a_client():
 
 
 def test_session_ids_stay_out_of_the_log(caplog):
-    with caplog.at_level(logging.INFO), PolicyServer(TimedPolicy(SPEC)) as server:
-        with PolicyClient(server.address) as client:
-            session = client._session
-            client.predict(make_observation(SPEC))
+    with (
+        caplog.at_level(logging.INFO),
+        PolicyServer(TimedPolicy(SPEC)) as server,
+        PolicyClient(server.address) as client,
+    ):
+        session = client._session
+        client.predict(make_observation(SPEC))
     assert session not in caplog.text
 
 
