@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_core.types import Sample
@@ -60,8 +61,8 @@ def build(
     torch.manual_seed(0)
     with device:
         policy = build_policy(config, {spec.embodiment: spec})
-    policy.head.to(dtype)
-    for parameter in policy.head.parameters():
+    policy.model.head.to(dtype)
+    for parameter in policy.model.head.parameters():
         # Outputs and modulations start at zero, which would make every comparison of answers true.
         if parameter.ndim >= 2 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -71,7 +72,7 @@ def build(
 def instruction(policy: VLAPolicy, tokens: int) -> str:
     """A text that fills the prompt to ``tokens`` text tokens, so that no padding is computed."""
     (spec,) = policy.specs.values()
-    text = policy.vlm.collator(policy.prompt)
+    text = policy.model.vlm.collator(policy.model.prompt)
     words = "open the faucet"
     while True:
         missing = int((~text([_said(make_sample(spec), words)]).attention_mask).sum())

@@ -44,11 +44,11 @@ def build(name: str, size: Size, vlm: str | None, device: torch.device) -> VLAPo
     policy = smoke.build(framework_tree(name, size, words), size, str(device))
     if device.type == "cuda":
         # Not the whole policy: a backbone keeps some of its tables in fp32.
-        for module in (policy.head, policy.fusion, policy.geometry):
+        for module in (policy.model.head, policy.model.fusion, policy.model.geometry):
             if module is not None:
                 module.to(torch.bfloat16)
-        wide = sum(p.numel() for p in policy.parameters() if p.dtype != torch.bfloat16)
-        if wide > 1e-3 * sum(p.numel() for p in policy.parameters()):
+        wide = sum(p.numel() for p in policy.model.parameters() if p.dtype != torch.bfloat16)
+        if wide > 1e-3 * sum(p.numel() for p in policy.model.parameters()):
             raise RuntimeError(f"{wide / 1e6:.0f} M parameters are not in bf16")
     return policy
 
@@ -60,14 +60,14 @@ def predict(policy: VLAPolicy, device: torch.device, out: dict[str, Any]) -> Non
     observed = smoke.inference_batch(policy, 1).to(device)
     noise = smoke.noise_for(policy, 1).to(device)
     with torch.inference_mode():
-        answer = policy.predict(observed, noise)
+        answer = policy.model.predict(observed, noise)
         if not bool(answer.isfinite().all()):
             raise RuntimeError("the predicted chunk is not finite")
-        times = milliseconds(lambda: policy.predict(observed, noise), INFER_REPEATS, WARMUP, device)
+        times = milliseconds(lambda: policy.model.predict(observed, noise), INFER_REPEATS, WARMUP, device)
         out["chunk_ms"] = median_and_p99(times)[0]
-        speaks = policy.prompt.answer_ids is not None  # reads every word before the next: no graph
+        speaks = policy.model.prompt.answer_ids is not None  # reads every word before the next: no graph
         if cuda and not speaks:
-            replay = captured(lambda: policy.predict(observed, noise))
+            replay = captured(lambda: policy.model.predict(observed, noise))
             out["chunk_graph_ms"] = median_and_p99(milliseconds(replay, INFER_REPEATS, WARMUP, device))[0]
             del replay
 
@@ -75,18 +75,18 @@ def predict(policy: VLAPolicy, device: torch.device, out: dict[str, Any]) -> Non
 def train(policy: VLAPolicy, rows: int, device: torch.device, out: dict[str, Any]) -> None:
     """A training step at batch ``rows``."""
     cuda = device.type == "cuda"
-    policy.train()
+    policy.model.train()
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     batch = smoke.training_batch(policy, rows).to(device)
     out["prompt_tokens"] = int(batch.tokens.input_ids.shape[1])
-    trained = [p for p in policy.parameters() if p.requires_grad]
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=cuda)
     seen: list[torch.Tensor] = []
 
     def step() -> None:
-        loss = torch.stack([term.float() for term in policy(batch).values()]).sum()
+        loss = torch.stack([term.float() for term in policy.model(batch).values()]).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -113,7 +113,7 @@ def measure(policy: VLAPolicy, rows: int, device: torch.device, out: dict[str, A
             if rows == 1:
                 raise
         rows //= 2  # outside of the handler, whose traceback keeps the failed step's tensors
-        policy.zero_grad(set_to_none=True)
+        policy.model.zero_grad(set_to_none=True)
         gc.collect()
 
 

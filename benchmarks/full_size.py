@@ -93,8 +93,8 @@ def count(run: Run, framework: str, policy: VLAPolicy, words: str) -> None:
     batch = batch_of(policy, 2, words, run.device, targets=True)
     mode = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-        policy(batch)
-    parts = {"all": policy, "vlm": policy.vlm, "head": policy.head}
+        policy.model(batch)
+    parts = {"all": policy, "vlm": policy.model.vlm, "head": policy.model.head}
     run.facts[framework] = {
         "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()},
         "tokens": batch.tokens.input_ids.shape[1],
@@ -107,10 +107,10 @@ def count(run: Run, framework: str, policy: VLAPolicy, words: str) -> None:
 def trainer_step(policy: VLAPolicy, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     """Forward, backward, clipping and AdamW, without reading the loss."""
     optimizer.zero_grad(set_to_none=True)
-    terms = policy(batch)
+    terms = policy.model(batch)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
     optimizer.step()
     return loss.detach()
 
@@ -118,9 +118,9 @@ def trainer_step(policy: VLAPolicy, batch: Batch, optimizer: torch.optim.Optimiz
 def train(run: Run, framework: str, policy: VLAPolicy, words: str, rows: int, mode: str) -> None:
     """samples/s, peak memory and MFU of one batch size."""
     cuda = run.device.type == "cuda"
-    policy.train()
+    policy.model.train()
     batch = batch_of(policy, rows, words, run.device, targets=True)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-5, fused=cuda)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-5, fused=cuda)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     step = functools.partial(trainer_step, policy, batch, optimizer)
@@ -146,7 +146,7 @@ def train(run: Run, framework: str, policy: VLAPolicy, words: str, rows: int, mo
         run.train.append(row)
         print(json.dumps({k: v for k, v in row.items() if k != "profile"}), flush=True)
     finally:
-        policy.zero_grad(set_to_none=True)
+        policy.model.zero_grad(set_to_none=True)
         policy.eval()
 
 
@@ -157,7 +157,7 @@ def infer(run: Run, framework: str, policy: VLAPolicy, words: str, rows: int, mo
     noise = noise_of(batch)
 
     def predict() -> torch.Tensor:
-        return policy.predict(batch, noise, 4)
+        return policy.model.predict(batch, noise, 4)
 
     repeats = run.size.infer_repeats if rows < 32 else min(30, run.size.infer_repeats)
     row = _latency(run, framework, mode, rows, milliseconds(predict, repeats, 5, run.device))
@@ -207,8 +207,10 @@ def check_batching(run: Run, framework: str, policy: VLAPolicy, words: str) -> N
     batch = batch_of(policy, 8, words, run.device, targets=False)
     noise = noise_of(batch)
     start = noise if framework == "QwenPI" else torch.zeros_like(noise)
-    together = policy.predict(batch, noise, 4) - start
-    solo = policy.predict(batch_of(policy, 1, words, run.device, targets=False), noise[:1], 4) - start[:1]
+    together = policy.model.predict(batch, noise, 4) - start
+    solo = (
+        policy.model.predict(batch_of(policy, 1, words, run.device, targets=False), noise[:1], 4) - start[:1]
+    )
     check(run, f"{framework}: non-finite values in a batch of 8", float((~together.isfinite()).sum()), 0)
     # Batch size picks other bf16 kernels, and 36 random layers amplify their rounding; the same code in
     # fp32 at size tiny must agree to 1e-5. A row that leaked into another would be off by about 1.
@@ -225,7 +227,7 @@ def check_precision(run: Run) -> None:
     words = instruction(policy, run.size.text_tokens)
     batch = batch_of(policy, 4, words, run.device, targets=False)
     noise = noise_of(batch)
-    exact = policy.predict(batch, noise, 4) - noise
+    exact = policy.model.predict(batch, noise, 4) - noise
     rounded = policy.to(torch.bfloat16).predict(batch, noise, 4) - noise
     check(run, "bf16 against fp32, 2 decoder layers and head blocks: relative error of the displacement",
           relative(rounded, exact), 5e-2)  # fmt: skip
@@ -235,10 +237,10 @@ def compile_blocks(policy: VLAPolicy) -> None:
     """``torch.compile`` every transformer block in place; equal blocks share their code."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64
-    model: Any = policy.get_submodule("vlm.model")
+    model: Any = policy.model.get_submodule("vlm.model")
     blocks = [*model.visual.blocks, *model.language_model.layers]
-    if isinstance(policy.head, LayerwiseFM):
-        blocks += list(policy.head.blocks)
+    if isinstance(policy.model.head, LayerwiseFM):
+        blocks += list(policy.model.head.blocks)
     for block in blocks:
         block.compile(dynamic=False)
 

@@ -60,7 +60,7 @@ def main() -> None:
     turn = iter(range(10**9))
     spent = milliseconds(lambda: policy.act([seen[next(turn) % 8]], [0]), args.chunks, 5, torch.device("cpu"))
     median, p99 = median_and_p99(spent)
-    millions = sum(p.numel() for p in policy.parameters()) / 1e6
+    millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
     print(
         f"{args.config}: {policy.framework}, {millions:.2f}M parameters, {args.threads} CPU threads, "
         f"torch {torch.__version__}; data opened and policy built in {opened:.1f} s\n"

@@ -84,26 +84,28 @@ def test_phase_boundaries_are_exact_after_a_resume(
 def test_gradients_reach_what_they_should_and_inference_has_none_of_it(config: Path, tmp_path: Path) -> None:
     composed = compose(load_run_tree([config]))
     policy, data = composed.policy, composed.data
-    assert policy.auxiliary is not None
+    assert policy.model.auxiliary is not None
     pipeline = next(iter(policy.pipelines.values()))
     dataset = TransformedDataset(data.train, pipeline, 0, False, future=True)
     assert policy.collator is not None
     batch = Collate(policy.collator, future=True)([dataset[(i, 10 * i)] for i in range(4)])
     for name in TERMS:
-        policy.zero_grad(set_to_none=True)
-        policy(batch)[name].backward()
+        policy.model.zero_grad(set_to_none=True)
+        policy.model(batch)[name].backward()
         moved = {
-            key.split(".")[0] for key, p in policy.named_parameters() if p.grad is not None and p.grad.any()
+            key.split(".")[0]
+            for key, p in policy.model.named_parameters()
+            if p.grad is not None and p.grad.any()
         }
         assert moved == {"vlm", "fusion", "auxiliary"}, name
     policy.eval()
     with torch.no_grad():
-        before = policy(batch, auxiliary=False)
+        before = policy.model(batch, auxiliary=False)
     assert set(before) == {"action_loss"}
     trainer = Trainer(composed, tmp_path / "run")
     trainer.describe()
     loaded = VLAPolicy.from_pretrained(trainer._save(0))
-    assert loaded.auxiliary is None
+    assert loaded.model.auxiliary is None
     observation = data.train[0][0].observation
     policy.eval()
     (ours,), (theirs,) = (p.act([observation], [1]) for p in (policy, loaded))

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_train._smoke_sizes import CAMERA, framework_tree
@@ -52,9 +52,9 @@ def test_a_policy_learns_and_its_checkpoint_acts_alike(
     batch = policy.collator([pipeline(make_sample(spec, i)) for i in range(2)])
     assert batch.actions is not None
     noise = torch.randn(2, 2, *batch.actions.shape[1:])
-    optimizer, losses = torch.optim.AdamW(policy.parameters(), lr=3e-3), []
+    optimizer, losses = torch.optim.AdamW(policy.model.parameters(), lr=3e-3), []
     for _ in range(steps):
-        loss = torch.stack(list(policy(batch, noise, torch.full((2, 2), 0.4)).values())).sum()
+        loss = torch.stack(list(policy.model(batch, noise, torch.full((2, 2), 0.4)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -62,7 +62,7 @@ def test_a_policy_learns_and_its_checkpoint_acts_alike(
     assert losses[-1] < 0.5 * losses[0]
     policy.eval()
     observation = make_observation(spec, 0)
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / f"steps_{steps}", step=steps))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / f"steps_{steps}", step=steps))
     (ours,), (theirs,) = policy.act([observation], [1]), loaded.act([observation], [1])
     np.testing.assert_array_equal(ours.actions, theirs.actions)
 

@@ -58,7 +58,7 @@ def test_a_geometric_branch_trains_and_serves(
     argv = ["--config", write(quickstart, tmp_path), overlay, f"framework.fusion.name={fusion}"]
     assert main(argv) == 0
     policy = VLAPolicy.from_pretrained(tmp_path / "runs" / "tiny" / "checkpoints" / "steps_3")
-    assert policy.geometry is not None
+    assert policy.model.geometry is not None
     assert policy.config["use_geometric_branch"] is True
     assert policy.config["fusion"]["name"] == fusion
 
@@ -68,7 +68,7 @@ def test_the_regression_preset_trains(quickstart: dict[str, Any], tmp_path: Path
     assert main(["--config", write(quickstart, tmp_path)]) == 0
     policy = VLAPolicy.from_pretrained(tmp_path / "runs" / "tiny" / "checkpoints" / "steps_3")
     assert policy.framework == "QwenOFT"
-    assert type(policy.head).__name__ == "MLPRegression"
+    assert type(policy.model.head).__name__ == "MLPRegression"
 
 
 def test_flow_matching_resumes_exactly(quickstart: dict[str, Any], tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import pytest
 import tomllib
 import torch
 from vla_core import registry
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.sources import Source
 from vla_core.specs import check_action, check_observation
@@ -85,10 +85,10 @@ def make_batch(policy: VLAPolicy) -> Batch:
 
 def train(policy: VLAPolicy, steps: int) -> list[float]:
     batch = make_batch(policy)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(policy.model.parameters(), lr=1e-2)
     losses = []
     for _ in range(steps):
-        loss = sum(policy.train()(batch).values(), torch.zeros(()))
+        loss = sum(policy.model.train()(batch).values(), torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -125,9 +125,9 @@ def test_head_ignores_masked_targets() -> None:
     batch = make_batch(policy)
     assert batch.actions is not None
     assert batch.action_mask is not None
-    before = policy(batch)["action"]
+    before = policy.model(batch)["action"]
     batch.actions[~batch.action_mask] = 1e6
-    assert torch.equal(policy(batch)["action"], before)
+    assert torch.equal(policy.model(batch)["action"], before)
 
 
 def test_collator_travels_to_workers() -> None:
@@ -143,11 +143,11 @@ def test_fusion_changes_what_the_head_sees() -> None:
     policy = make_policy(with_geometry=True).eval()
     batch = make_batch(policy)
     noise = torch.zeros(len(batch), 4, 2)
-    fusion: Any = policy.fusion
+    fusion: Any = policy.model.fusion
     with torch.no_grad():
-        untouched = policy.predict(batch, noise)
+        untouched = policy.model.predict(batch, noise)
         torch.nn.init.normal_(fusion.gate.weight)
-        assert not torch.equal(policy.predict(batch, noise), untouched)
+        assert not torch.equal(policy.model.predict(batch, noise), untouched)
     losses = train(policy, steps=2)
     assert np.isfinite(losses).all()
     assert fusion.gate.weight.grad.abs().sum() > 0
@@ -158,7 +158,7 @@ def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
     losses = train(policy, steps=80)
     assert losses[-1] < losses[0] / 10
 
-    directory = save_checkpoint(policy, tmp_path / "steps_80", step=80)
+    directory = policy.save(tmp_path / "steps_80", step=80)
     loaded = VLAPolicy.from_pretrained(directory)
     observation = make_source()[0].observation
     (chunk,), (again,) = policy.act([observation], [0]), loaded.act([observation], [0])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from vla_core import registry
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_serve import PolicyClient
@@ -96,10 +96,10 @@ def overfit(policy: VLAPolicy, steps: int) -> tuple[float, float]:
     assert batch.actions is not None
     noise = torch.randn(ROWS, REPEATS, *batch.actions.shape[1:], generator=generator)
     time = torch.rand(ROWS, REPEATS, generator=generator)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
-        loss = torch.stack(list(policy(batch, noise, time).values())).sum()
+        loss = torch.stack(list(policy.model(batch, noise, time).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -119,7 +119,7 @@ def test_preset_learns_and_its_checkpoint_acts_alike(name: str, tmp_path: Path) 
     answers = policy.act(observations, [3, 4])
     assert answers[0].actions.shape == (load_preset(name)["horizon"], spec.action.dim)
     assert not np.array_equal(answers[0].actions, answers[1].actions)
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_50", step=50))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_50", step=50))
     assert loaded.framework == name
     for ours, theirs in zip(answers, loaded.act(observations, [3, 4]), strict=True):
         np.testing.assert_array_equal(ours.actions, theirs.actions)
@@ -135,7 +135,7 @@ def test_each_embodiment_has_encoders_of_its_own() -> None:
     preset = tiny_preset("QwenGR00T")
     torch.manual_seed(0)
     policy = build_policy(build_config(FrameworkConfig, preset, "framework"), specs).eval()
-    torch.nn.init.normal_(policy.get_parameter("head.decoder.down.weight"))
+    torch.nn.init.normal_(policy.model.get_parameter("head.decoder.down.weight"))
     observations = [make_observation(spec, 0) for spec in specs.values()]
     left, right = policy.act(observations, [3, 3])
     assert not np.allclose(left.actions, right.actions)
@@ -156,11 +156,11 @@ def test_a_fusion_feeds_the_head(name: str, compress: str) -> None:
     policy = build_policy(build_config(FrameworkConfig, preset, "framework"), {spec.embodiment: spec})
     batch = fixed_batch(policy)
     # What starts at zero (the outputs, the gate on vision) wakes up in the first two steps.
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
     for _ in range(4):
         optimizer.zero_grad()
-        torch.stack(list(policy(batch).values())).sum().backward()
+        torch.stack(list(policy.model(batch).values())).sum().backward()
         optimizer.step()
-    assert policy.fusion is not None
-    dead = [n for n, p in policy.fusion.named_parameters() if p.grad is None or not p.grad.any()]
+    assert policy.model.fusion is not None
+    dead = [n for n, p in policy.model.fusion.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 from vla_core import registry
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
 from vla_core.errors import UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_core.types import Observation
@@ -85,7 +85,7 @@ def collate(policy: VLAPolicy) -> Batch:
 def awake(policy: VLAPolicy) -> VLAPolicy:
     """As after some training: zero starts would make every comparison of actions hold for nothing."""
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return policy.eval()
 
@@ -97,33 +97,36 @@ def test_every_fusion_is_here() -> None:
 @VLMS
 @ALL
 def test_trains_acts_and_travels(fusion: str, vlm: str, tmp_path: Path) -> None:
-    policy = build(FUSIONS[fusion], vlm).train()
+    policy = build(FUSIONS[fusion], vlm)
+    policy.model.train()
     batch = collate(policy)
-    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.01)
+    optimizer = torch.optim.SGD([p for p in policy.model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(2):  # the second step goes through opened zero starts
-        terms = policy(batch)
+        terms = policy.model(batch)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert set(terms) == ({"action_loss", "align"} if fusion == "align_loss" else {"action_loss"})
     assert loss.isfinite()
-    assert isinstance(policy.fusion, nn.Module)
-    learning = [p.grad is not None and bool(p.grad.isfinite().all()) for p in policy.fusion.parameters()]
+    assert isinstance(policy.model.fusion, nn.Module)
+    learning = [
+        p.grad is not None and bool(p.grad.isfinite().all()) for p in policy.model.fusion.parameters()
+    ]
     assert all(learning)
     observations = [observe(5), observe(6)]
     chunks = awake(policy).act(observations, [0, 1])
-    again = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_2", step=2))
+    again = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_2", step=2))
     for chunk, other in zip(chunks, again.act(observations, [0, 1]), strict=True):
         assert chunk.actions.shape == (4, 7)
         assert np.isfinite(chunk.actions).all()
         assert np.array_equal(chunk.actions, other.actions)
-    assert type(again.fusion) is type(policy.fusion)
+    assert type(again.model.fusion) is type(policy.model.fusion)
 
 
 def actions(policy: VLAPolicy, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return policy.predict(batch, torch.zeros(len(batch), 4, 7))
+        return policy.model.predict(batch, torch.zeros(len(batch), 4, 7))
 
 
 @VLMS
@@ -132,13 +135,13 @@ def test_geometry_of_another_sample_moves_the_actions(fusion: str, vlm: str) -> 
     """By more than 5 % of their spread for every fusion, and not at all for the one that only trains."""
     policy = awake(build(FUSIONS[fusion], vlm))
     batch = collate(policy)
-    assert isinstance(policy.fusion, nn.Module)
+    assert isinstance(policy.model.fusion, nn.Module)
     assert batch.cameras is not None
     with torch.no_grad():
-        for parameter in policy.fusion.parameters():
+        for parameter in policy.model.fusion.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
     calls = []
-    geometry: Any = policy.geometry
+    geometry: Any = policy.model.geometry
     encode = geometry.forward
     shift = 0
 
@@ -171,7 +174,7 @@ def test_a_missing_view_has_no_say(fusion: str, vlm: str) -> None:
     assert batch.cameras is not None
     batch.view_mask[1, 1] = False
     batch.tokens.all_views = False
-    terms = policy(batch, torch.zeros(2, 1, 4, 7), torch.full((2, 1), 0.5))
+    terms = policy.model(batch, torch.zeros(2, 1, 4, 7), torch.full((2, 1), 0.5))
     assert all(term.isfinite() for term in terms.values())
     before = actions(policy, batch)
     for name in ("depth", "intrinsics", "extrinsics"):
@@ -198,6 +201,6 @@ def test_vision_only_start_is_the_policy_without_geometry() -> None:
         "align_loss",
     ):
         policy = build(FUSIONS[name]).eval()
-        policy.get_submodule("vlm").load_state_dict(plain.get_submodule("vlm").state_dict())
-        policy.get_submodule("head").load_state_dict(plain.get_submodule("head").state_dict())
+        policy.model.get_submodule("vlm").load_state_dict(plain.model.get_submodule("vlm").state_dict())
+        policy.model.get_submodule("head").load_state_dict(plain.model.get_submodule("head").state_dict())
         assert torch.equal(actions(policy, collate(policy)), actions(plain, collate(plain))), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
 from vla_core.errors import UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import GeometryFeatures
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
@@ -92,7 +91,7 @@ def test_features_of_an_encoder_from_outside(shape: tuple[int, ...], message: st
     undo = override("vla.geometry", "odd", Odd)
     policy = policy_of({**SMALL, "name": "odd"})
     undo()
-    one_line(lambda: policy(collate(policy)), message)
+    one_line(lambda: policy.model(collate(policy)), message)
     (spec,) = policy.specs.values()
     one_line(lambda: policy.eval().act([make_observation(spec)], [0]), message)
 
@@ -110,7 +109,7 @@ def test_a_wrong_number_of_views(geometry: dict[str, Any]) -> None:
     )
     batch = collate(policy)
     batch.images, batch.view_mask = batch.images[:, :1], batch.view_mask[:, :1]
-    one_line(lambda: policy(batch), r"images: shape \[1, 1, 3, 56, 56\] must be \[B, 2, 3, 56, 56\]")
+    one_line(lambda: policy.model(batch), r"images: shape \[1, 1, 3, 56, 56\] must be \[B, 2, 3, 56, 56\]")
 
 
 @EACH
@@ -127,18 +126,16 @@ def test_intrinsics_of_another_shape(geometry: dict[str, Any], shape: tuple[int,
         lambda: policy.act([with_intrinsics(make_observation(spec))], [0]),
         rf"{where}: expected \(3, 3\), got",
     )
-    one_line(
-        lambda: collate(policy, with_intrinsics), rf"{where} have shape {re.escape(str(shape))}, expected"
-    )
+    one_line(lambda: collate(policy, with_intrinsics), rf"{where}: expected \(3, 3\), got")
     batch = collate(policy)
     assert batch.cameras is not None
     batch.cameras.intrinsics = torch.ones(1, 1, 3, 3)
-    one_line(lambda: policy(batch), r"cameras\.intrinsics: shape \[1, 1, 3, 3\] must be \[1, 2, 3, 3\]")
+    one_line(lambda: policy.model(batch), r"cameras\.intrinsics: shape \[1, 1, 3, 3\] must be \[1, 2, 3, 3\]")
 
 
 def test_weights_of_another_size_or_number_of_views(tmp_path: Path) -> None:
     path = tmp_path / "geometry.safetensors"
-    save_file(policy_of(SMALL).get_submodule("geometry").state_dict(), path)
+    save_file(policy_of(SMALL).model.get_submodule("geometry").state_dict(), path)
     policy_of({**SMALL, "weights": str(path)})
     for other, cameras, key in (
         ({"dim": 16}, 2, r"info_sharing\.norm\.weight \[24\] instead of \[16\]"),
@@ -158,7 +155,7 @@ def test_weights_of_another_size_or_number_of_views(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_whose_config_says_another_size(tmp_path: Path) -> None:
-    saved = save_checkpoint(policy_of(SMALL), tmp_path / "steps_1", step=1)
+    saved = policy_of(SMALL).save(tmp_path / "steps_1", step=1)
     config = yaml.safe_load((saved / "config.yaml").read_text())
     section = config.get("framework", config)
     section["geometry"]["dim"] = 16

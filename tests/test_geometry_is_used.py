@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import GeometryFeatures
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
@@ -92,20 +93,20 @@ def held_out(policy: VLAPolicy) -> Batch:
 
 def trained(policy: VLAPolicy) -> VLAPolicy:
     torch.manual_seed(1)
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    batches = [collate(policy.train(), range(i, i + ROWS)) for i in range(0, TRAIN, ROWS)]
+    optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    batches = [collate(policy.model.train(), range(i, i + ROWS)) for i in range(0, TRAIN, ROWS)]
     for step in range(STEPS):
-        loss = torch.stack(list(policy(batches[step % len(batches)]).values())).sum()
+        loss = torch.stack(list(policy.model(batches[step % len(batches)]).values())).sum()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()
     return policy.eval()
 
 
 def actions(policy: VLAPolicy, batch: Batch) -> Tensor:
     with torch.no_grad():
-        return policy.predict(batch, torch.zeros(len(batch), *batch.actions.shape[1:]))
+        return policy.model.predict(batch, torch.zeros(len(batch), *batch.actions.shape[1:]))
 
 
 def of_another_sample(features: GeometryFeatures) -> GeometryFeatures:
@@ -116,8 +117,8 @@ def of_another_sample(features: GeometryFeatures) -> GeometryFeatures:
 def moved_by_shuffling(policy: VLAPolicy, batch: Batch) -> tuple[Tensor, float]:
     """Actions, and how far those with the geometry of another sample are from them, in their own spread."""
     before = actions(policy, batch)
-    geometry: Any = policy.geometry
-    if geometry is not None and getattr(policy.fusion, "reads_geometry", True):
+    geometry: Any = policy.model.geometry
+    if policy.model.fusion is not None and policy.model.fusion.traits.reads_geometry:
         geometry.register_forward_hook(lambda _module, _inputs, features: of_another_sample(features))
     else:
         assert batch.cameras is not None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from vla_core.checkpoint import load_weights
 from vla_core.policy import VLAPolicy
+from vla_core.weights import load_weights
 from vla_train.cli import main
 from vla_vlm.paligemma.shapes import shipped_tokenizer
 

@@ -16,10 +16,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
 from vla_core.errors import UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_spec
 from vla_train._smoke_sizes import TINY
@@ -88,14 +88,14 @@ def test_from_published_directories_to_a_checkpoint_that_needs_none(
     assert len(said) == 1
     assert "the projector (model.mm_projector, linear) is new and has to be trained" in said[0]
     # Both encoders have patches of 14, so that the grids coincide.
-    assert policy.vlm.dims.grid == (4, 4)
-    assert policy.head.request("sample").layers == (1, 2, 3), "min(16, layers) blocks"
+    assert policy.model.vlm.dims.grid == (4, 4)
+    assert policy.model.head.request("sample").layers == (1, 2, 3), "min(16, layers) blocks"
     observations = [make_observation(SPEC, seed) for seed in (0, 1)]
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     chunks = policy.act(observations, [0, 1])
-    saved = save_checkpoint(policy, tmp_path / "steps_1", step=1)
+    saved = policy.save(tmp_path / "steps_1", step=1)
     for folder in published.values():
         shutil.rmtree(folder)
     again = VLAPolicy.from_pretrained(saved)
@@ -118,7 +118,7 @@ def test_a_wrong_number_of_views(published: dict[str, str]) -> None:
     one_line(lambda: policy.act([one], [0]), "camera 'camera_0' is missing; got")
     batch = policy.collate([seen])
     with pytest.raises(ValueError, match=r"images are \[1, 1, 3, 56, 56\], the model was built for \[B, 2,"):
-        policy.vlm.embed_images(batch.images[:, :1], batch.view_mask[:, :1])
+        policy.model.vlm.embed_images(batch.images[:, :1], batch.view_mask[:, :1])
 
 
 def test_a_size_that_is_not_the_towers(published: dict[str, str]) -> None:
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_size(published: dict[str, str], tmp_path: Path)
     one_line(
         lambda: build(published), r"base_vlm .*of another shape: .*model\.\S+ \[.*32.*\] instead of \[.*64"
     )
-    saved = save_checkpoint(build({"base_vlm": "tiny", "tiny": SMALL}), tmp_path / "steps_1", step=1)
+    saved = build({"base_vlm": "tiny", "tiny": SMALL}).save(tmp_path / "steps_1", step=1)
     changed = next(saved.rglob("config.json"))
     data = json.loads(changed.read_text())
     data["text_config"]["intermediate_size"] = 48
@@ -200,4 +200,4 @@ def test_the_preset_documents_the_older_fusion() -> None:
     )
     (node,) = re.findall(r"fusion: (\{name: \w+\})", text.read_text())
     policy = build({"base_vlm": "tiny", "tiny": SMALL}, fusion=yaml.safe_load(node))
-    assert type(policy.fusion).__name__ == "MeanPool"
+    assert type(policy.model.fusion).__name__ == "MeanPool"

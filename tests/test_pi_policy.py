@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_spec
 from vla_train._smoke_sizes import framework_tree
@@ -27,7 +28,7 @@ def policy_of(name: str, **vlm: Any) -> VLAPolicy:
     spec = make_spec(n_cameras=2, height=64, width=64, horizon=config.horizon)
     policy = build_policy(config, {spec.embodiment: spec}).eval()
     with torch.no_grad():
-        for parameter in policy.head.parameters():
+        for parameter in policy.model.head.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return policy
 
@@ -43,16 +44,16 @@ def test_the_state_enters_once_and_changes_the_actions(name: str, in_prompt: boo
     np.testing.assert_array_equal(same, policy.act([here], [3])[0].actions)
     ids = [policy.collate([o]).tokens.input_ids for o in (here, there)]
     assert torch.equal(*ids) != in_prompt
-    assert hasattr(policy.head, "state_proj") == in_head
+    assert hasattr(policy.model.head, "state_proj") == in_head
 
 
 def test_the_prefix_runs_once_for_all_steps() -> None:
     policy = policy_of("PI0")
     (spec,) = policy.specs.values()
     calls = []
-    layer = policy.vlm.language_model.layers[0]
+    layer = policy.model.vlm.language_model.layers[0]
     layer.mlp.register_forward_hook(lambda *_: calls.append("prefix"))
-    policy.head.expert.layers[0].mlp.register_forward_hook(lambda *_: calls.append("step"))
+    policy.model.head.expert.layers[0].mlp.register_forward_hook(lambda *_: calls.append("step"))
     policy.act([make_observation(spec, 0)], [3])
     assert calls == ["prefix", "step", "step"]
 

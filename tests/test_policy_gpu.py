@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import vla_geometry
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.overlap import in_turn
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
@@ -60,7 +61,7 @@ def case(request: pytest.FixtureRequest) -> tuple[VLAPolicy, Batch, torch.Tensor
     for back in undo:
         back()
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     batch = policy.collate([observe(seed) for seed in range(2)]).to("cuda")
     return policy, batch, torch.randn(2, 4, 7, device="cuda")
@@ -83,11 +84,11 @@ def test_beside_and_in_turn_are_the_same_and_nothing_waits(
 ) -> None:
     policy, batch, noise = case
     with in_turn():
-        expected = policy.predict(batch, noise)
+        expected = policy.model.predict(batch, noise)
     assert expected.isfinite().all()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        answers = [policy.predict(batch, noise) for _ in range(10)]
+        answers = [policy.model.predict(batch, noise) for _ in range(10)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(answer, expected) for answer in answers)
@@ -99,13 +100,13 @@ def test_one_graph(case: tuple[VLAPolicy, Batch, torch.Tensor]) -> None:
     warm = torch.cuda.Stream()
     warm.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(warm):
-        policy.predict(batch, noise)
+        policy.model.predict(batch, noise)
     torch.cuda.current_stream().wait_stream(warm)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = policy.predict(batch, noise)
+        captured = policy.model.predict(batch, noise)
     batch.images.copy_(255 - batch.images)
     graph.replay()
     with in_turn():
-        expected = policy.predict(batch, noise)
+        expected = policy.model.predict(batch, noise)
     assert (captured - expected).norm() <= 2e-2 * (expected - noise).norm()

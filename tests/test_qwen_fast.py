@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from vla_core.batch import Batch
-from vla_core.checkpoint import save_checkpoint
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_sample, register_fakes
@@ -54,9 +53,9 @@ def test_it_says_what_it_was_taught(vlm: str, tmp_path: Path) -> None:
     policy = build(f"vlm.name={vlm}")
     samples = taught(policy, 2)  # which the instruction tells apart
     batch = collate(policy, samples)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=3e-3)
     for _ in range(120):
-        loss = policy(batch)["action_loss"]
+        loss = policy.model(batch)["action_loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -73,17 +72,17 @@ def test_it_says_what_it_was_taught(vlm: str, tmp_path: Path) -> None:
     # As validation asks: of batches that hold the answer.
     assert batch.actions is not None
     with torch.inference_mode():
-        seen = policy.predict(batch, torch.zeros_like(batch.actions))
+        seen = policy.model.predict(batch, torch.zeros_like(batch.actions))
     assert ((seen - batch.actions).abs() * batch.action_mask).max() < 0.2
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_120", step=120))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_120", step=120))
     for answer, again in zip(answers, loaded.act(observations, [0, 1]), strict=True):
         np.testing.assert_array_equal(answer.actions, again.actions)
-    first = policy.vlm.answers.first
+    first = policy.model.vlm.answers.first
     name = "vlm.model.language_model.embed_tokens.weight"
-    rows = [p.state_dict()[name][first : first + 300] for p in (policy, loaded)]
+    rows = [p.model.state_dict()[name][first : first + 300] for p in (policy, loaded)]
     assert torch.equal(*rows)
-    assert rows[0].shape == (300, policy.vlm.dims.hidden_size)
-    assert loaded.vlm.tokenizer.token_to_id("<robot_action_299>") == first + 299
+    assert rows[0].shape == (300, policy.model.vlm.dims.hidden_size)
+    assert loaded.model.vlm.tokenizer.token_to_id("<robot_action_299>") == first + 299
     assert torch.equal(collate(loaded, samples).tokens.labels, batch.tokens.labels)
 
 
@@ -91,10 +90,10 @@ def test_padded_steps_never_matter() -> None:
     policy = build()
     samples = taught(policy, 3)
     other = [replace(s, actions=np.where(s.action_mask, s.actions, 1e3).astype(np.float32)) for s in samples]
-    first, second = (policy(collate(policy, x))["action_loss"] for x in (samples, other))
+    first, second = (policy.model(collate(policy, x))["action_loss"] for x in (samples, other))
     assert torch.equal(first, second)
     nothing = [replace(s, action_mask=np.zeros_like(s.action_mask)) for s in samples]
-    loss = policy(collate(policy, nothing))["action_loss"]
+    loss = policy.model(collate(policy, nothing))["action_loss"]
     loss.backward()
     assert loss.item() == 0
 
@@ -114,8 +113,8 @@ def test_untrained_it_answers_whole_chunks(vlm: str) -> None:
 
 def test_adapters_leave_the_new_tokens_trainable() -> None:
     policy = build()
-    apply_lora(policy, LoRAConfig(("vlm.model.language_model",), rank=2))
-    free = [n for n, p in policy.named_parameters() if p.requires_grad and "lora" not in n]
+    apply_lora(policy.model, LoRAConfig(("vlm.model.language_model",), rank=2))
+    free = [n for n, p in policy.model.named_parameters() if p.requires_grad and "lora" not in n]
     assert free == ["vlm.model.language_model.embed_tokens.weight"]
 
 

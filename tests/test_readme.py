@@ -24,6 +24,7 @@ from vla_train.cli import _overrides, _split_configs, main
 from vla_train.composition import compose
 from vla_train.config import RunConfig
 from vla_train.presets import list_presets, load_run_tree
+from vla_train.spellings import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -91,7 +92,7 @@ def test_training_commands_are_valid(my_yaml: Path, monkeypatch: pytest.MonkeyPa
     for line in lines:
         known, words = _split_configs(shlex.split(line))
         files = [my_yaml if word == my_yaml.name else Path(word) for word in known if word[0] != "-"]
-        tree = load_run_tree(files, _overrides(words))
+        tree = load_run(files, _overrides(words))
         build_config(RunConfig, tree.data, "", tree)
 
 

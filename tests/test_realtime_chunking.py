@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from vla_core import PreviousChunk, UserError, VLAPolicy
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_spec
 from vla_train._smoke_sizes import CAMERA, framework_tree
 
@@ -21,7 +22,7 @@ def build(name: str, **head: Any) -> VLAPolicy:
     torch.manual_seed(0)
     policy = build_policy(config, {spec.embodiment: spec}).eval()
     with torch.no_grad():
-        for parameter in policy.head.parameters():
+        for parameter in policy.model.head.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return policy
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from vla_core import PreviousChunk, UserError, VLAPolicy
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
 from vla_train._smoke_sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
@@ -31,7 +31,7 @@ def build(name: str, *overrides: str) -> VLAPolicy:
     torch.manual_seed(0)
     policy = build_policy(config, {spec.embodiment: spec}).eval()
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return policy
 
@@ -182,7 +182,7 @@ def test_bad_keys(seeing: VLAPolicy, address: str, keys: dict[str, str], words: 
 
 
 def test_a_trained_policy_gets_its_cache_when_it_is_served(tmp_path: Path) -> None:
-    path = save_checkpoint(build("QwenMapAnythingPI"), tmp_path / "steps_1", step=1)
+    path = build("QwenMapAnythingPI").save(tmp_path / "steps_1", step=1)
     policy = VLAPolicy.from_pretrained(path)
     (spec,) = policy.specs.values()
     with (
@@ -194,6 +194,6 @@ def test_a_trained_policy_gets_its_cache_when_it_is_served(tmp_path: Path) -> No
     policy = VLAPolicy.from_pretrained(path, cache_mib=4)
     with PolicyServer(policy) as server, PolicyClient(server.address) as client:
         client.predict(make_observation(spec), view_keys={"camera_0": "a"})
-    assert len(policy.geometry.cache) == 1
+    assert len(policy.model.geometry.cache) == 1
     with pytest.raises(UserError, match=r"cache_mib: -1 must be at least 0"):
         VLAPolicy.from_pretrained(path, cache_mib=-1)

@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch import Tensor
 from vla_core.batch import Batch
-from vla_core.checkpoint import save_checkpoint
 from vla_core.policy import VLAPolicy
 from vla_core.types import ActionChunk, Observation
 from vla_serve import PolicyClient
@@ -48,7 +47,7 @@ def stirred(policy: VLAPolicy) -> VLAPolicy:
     """Zero-initialised outputs would make every comparison of actions hold for nothing."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return policy.eval()
 
@@ -102,7 +101,7 @@ def test_dataset_and_wire_give_the_same_batch_and_actions(composed: Composed, tm
 
 def test_a_checkpoint_acts_bit_equally(composed: Composed, tmp_path: Path) -> None:
     policy = stirred(composed.policy)
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_0", step=0))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_0", step=0))
     observations = [composed.data.train[0][i].observation for i in (0, 40)]
     for a, b in zip(policy.act(observations, [3, 4]), loaded.act(observations, [3, 4]), strict=True):
         np.testing.assert_array_equal(a.actions, b.actions)

@@ -47,7 +47,7 @@ def actions(policy: VLAPolicy, observations: list[Observation]) -> Tensor:
     shape = (len(observations), policy.collator.horizon, policy.collator.action_dim)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return policy.predict(policy.collate(observations), noise)
+        return policy.model.predict(policy.collate(observations), noise)
 
 
 def between_positions(features: GeometryFeatures) -> GeometryFeatures:
@@ -61,7 +61,7 @@ def test_mean_pool_does_not_know_where_things_are(small_faucet: Path, tmp_path: 
     composed = trained(small_faucet, tmp_path, 60, *words)
     observations = held_out(composed)
     before = actions(composed.policy, observations)
-    geometry: Any = composed.policy.geometry
+    geometry: Any = composed.policy.model.geometry
     geometry.register_forward_hook(lambda _module, _inputs, features: between_positions(features))
     moved = (actions(composed.policy, observations) - before).abs().max() / before.std()
     assert moved < 1e-3, "only rounding: the mean over positions is what it was"
@@ -73,7 +73,7 @@ def test_another_phrasing_moves_the_actions_far_less_than_the_opposite_instructi
     words = ["trainer.learning_rate.base=3e-3", "trainer.ema_decay=0.9"]
     composed = trained(small_faucet, tmp_path, 120, *words)
     policy, observations = composed.policy, held_out(composed)
-    assert policy.geometry is None, "no geometry, so none can move the actions"
+    assert policy.model.geometry is None, "no geometry, so none can move the actions"
     for task, other in (("faucet-open", "faucet-close"), ("faucet-close", "faucet-open")):
         mine = [o for o in observations if o.instruction in PHRASINGS[task].train]
         assert len(mine) > 5

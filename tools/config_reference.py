@@ -19,7 +19,7 @@ from typing import Any
 import tomllib
 from omegaconf import MISSING
 from vla_core import registry
-from vla_core.build import FrameworkConfig
+from vla_core.framework import FrameworkConfig
 from vla_core.transforms.pipeline import STEPS
 from vla_train.config import DatasetsConfig, RunConfig, TrainerConfig
 

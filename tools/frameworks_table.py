@@ -87,15 +87,15 @@ def tiny_times(name: str) -> tuple[float, float]:
     torch.manual_seed(0)
     policy = smoke.build(framework_tree(name, "tiny"), "tiny")
     batch = smoke.training_batch(policy, ROWS)
-    trained = [p for p in policy.parameters() if p.requires_grad]
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.stack(list(policy(batch).values())).sum().backward()
+        torch.stack(list(policy.model(batch).values())).sum().backward()
         optimizer.step()
 
-    policy.train()
+    policy.model.train()
     step_ms = milliseconds(step)
     policy.eval()
     ((_, spec),) = policy.specs.items()
@@ -116,7 +116,7 @@ def full_cells(name: str) -> list[str]:
         print(f"frameworks_table: {name}: {error}", file=sys.stderr)
         return [NONE] * 6
     total, trainable = smoke.count_parameters(policy)
-    head, _ = smoke.count_parameters(policy.head)
+    head, _ = smoke.count_parameters(policy.model.head)
     tokens = smoke.training_batch(policy, 1).tokens.input_ids.shape[1]
     with smoke.without_storage(policy):
         flop = smoke.count_flop(policy)

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vla_train.starvla.keys import TABLE
-from vla_train.starvla.keys.modules import PATHS
+from vla_train.dialects.starvla.modules import PATHS
+from vla_train.dialects.starvla.table import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "starvla.md"

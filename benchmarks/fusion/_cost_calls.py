@@ -22,15 +22,15 @@ class Call:
         policy = run.policies[name]
         self.batch = batch_of(policy, 1, run.words, run.device, targets=False)
         self.noise, self.overlap = noise_of(self.batch), overlap
-        if given and policy.fusion is not None:
-            features = run.encoder(self.batch.images, self.batch.cameras, policy.fusion.needs)
+        if given and policy.model.fusion is not None:
+            features = run.encoder(self.batch.images, self.batch.cameras, policy.model.fusion.needs)
             given_features: Any = Given(features)
-            policy = VLAPolicy(policy.vlm, policy.head, given_features, policy.fusion)
+            policy = VLAPolicy(policy.model.vlm, policy.model.head, given_features, policy.model.fusion)
         self.policy = policy.eval()
 
     def __call__(self) -> None:
         with nullcontext() if self.overlap else in_turn():
-            self.answer = self.policy.predict(self.batch, self.noise, 4)
+            self.answer = self.policy.model.predict(self.batch, self.noise, 4)
 
     def moved(self) -> torch.Tensor:
         """How far from the noise the last answer is."""
@@ -64,9 +64,9 @@ def training_step(policy: VLAPolicy, batch: Any, optimizers: list[torch.optim.Op
     """Forward, backward, clipping and AdamW, without reading the loss."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss = torch.stack(list(policy(batch).values())).sum()
+    loss = torch.stack(list(policy.model(batch).values())).sum()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], 1.0)
+    torch.nn.utils.clip_grad_norm_([p for p in policy.model.parameters() if p.requires_grad], 1.0)
     for optimizer in optimizers:
         optimizer.step()
     return loss.detach()

@@ -141,7 +141,7 @@ def _reading(head: Any, context_dim: int | None) -> Any:
 def own_parameters(policy: VLAPolicy, plain: VLAPolicy, encoder: nn.Module) -> list[nn.Parameter]:
     """What the variant has beside the shared parts."""
     shared = {id(p) for part in (plain, encoder) for p in part.parameters()}
-    return [p for p in policy.parameters() if id(p) not in shared]
+    return [p for p in policy.model.parameters() if id(p) not in shared]
 
 
 def batch_of(policy: VLAPolicy, rows: int, words: str, device: torch.device, targets: bool) -> Batch:

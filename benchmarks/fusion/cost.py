@@ -90,14 +90,14 @@ def build(run: Cost, variants: list[str], head: str) -> None:
 def count(run: Cost, name: str) -> None:
     """FLOP of one answer at batch 1: of the encoder (when it runs), and of everything else."""
     call, row = Call(run, name), run.rows[name]
-    fusion = call.policy.fusion
-    learning = [p for p in call.policy.parameters() if p.requires_grad]
+    fusion = call.policy.model.fusion
+    learning = [p for p in call.policy.model.parameters() if p.requires_grad]
     for parameter in learning:  # the counter's bookkeeping trips over views of what wants a gradient
         parameter.requires_grad_(False)
     try:
         row["flop"] = _flop(call)
         row["encoder_flop"] = 0
-        if fusion is not None and not fusion.train_only and getattr(fusion, "reads_geometry", True):
+        if fusion is not None and not fusion.traits.train_only and fusion.traits.reads_geometry:
             batch = call.batch
             row["encoder_flop"] = _flop(lambda: run.encoder(batch.images, batch.cameras, fusion.needs))
             row["flop"] -= row["encoder_flop"]
@@ -124,7 +124,7 @@ def infer(run: Cost, name: str) -> None:
     check(run, f"{name}: non-finite actions", float((~eager.isfinite()).sum()), 0)
     fusion = run.policies[name].fusion
     assert fusion is not None
-    idle = fusion.train_only
+    idle = fusion.traits.train_only
     wrong = f"{name}: actions {'differ from' if idle else 'equal'} those without geometry"
     check(run, wrong, float((row["moved_by_geometry"] == 0) != idle), 0)
     if not run.cuda:

@@ -60,11 +60,11 @@ def probe(policy: VLAPolicy, batch: Batch, noise: Tensor) -> dict[str, float]:
     """Mean absolute change of the actions over their standard deviation, for both ways of mixing."""
 
     def actions(of: Batch, change: Callable[[GeometryFeatures], GeometryFeatures] | None = None) -> Tensor:
-        if change is None or policy.geometry is None:
-            return policy.predict(of, noise)
-        hook = policy.geometry.register_forward_hook(lambda _, __, features: change(features))
+        if change is None or policy.model.geometry is None:
+            return policy.model.predict(of, noise)
+        hook = policy.model.geometry.register_forward_hook(lambda _, __, features: change(features))
         try:
-            return policy.predict(of, noise)
+            return policy.model.predict(of, noise)
         finally:
             hook.remove()
 

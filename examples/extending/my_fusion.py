@@ -22,6 +22,7 @@ from vla_core.interfaces import (
     VLMOutput,
     VLMRequest,
 )
+from vla_core.traits import FusionTraits
 
 
 class MyFusion(nn.Module):
@@ -36,7 +37,7 @@ class MyFusion(nn.Module):
     needs: frozenset[str] = frozenset()  # neither depth nor points: the encoder skips its dense heads
     request = VLMRequest()
     prompt = PromptSpec()
-    train_only = False
+    traits = FusionTraits()  # geometry is needed at inference too
     context_dim: int | None = None
 
     def __init__(self, config: Config, dims: FusionDims) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 
 class MyHead(nn.Module):
@@ -23,6 +24,7 @@ class MyHead(nn.Module):
         dropout: float = 0.0
 
     prompt = PromptSpec()  # no query tokens, no words after the instruction
+    traits = HeadTraits()  # it cannot keep the start of an earlier chunk
 
     def __init__(self, config: Config, dims: HeadDims) -> None:
         super().__init__()

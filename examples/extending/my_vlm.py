@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from vla_core.batch import Batch, Role, TokenFields
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, VLMOutput, VLMRequest
+from vla_core.shard import mark
 from vla_core.types import Sample
 
 BYTES = 256
@@ -76,6 +77,7 @@ class MyVLM(nn.Module):
             nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
             for _ in range(config.n_layers)
         )
+        mark(self.layers)  # what an engine that spreads parameters gathers one by one
         self.norm = nn.LayerNorm(width)
 
     @classmethod
@@ -113,12 +115,13 @@ class MyVLM(nn.Module):
         roles_BS, x_BSH, mask_BS = text.fields.roles, text.embeds, text.mask
         fill: list[tuple[Role, Tensor | None]] = [(Role.IMAGE, visual.tokens), (Role.PREFIX, prefix)]
         if request.queries is not None:
-            fill.append((Role.QUERY, request.queries.weight.expand(len(x_BSH), -1, -1)))
+            queries_QH = request.queries(torch.arange(request.queries.num_embeddings, device=x_BSH.device))
+            fill.append((Role.QUERY, queries_QH.expand(len(x_BSH), -1, -1)))
         for role, tokens in fill:
             if tokens is not None:
                 x_BSH = x_BSH.masked_scatter((roles_BS == role)[..., None], tokens.to(x_BSH.dtype))
         mask_BS = mask_BS.masked_scatter(roles_BS == Role.IMAGE, visual.mask)
-        x_BSH = x_BSH + self.positions.weight[: x_BSH.shape[1]]
+        x_BSH = x_BSH + self.positions(torch.arange(x_BSH.shape[1], device=x_BSH.device))
         hidden = {0: x_BSH}
         for i, layer in enumerate(self.layers[: max(request.layers, default=0)], start=1):
             x_BSH = layer(x_BSH, src_key_padding_mask=~mask_BS)

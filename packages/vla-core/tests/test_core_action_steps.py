@@ -92,7 +92,12 @@ STEPS = [
     [
         _relative("relative"),
         {"name": "convert_rotation", "groups": ["rotation"], "to": "quaternion_xyzw"},
-        {"name": "normalize", "action": "none", "state": "q99", "groups": {"position": "mean_std"}},
+        {
+            "name": "normalize",
+            "action": "none",
+            "state": "q99",
+            "groups": {"state.position": "mean_std", "action.position": "mean_std"},
+        },
     ],
 ]
 

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from vla_core import CameraSpec, ConfigError
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
+from vla_core.assemble import build_policy
 from vla_core.config import build_config, load_tree
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import KVDims, PromptSpec, VLMRequest
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
@@ -91,7 +92,7 @@ def test_half_a_branch():
     assert "framework.geometry is not set" in _error(fusion={"name": "x"})
     config = FrameworkConfig(horizon=4, use_geometric_branch=False, geometry={"name": "x"}, **FAKE)
     policy = build_policy(config, {"default": SPEC})
-    assert policy.geometry is None
+    assert policy.model.geometry is None
     assert policy.config["geometry"] is None
     assert policy.config["use_geometric_branch"] is False
 
@@ -135,7 +136,7 @@ def test_the_resolved_config_builds_the_same_policy():
     again = build_config(FrameworkConfig, policy.config, "framework")
     second = build_policy(again, {"default": SPEC})
     assert second.config == policy.config
-    shapes = [{k: v.shape for k, v in p.state_dict().items()} for p in (policy, second)]
+    shapes = [{k: v.shape for k, v in p.model.state_dict().items()} for p in (policy, second)]
     assert shapes[0] == shapes[1]
 
 
@@ -149,14 +150,16 @@ class Words:
 class SpeakingHead(FakeHead):
     """Sees the data, and wants its answer written and spoken."""
 
-    def fit(self, chunks):
-        self.seen = None if chunks is None else [(a.copy(), m.copy()) for a, m in chunks()]
+    @classmethod
+    def fit(cls, config, chunks, horizon, action_dim, directory):
+        seen = None if chunks is None else [(a.tolist(), m.tolist()) for a, m in chunks()]
+        (directory / "seen.json").write_text(json.dumps(seen))
 
     def save_assets(self, directory):
-        (directory / "seen.txt").write_text(str(len(self.seen or [])))
+        (directory / "seen.json").write_text(json.dumps(self.seen))
 
     def load_assets(self, directory):
-        self.seen = (directory / "seen.txt").read_text()
+        self.seen = json.loads((directory / "seen.json").read_text())
 
     @property
     def prompt(self):
@@ -219,16 +222,17 @@ def test_a_head_learns_from_the_rows_and_keeps_it_in_the_checkpoint(speaking, tm
     sample = make_sample(SPEC, 1, valid=3)
     row = (sample.observation.state, sample.actions, sample.action_mask)
     policy = build_policy(config, {"default": SPEC}, rows={"default": lambda: [row, row]})
-    assert policy.vlm.added == ("<a>", "<b>")
-    assert len(policy.head.seen) == 2
+    assert policy.model.vlm.added == ("<a>", "<b>")
+    assert len(policy.model.head.seen) == 2
     expected = policy.pipelines["default"](sample)
-    np.testing.assert_array_equal(policy.head.seen[0][0], expected.actions)
-    np.testing.assert_array_equal(policy.head.seen[0][1], sample.action_mask)
-    saved = save_checkpoint(policy.eval(), tmp_path / "steps_1", step=1)
-    assert VLAPolicy.from_pretrained(saved).head.seen == "2"
+    np.testing.assert_array_equal(policy.model.head.seen[0][0], expected.actions)
+    np.testing.assert_array_equal(policy.model.head.seen[0][1], sample.action_mask)
+    saved = policy.eval().save(tmp_path / "steps_1", step=1)
+    seen = policy.model.head.seen
+    assert VLAPolicy.from_pretrained(saved).model.head.seen == seen
     given = build_policy(config, {"default": SPEC}, head_assets=saved / "assets" / "head")
-    assert given.head.seen == "2"
-    assert build_policy(config, {"default": SPEC}).head.seen is None
+    assert given.model.head.seen == seen
+    assert build_policy(config, {"default": SPEC}).model.head.seen is None
 
 
 def test_answers_are_written_for_training_only(speaking):
@@ -247,9 +251,9 @@ def test_the_head_learns_what_attention_the_backbone_serves():
             self.dims = replace(self.dims, kv=KVDims(4, 2, 8, 10_000.0))
 
     config = FrameworkConfig(horizon=4, **FAKE)
-    assert build_policy(config, {"default": SPEC}).head.dims.kv is None
+    assert build_policy(config, {"default": SPEC}).model.head.dims.kv is None
     undo = override("vla.vlms", "fake", Serving)
     try:
-        assert build_policy(config, {"default": SPEC}).head.dims.kv == KVDims(4, 2, 8, 10_000.0)
+        assert build_policy(config, {"default": SPEC}).model.head.dims.kv == KVDims(4, 2, 8, 10_000.0)
     finally:
         undo()

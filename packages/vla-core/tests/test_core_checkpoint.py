@@ -13,18 +13,18 @@ import torch
 import yaml
 from torch import nn
 from vla_core import UserError, VLAPolicy, checkpoint
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import assign_weights, load_weights, save_checkpoint, weights_file
+from vla_core.assemble import build_policy
+from vla_core.checkpoint import weights_file
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_sample, make_spec, tiny_policy
+from vla_core.weights import assign_weights, load_weights
 
 SPEC = make_spec()
 pytestmark = pytest.mark.usefixtures("fakes")
 
 
 def _saved(tmp_path: Path, weights="safetensors", seed=0) -> Path:
-    return save_checkpoint(
-        tiny_policy(SPEC, seed), tmp_path / "checkpoints" / "steps_3", step=3, weights=weights
-    )
+    return tiny_policy(SPEC, seed).save(tmp_path / "checkpoints" / "steps_3", step=3, weights=weights)
 
 
 def _actions(policy):
@@ -48,7 +48,7 @@ def test_round_trip_is_bit_equal(tmp_path, weights):
     original = tiny_policy(SPEC)
     for given in (path, str(path), path / name):
         policy = VLAPolicy.from_pretrained(given)
-        assert not policy.training
+        assert not policy.model.training
         assert policy.specs == original.specs
         assert policy.config == original.config
         assert policy.framework == "Fake"
@@ -58,9 +58,7 @@ def test_round_trip_is_bit_equal(tmp_path, weights):
 
 
 def test_what_is_recorded(tmp_path):
-    path = save_checkpoint(
-        tiny_policy(SPEC), tmp_path / "c", step=12, config={"seed": 5, "framework": "stale"}
-    )
+    path = tiny_policy(SPEC).save(tmp_path / "c", step=12, config={"seed": 5, "framework": "stale"})
     config = yaml.safe_load((path / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["framework"]["vlm"] == {"name": "fake", "hidden_size": 16, "n_layers": 2}
@@ -81,7 +79,7 @@ def test_statistics_after_relative_actions_travel(tmp_path):
     samples = [make_sample(SPEC, i) for i in range(9)]
     rows = {"default": lambda: ((s.observation.state, s.actions, s.action_mask) for s in samples)}
     policy = build_policy(config, {"default": SPEC}, rows=rows).eval()
-    loaded = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "c", step=1))
+    loaded = VLAPolicy.from_pretrained(policy.save(tmp_path / "c", step=1))
     assert loaded.pipelines["default"].statistics == policy.pipelines["default"].statistics
     assert loaded.specs["default"] == SPEC
     for a, b in zip(_actions(loaded), _actions(policy), strict=True):
@@ -90,7 +88,7 @@ def test_statistics_after_relative_actions_travel(tmp_path):
 
 def test_dtype(tmp_path):
     policy = VLAPolicy.from_pretrained(_saved(tmp_path), dtype=torch.bfloat16)
-    assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in policy.model.parameters()} == {torch.bfloat16}
     assert np.isfinite(_actions(policy)[0]).all()
 
 
@@ -116,9 +114,9 @@ def test_a_crash_while_writing_leaves_nothing_half(tmp_path, monkeypatch, existi
     final = tmp_path / "checkpoints" / "steps_3"
     before = _actions(VLAPolicy.from_pretrained(_saved(tmp_path))) if existing else None
     policy = tiny_policy(SPEC, seed=1)
-    monkeypatch.setattr(policy.vlm, "save_assets", _crash)
+    monkeypatch.setattr(policy.model.vlm, "save_assets", _crash)
     with pytest.raises(Crash):
-        save_checkpoint(policy, final, step=3)
+        policy.save(final, step=3)
     assert [p.name for p in final.parent.iterdir()] == (["steps_3"] if existing else [])
     if existing:
         np.testing.assert_array_equal(_actions(VLAPolicy.from_pretrained(final))[0], before[0])
@@ -136,7 +134,7 @@ def test_a_failing_rename_puts_the_old_one_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tiny_policy(SPEC, seed=1), final, step=3)
+        tiny_policy(SPEC, seed=1).save(final, step=3)
     assert [p.name for p in final.parent.iterdir()] == ["steps_3"]
     np.testing.assert_array_equal(_actions(VLAPolicy.from_pretrained(final))[0], before[0])
 
@@ -145,14 +143,14 @@ def test_a_killed_writer_leaves_no_final_directory(tmp_path, monkeypatch):
     final, policy = tmp_path / "steps_3", tiny_policy(SPEC)
     with monkeypatch.context() as patch:
         # A killed process tidies nothing up.
-        patch.setattr(policy.vlm, "save_assets", _crash)
+        patch.setattr(policy.model.vlm, "save_assets", _crash)
         patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Crash):
-            save_checkpoint(policy, final, step=3)
+            policy.save(final, step=3)
     assert len(list(tmp_path.iterdir())) == 1
     assert _load_error(final) == f"{final}: no such checkpoint"
     # The next attempt of the same process is not in its way.
-    save_checkpoint(policy, final, step=3)
+    policy.save(final, step=3)
     assert [p.name for p in tmp_path.iterdir()] == ["steps_3"]
 
 
@@ -232,7 +230,7 @@ def test_a_newer_format(tmp_path):
 
 def test_a_run_instead_of_a_checkpoint(tmp_path):
     for step in (3, 20, 100):
-        save_checkpoint(tiny_policy(SPEC), tmp_path / "checkpoints" / f"steps_{step}", step=step)
+        tiny_policy(SPEC).save(tmp_path / "checkpoints" / f"steps_{step}", step=step)
     (tmp_path / "checkpoints" / "steps_final").mkdir()
     newest = tmp_path / "checkpoints" / "steps_100"
     for given in (tmp_path, tmp_path / "checkpoints"):
@@ -253,20 +251,20 @@ def test_a_part_that_is_not_installed(tmp_path):
 def test_tied_parameters_are_written_once(tmp_path, weights):
     def tied(seed):
         policy = tiny_policy(SPEC, seed)
-        policy.vlm.tied = policy.vlm.text
+        policy.model.vlm.tied = policy.model.vlm.text
         return policy
 
     first, second = tied(0), tied(1)
-    file = weights_file(save_checkpoint(first, tmp_path / "c", step=1, weights=weights))
+    file = weights_file(first.save(tmp_path / "c", step=1, weights=weights))
     state = load_weights(file)
     assert ("vlm.text.weight" in state, "vlm.tied.weight" in state) == (True, False)
-    assign_weights(second, state, file)
-    assert second.vlm.tied.weight is second.vlm.text.weight
+    assign_weights(second.model, state, file)
+    assert second.model.vlm.tied.weight is second.model.vlm.text.weight
     np.testing.assert_array_equal(_actions(second)[0], _actions(first)[0])
     untied = tiny_policy(SPEC)
-    untied.vlm.tied = nn.Embedding(256, 16)
+    untied.model.vlm.tied = nn.Embedding(256, 16)
     with pytest.raises(UserError, match=r"missing \[vlm.tied.weight\]"):
-        assign_weights(untied, state, file)
+        assign_weights(untied.model, state, file)
 
 
 def test_neither_network_nor_home_directory(tmp_path, monkeypatch):

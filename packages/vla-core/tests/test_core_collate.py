@@ -115,7 +115,7 @@ def _with(sample, **fields):
     return replace(sample, observation=replace(sample.observation, **fields))
 
 
-def test_cameras_only_if_every_row_has_them():
+def test_cameras_say_which_views_they_know():
     rng = np.random.default_rng(0)
     shapes = {"intrinsics": (3, 3), "extrinsics": (4, 4), "depth": (8, 12)}
     samples = []
@@ -133,10 +133,16 @@ def test_cameras_only_if_every_row_has_them():
         assert tensor.shape == (2, 3, *shape)
         np.testing.assert_array_equal(tensor[1, 2], getattr(samples[1].observation, field)["camera_2"])
         absent = collator([samples[0], _with(samples[1], **{field: None})]).cameras
-        assert getattr(absent, field) is None
+        assert getattr(full.known, field) is None
+        assert getattr(absent.known, field).tolist() == [[True] * 3, [False] * 3]
+        np.testing.assert_array_equal(getattr(absent, field)[0], tensor[0])
+        assert not getattr(absent, field)[1].any()
         partial = {n: v for n, v in getattr(samples[1].observation, field).items() if n != "camera_0"}
-        assert getattr(collator([samples[0], _with(samples[1], **{field: partial})]).cameras, field) is None
-        assert sum(getattr(absent, f) is not None for f in shapes) == 2
+        some = collator([samples[0], _with(samples[1], **{field: partial})]).cameras
+        assert getattr(some.known, field).tolist() == [[True] * 3, [False, True, True]]
+        none = collator([_with(sample, **{field: None}) for sample in samples]).cameras
+        assert getattr(none, field) is getattr(none.known, field) is None
+        assert sum(getattr(none, f) is not None for f in shapes) == 2
     # A view without an image needs no camera.
     observation = samples[0].observation
     two = {n: i for n, i in observation.images.items() if n != "camera_0"}
@@ -151,15 +157,18 @@ def test_wrong_shapes_name_the_field():
     cases = [
         (
             _with(sample, images={**images, "camera_1": images["camera_1"][:4]}),
-            "camera 'camera_1': image is uint8",
+            r"camera 'camera_1': expected uint8 \(8, 12, 3\), got uint8 \(4,",
         ),
-        (_with(sample, images={**images, "camera_1": images["camera_1"] / 255}), "image is float64"),
-        (_with(sample, state=np.zeros(6, np.float32)), r"state has shape \(6,\), the spec says \(7,\)"),
+        (
+            _with(sample, images={**images, "camera_1": images["camera_1"] / 255}),
+            r"expected uint8 \(8, 12, 3\), got float64",
+        ),
+        (_with(sample, state=np.zeros(6, np.float32)), r"state: expected \(7,\), got \(6,\)"),
         (replace(sample, actions=sample.actions[:3]), r"actions have shape \(3, 7\), the spec says \(5, 7\)"),
         (replace(sample, action_mask=sample.action_mask[:, 0]), r"action_mask have shape \(5,\)"),
         (
             _with(sample, intrinsics={n: np.ones(3, np.float32) for n in images}),
-            r"intrinsics of camera 'camera_0' have shape \(3,\), expected \(3, 3\)",
+            r"intrinsics of camera 'camera_0': expected \(3, 3\), got \(3,\)",
         ),
         (_with(sample, embodiment="arn"), "no embodiment 'arn' here"),
     ]

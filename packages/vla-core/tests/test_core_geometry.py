@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import Fused, GeometryFeatures, PromptSpec, VLMRequest
 from vla_core.registry import override
 from vla_core.testing import make_sample, make_spec
+from vla_core.traits import FusionTraits, GeometryTraits
 
 SPEC = make_spec()
 
@@ -22,7 +24,7 @@ class NoConfig:
 class Encoder(nn.Module):
     """Always the same features, as an encoder with a cache."""
 
-    Config, dim = NoConfig, 5
+    Config, dim, traits = NoConfig, 5, GeometryTraits()
 
     @classmethod
     def build(cls, config, n_views, image_size, weights=True):
@@ -37,7 +39,8 @@ class Encoder(nn.Module):
 class Spy(nn.Module):
     """A fusion that only trains and remembers what it saw."""
 
-    Config, needs, prompt, train_only, context_dim = NoConfig, frozenset(), PromptSpec(), True, None
+    Config, needs, prompt, context_dim = NoConfig, frozenset(), PromptSpec(), None
+    traits = FusionTraits(train_only=True)
     request = VLMRequest(layers=(1,))
 
     def __init__(self, dims):
@@ -65,19 +68,19 @@ def test_a_fusion_knows_the_grid_and_the_missing_views(fakes):
     policy = build_policy(config, {SPEC.embodiment: SPEC})
     for name in undo:
         name()
-    assert policy.fusion.dims.grid == policy.vlm.dims.grid == (2, 2)
+    assert policy.model.fusion.dims.grid == policy.model.vlm.dims.grid == (2, 2)
     batch = policy.collator([policy.pipelines[SPEC.embodiment](make_sample(SPEC, 0))])
     assert batch.tokens.all_views
-    policy(batch)
-    assert policy.geometry.cameras is batch.cameras  # nothing is masked where nothing is missing
-    policy.fusion.seen.clear()
+    policy.model(batch)
+    assert policy.model.geometry.cameras is batch.cameras  # nothing is masked where nothing is missing
+    policy.model.fusion.seen.clear()
     batch.view_mask[0, 1] = False
     batch.tokens.all_views = False
-    assert set(policy(batch)) == {"action_l1", "spy"}
-    assert policy.geometry.cameras.view_mask is batch.view_mask
-    fused, lost = policy.fusion.seen
+    assert set(policy.model(batch)) == {"action_l1", "spy"}
+    assert policy.model.geometry.cameras.view_mask is batch.view_mask
+    fused, lost = policy.model.fusion.seen
     assert fused is lost
     assert fused.view_mask is batch.view_mask
-    assert policy.geometry.features.view_mask is None  # a cached object is not written to
-    policy.predict(batch, torch.zeros(1, 4, 7))
-    assert len(policy.fusion.seen) == 2  # nothing of it runs at inference
+    assert policy.model.geometry.features.view_mask is None  # a cached object is not written to
+    policy.model.predict(batch, torch.zeros(1, 4, 7))
+    assert len(policy.model.fusion.seen) == 2  # nothing of it runs at inference

@@ -66,10 +66,10 @@ def test_gather_of_a_long_sequence():
 
 def test_fakes_honour_the_protocols():
     policy = tiny_policy()
-    assert isinstance(policy.vlm, VisionLanguageModel)
-    assert isinstance(policy.head, ActionHead)
+    assert isinstance(policy.model.vlm, VisionLanguageModel)
+    assert isinstance(policy.model.head, ActionHead)
     assert isinstance(FakeHead.build(FakeHead.Config(), HeadDims(4, 1, 2, 3)), ActionHead)
-    assert not isinstance(policy.head, VisionLanguageModel)
+    assert not isinstance(policy.model.head, VisionLanguageModel)
     assert issubclass(FakeVLM, nn.Module)
 
 
@@ -79,10 +79,10 @@ def test_fake_backbone_runs_only_what_is_requested():
 
     batch = policy.collate([make_observation(next(iter(policy.specs.values())))])
     calls = []
-    for i, layer in enumerate(policy.vlm.layers):
+    for i, layer in enumerate(policy.model.vlm.layers):
         layer.register_forward_hook(lambda *_, i=i: calls.append(i))
-    text = policy.vlm.embed_text(batch)
-    visual = policy.vlm.embed_images(batch.images, batch.view_mask)
-    out = policy.vlm(text, visual, None, VLMRequest((0, 1)))
+    text = policy.model.vlm.embed_text(batch)
+    visual = policy.model.vlm.embed_images(batch.images, batch.view_mask)
+    out = policy.model.vlm(text, visual, None, VLMRequest((0, 1)))
     assert sorted(out.hidden) == [0, 1]
     assert calls == [0]

@@ -11,17 +11,26 @@ import vla_core
 ROOT = Path(vla_core.__file__).parent
 TORCH = {
     "answers",
+    "assemble",
     "batch",
     "build",
     "checkpoint",
     "collate",
+    "features",
+    "fitting",
+    "initialisation",
     "interfaces",
+    "model",
     "overlap",
     "policy",
     "auxiliary",
+    "prompts",
     "realtime",
+    "rows",
     "testing/models",
+    "weights",
 }
+TORCH_NAMES = ("Batch", "Row", "VLAModel", "VLAPolicy", "build_policy")
 NUMPY = sorted(
     str(path.relative_to(ROOT).with_suffix(""))
     for path in ROOT.rglob("*.py")
@@ -57,23 +66,18 @@ from vla_core.testing import make_observation, make_sample, make_spec
 spec = make_spec()
 pipeline = vla_core.Pipeline([dict(name="resize", height=8, width=8), dict(name="normalize")], spec)
 print(pipeline(make_sample(spec)).observation.images["camera_0"].shape)
-for name in ("Batch", "FrameworkConfig", "VLAPolicy", "build_policy"):
+for name in {TORCH_NAMES!r}:
     try:
         getattr(vla_core, name)
     except ModuleNotFoundError as error:
         print(name, error.name)
 print(any(m.split(".")[0] == "torch" for m in sys.modules))
 """
-    numpy_names = [
-        n for n in vla_core.__all__ if n not in ("Batch", "FrameworkConfig", "VLAPolicy", "build_policy")
-    ]
+    numpy_names = [n for n in vla_core.__all__ if n not in TORCH_NAMES]
     out = _run(code.replace("*_NAMES_", ", ".join(numpy_names))).splitlines()
     assert out == [
         "(8, 8, 3)",
-        "Batch torch",
-        "FrameworkConfig torch",
-        "VLAPolicy torch",
-        "build_policy torch",
+        *[f"{name} torch" for name in TORCH_NAMES],
         "False",
     ]
 

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from vla_core import overlap
 from vla_core.interfaces import Context, Fused, GeometryFeatures, PromptSpec, VLMRequest
+from vla_core.model import VLAModel
 from vla_core.overlap import in_turn, side_by_side
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_sample, make_spec, tiny_policy
+from vla_core.traits import FusionTraits, GeometryTraits
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SPEC = make_spec()
@@ -101,7 +103,7 @@ def test_in_turn_on_a_cpu_with_gradients_or_when_told_to(told):
 
 
 class Encoder(nn.Module):
-    dim = 5
+    dim, traits = 5, GeometryTraits()
 
     def forward(self, images, cameras, needs=frozenset()):
         means = images.float().mean(dim=(2, 3, 4))[..., None, None, None]
@@ -111,16 +113,16 @@ class Encoder(nn.Module):
 class Reads(nn.Module):
     """Adds the mean of the geometry to what the head reads: by the vision tokens, or as its context."""
 
-    needs, prompt, request, train_only = frozenset(), PromptSpec(), VLMRequest(), False
+    needs, prompt, request = frozenset(), PromptSpec(), VLMRequest()
 
     def __init__(self, bypass, honest=True):
         super().__init__()
-        self.bypasses_backbone, self.honest = bypass, honest
+        self.traits, self.honest = FusionTraits(bypasses_backbone=bypass), honest
         self.context_dim = 5 if bypass else None
 
     def forward(self, visual, geometry, text, cameras):
         mean = geometry.tokens.mean(dim=(1, 2, 3, 4))[:, None, None]
-        if self.bypasses_backbone and self.honest:
+        if self.traits.bypasses_backbone and self.honest:
             mask = torch.ones(len(mean), 1, dtype=torch.bool)
             return Fused(visual, context=Context(mean.expand(-1, 1, 5), mask))
         return Fused(replace(visual, tokens=visual.tokens + mean / 255))
@@ -131,7 +133,7 @@ class Reads(nn.Module):
 
 def assemble(fusion):
     plain = tiny_policy(SPEC)
-    policy = VLAPolicy(plain.vlm, plain.head, Encoder(), fusion, pipelines=plain.pipelines).eval()
+    policy = VLAPolicy(VLAModel(plain.model.vlm, plain.model.head, Encoder(), fusion), plain.pipelines).eval()
     return policy, policy.collator([policy.pipelines[SPEC.embodiment](make_sample(SPEC, 0))])
 
 
@@ -139,16 +141,16 @@ def assemble(fusion):
 @pytest.mark.parametrize("bypass", [False, True])
 def test_a_policy_runs_geometry_beside_what_does_not_need_it(told, monkeypatch, bypass):
     policy, batch = assemble(Reads(bypass))
-    policy.geometry.register_forward_hook(lambda *_: told.append("geometry"))
-    policy.vlm.register_forward_hook(lambda *_: told.append("backbone"))
-    contexts, sample = [], policy.head.sample
-    policy.head.sample = lambda inputs, *rest: contexts.append(inputs.context) or sample(inputs, *rest)
-    in_order = policy.predict(batch, torch.zeros(1, 4, 7))
+    policy.model.geometry.register_forward_hook(lambda *_: told.append("geometry"))
+    policy.model.vlm.register_forward_hook(lambda *_: told.append("backbone"))
+    contexts, sample = [], policy.model.head.sample
+    policy.model.head.sample = lambda inputs, *rest: contexts.append(inputs.context) or sample(inputs, *rest)
+    in_order = policy.model.predict(batch, torch.zeros(1, 4, 7))
     assert told == (["geometry", "backbone"])
     told.clear()
     on_gpu = lambda side, main, device: side_by_side(side, main, CUDA)  # noqa: E731
-    monkeypatch.setattr("vla_core.policy.side_by_side", on_gpu)
-    assert torch.equal(policy.predict(batch, torch.zeros(1, 4, 7)), in_order)
+    monkeypatch.setattr("vla_core.model.side_by_side", on_gpu)
+    assert torch.equal(policy.model.predict(batch, torch.zeros(1, 4, 7)), in_order)
     join = told.index("here waits for there")
     assert told.index("geometry") < told.index("off there") < join
     assert (told.index("backbone") < join) is bypass
@@ -158,4 +160,4 @@ def test_a_policy_runs_geometry_beside_what_does_not_need_it(told, monkeypatch, 
 def test_a_fusion_that_claims_to_bypass_must():
     policy, batch = assemble(Reads(True, honest=False))
     with pytest.raises(ValueError, match="must return the visual tokens it was given"):
-        policy.predict(batch, torch.zeros(1, 4, 7))
+        policy.model.predict(batch, torch.zeros(1, 4, 7))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from vla_core import UserError, VLAPolicy
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
+from vla_core.model import VLAModel
 from vla_core.testing import make_observation, make_sample, make_spec, tiny_policy
 
 SPEC = make_spec()
@@ -47,9 +49,9 @@ def test_seeds_decide(policy):
 
 def test_noise_depends_on_the_row_s_seed_alone(policy, monkeypatch):
     seen = []
-    predict = policy.predict
+    predict = policy.model.predict
     monkeypatch.setattr(
-        policy, "predict", lambda b, noise, *rest: seen.append(noise) or predict(b, noise, *rest)
+        policy.model, "predict", lambda b, noise, *rest: seen.append(noise) or predict(b, noise, *rest)
     )
     torch.manual_seed(0)
     policy.act([make_observation(SPEC, 1)], [7])
@@ -81,9 +83,9 @@ def test_no_observations_no_answers(policy):
 def test_answers_are_in_the_robot_s_units():
     policy = tiny_policy(SPEC)
     with torch.no_grad():
-        policy.head.out.weight.zero_()
-        policy.head.out.bias.zero_()
-    policy.head.config = replace(policy.head.config, noise_scale=0.0)
+        policy.model.head.out.weight.zero_()
+        policy.model.head.out.bias.zero_()
+    policy.model.head.config = replace(policy.model.head.config, noise_scale=0.0)
     stats = SPEC.statistics["action"]
     got = policy.act([make_observation(SPEC)], [0])[0].actions
     np.testing.assert_allclose(got, np.tile((stats.q01 + stats.q99) / 2, (4, 1)), atol=1e-6)
@@ -153,27 +155,26 @@ def test_misuse(policy):
     observation = make_observation(SPEC)
     with pytest.raises(ValueError, match="2 observations need as many seeds, got 1"):
         policy.act([observation] * 2, [0])
-    policy.train()
+    policy.model.train()
     with pytest.raises(ValueError, match=r"policy.eval\(\)"):
         policy.act([observation], [0])
     policy.eval()
     with pytest.raises(ValueError, match="needs actions and action_mask"):
-        policy(policy.collate([observation]))
-    bare = VLAPolicy(policy.vlm, policy.head)
-    with pytest.raises(ValueError, match="no pipelines"):
-        bare.collate([observation])
+        policy.model(policy.collate([observation]))
+    with pytest.raises(ValueError, match="at least one pipeline"):
+        VLAPolicy(policy.model, {})
     with pytest.raises(ValueError, match="both a geometry encoder and a fusion"):
-        VLAPolicy(policy.vlm, policy.head, geometry=policy.head)
+        VLAModel(policy.model.vlm, policy.model.head, geometry=policy.model.head)
 
 
 def test_training_step_reaches_all_parameters(policy):
     pipeline = policy.pipelines["default"]
     batch = policy.collator([pipeline(make_sample(SPEC, i, valid=3)) for i in range(2)])
-    terms = policy(batch)
+    terms = policy.model(batch)
     assert set(terms) == {"action_l1"}
     terms["action_l1"].backward()
-    assert all(p.grad is not None for p in policy.parameters())
-    policy.zero_grad(set_to_none=True)
+    assert all(p.grad is not None for p in policy.model.parameters())
+    policy.model.zero_grad(set_to_none=True)
 
 
 def test_padded_steps_do_not_reach_the_loss(policy):
@@ -182,7 +183,7 @@ def test_padded_steps_do_not_reach_the_loss(policy):
         sample = make_sample(SPEC, 0, valid=2)
         sample.actions[2:] = garbage
         samples.append(pipeline(sample))
-    losses = [policy(policy.collator([s]))["action_l1"].item() for s in samples]
+    losses = [policy.model(policy.collator([s]))["action_l1"].item() for s in samples]
     assert losses[0] == losses[1]
 
 
@@ -211,7 +212,7 @@ def test_copies_answer_the_same_and_share_nothing(policy, clone):
     assert _equal(other.act([observation], [1]), policy.act([observation], [1]))
     before = policy.act([observation], [1])
     with torch.no_grad():
-        for parameter in other.parameters():
+        for parameter in other.model.parameters():
             parameter.zero_()
     other.config["name"] = "changed"
     assert _equal(policy.act([observation], [1]), before)

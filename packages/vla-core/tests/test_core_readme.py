@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import vla_core
-from vla_core.transforms import STEPS
+from vla_core import registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -34,5 +34,5 @@ def test_policy_example():
 
 
 def test_tables_name_everything_public():
-    for name in [*vla_core.__all__, *STEPS]:
+    for name in [*vla_core.__all__, *registry.names("vla.transforms")]:
         assert f"`{name}`" in README, name

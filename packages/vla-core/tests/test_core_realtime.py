@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from vla_core import PreviousChunk, UserError
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.realtime import overlap_weights
 from vla_core.registry import override
 from vla_core.testing import FakeHead, make_observation, make_spec, tiny_policy
+from vla_core.traits import HeadTraits
 
 SPEC = make_spec(horizon=6)
 RELATIVE = [{"name": "relative_actions", "groups": {"position": "position"}}]
@@ -24,7 +26,7 @@ LISTS = {"absolute": [], "relative": RELATIVE, "delta": DELTA, "rotation": ROTAT
 class KeepingHead(FakeHead):
     """Answers the constraint where there is one, and remembers it."""
 
-    takes_constraint = True
+    traits = HeadTraits(takes_constraint=True)
 
     def sample(self, inputs, noise, steps=None, constraint=None):
         self.seen = constraint
@@ -58,7 +60,7 @@ def test_what_is_left_means_the_same_from_the_present_state(fakes, name):
         np.testing.assert_array_equal(answer.actions[:2], previous.actions[:2])
         position = answer.actions[:, :3]
         np.testing.assert_allclose(position[:4], previous.actions[:, :3], atol=1e-5)
-        seen = policy.head.seen.actions[0].numpy()
+        seen = policy.model.head.seen.actions[0].numpy()
         if name == "relative":
             offset = previous.actions[:, :3] - observation.state[:3]
             np.testing.assert_allclose(seen[:4, :3], offset, atol=1e-6)
@@ -83,18 +85,18 @@ def test_rows_with_and_without_a_previous_chunk(fakes):
     policy = build([], {"default": SPEC, "narrow": narrow})
     observations = [make_observation(s, i) for i, s in enumerate((SPEC, narrow, SPEC))]
     free = policy.act(observations, [0, 1, 2])
-    assert policy.head.seen is None
+    assert policy.model.head.seen is None
     small = PreviousChunk(chunk().actions[:, :3], 1)
     got = policy.act(observations, [0, 1, 2], previous=[None, small, chunk()])
     np.testing.assert_array_equal(got[0].actions, free[0].actions)
     np.testing.assert_array_equal(got[1].actions[:4], small.actions)
     assert got[1].actions.shape == (6, 3)
-    weights = policy.head.seen.weights
+    weights = policy.model.head.seen.weights
     assert weights[0].tolist() == [0] * 6
-    assert policy.head.seen.frozen.sum(1).tolist() == [0, 1, 2]
-    assert policy.head.seen.n_frozen == 2
+    assert policy.model.head.seen.frozen.sum(1).tolist() == [0, 1, 2]
+    assert policy.model.head.seen.n_frozen == 2
     policy.act(observations, [0, 1, 2], previous=[None] * 3)
-    assert policy.head.seen is None
+    assert policy.model.head.seen is None
 
 
 def test_weights_fall_from_the_frozen_steps_to_the_end_of_the_previous_chunk():
@@ -138,7 +140,7 @@ def test_heads_that_cannot_refuse():
 def test_the_longest_delay(fakes):
     policy = build([])
     assert policy.longest_delay("default") == 5  # one step of six is free
-    policy.head.longest_delay = 3  # of a head that was trained for it
+    policy.model.head.traits = HeadTraits(takes_constraint=True, longest_delay=3)  # it was trained for it
     assert policy.longest_delay("default") == 3
     with pytest.raises(UserError, match="no embodiment 'defualt'"):
         policy.longest_delay("defualt")

@@ -25,10 +25,13 @@ GROUPS = st.lists(
         gripper=st.sampled_from(["none", "open_positive", "close_positive"]),
     ),
     max_size=4,
+    unique_by=lambda group: group.name,
 ).map(tuple)
-CAMERAS = st.lists(st.builds(CameraSpec, NAMES, st.integers(1, 999), st.integers(1, 999)), max_size=3).map(
-    tuple
-)
+CAMERAS = st.lists(
+    st.builds(CameraSpec, NAMES, st.integers(1, 999), st.integers(1, 999)),
+    max_size=3,
+    unique_by=lambda camera: camera.name,
+).map(tuple)
 SPECS = st.builds(
     RobotSpec,
     observation=st.builds(ObservationSpec, CAMERAS, GROUPS),
@@ -157,3 +160,13 @@ def test_action_rate_and_horizon():
     with pytest.raises(SpecMismatch, match=r"^action.horizon: dataset has 4, checkpoint has 8$"):
         check_action(spec, longer, WHO)
     check_action(spec, longer, WHO, horizon=False)
+
+
+def test_a_name_that_occurs_twice_is_refused_with_both_places():
+    front, arm = CameraSpec("front", 8, 8), GroupSpec("arm", 2, "m")
+    with pytest.raises(SpecMismatch, match=r"camera 'front' is named twice: .*cameras\[0\] and .*\[2\]"):
+        ObservationSpec((front, CameraSpec("wrist", 8, 8), front))
+    with pytest.raises(SpecMismatch, match=r"group 'arm' is named twice: observation.state\[0\] and"):
+        ObservationSpec((front,), (arm, arm))
+    with pytest.raises(SpecMismatch, match=r"group 'arm' is named twice: action.groups\[0\] and"):
+        ActionSpec((arm, arm), 4, 10.0)

@@ -84,7 +84,7 @@ def test_protocol_and_shapes(variant, dims, inputs):
         assert fused.context.mask.all()
     needs = {"position_3d_encoder": {"depth"}, "position_3d_points": {"points"}}
     assert fusion.needs == needs.get(variant, set())
-    assert fusion.train_only is (variant == "align_loss")
+    assert fusion.traits.train_only is (variant == "align_loss")
     assert fusion.request == (VLMRequest(layers=(2,)) if variant == "align_loss" else VLMRequest())
 
 

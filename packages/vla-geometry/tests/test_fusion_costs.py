@@ -76,7 +76,7 @@ def apply(fusion):
     text = TextTokens(torch.randn(1, N + M, H), valid, valid, fields)
     geometry = GeometryFeatures(torch.randn(1, V, SIDE, SIDE, C))
     cameras = Cameras(torch.ones(1, V, 3, 3), torch.ones(1, V, 4, 4), torch.ones(1, V, 8, 8))
-    if fusion.train_only:
+    if fusion.traits.train_only:
         fusion.loss(VLMOutput({fusion.layer: text.embeds}, valid, {"image": valid}), geometry)
     else:
         fusion(VisualTokens(torch.randn(1, N, H), valid[:, :N], (V, SIDE, SIDE)), geometry, text, cameras)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from vla_geometry import AlignedConcat, MeanPool
-from vla_geometry.fusions.aligned_concat import resample
+from vla_geometry.fusions._resample import resample
 
 
 def build(cls, dims):

@@ -4,11 +4,11 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
+from vla_core.assemble import build_policy
 from vla_core.batch import Cameras
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import GeometryEncoder
 from vla_core.policy import VLAPolicy
 from vla_core.registry import load, override
@@ -326,13 +326,13 @@ def test_a_policys_checkpoint_holds_the_encoder(stored, bf16):
         policy = build_policy(
             framework("aligned_concat", weights=str(path), bf16=bf16), {SPEC.embodiment: SPEC}
         )
-        saved = save_checkpoint(policy, path / "steps_1", step=1)
+        saved = policy.save(path / "steps_1", step=1)
         (path / FILE).unlink()
         again = VLAPolicy.from_pretrained(saved)
-    assert again.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)
-    images = torch.randint(0, 256, (1, again.geometry.n_views, 3, 28, 28), dtype=torch.uint8)
-    assert torch.equal(policy.geometry(images).tokens, again.geometry(images).tokens)
-    assert torch.equal(again.geometry.scale_token, encoder.scale_token)
+    assert again.model.geometry.encoder.cls_token.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    images = torch.randint(0, 256, (1, again.model.geometry.n_views, 3, 28, 28), dtype=torch.uint8)
+    assert torch.equal(policy.model.geometry(images).tokens, again.model.geometry(images).tokens)
+    assert torch.equal(again.model.geometry.scale_token, encoder.scale_token)
 
 
 def test_a_fusion_that_needs_more_is_refused_when_the_policy_is_built():

@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 import torch
+from vla_core.assemble import build_policy
 from vla_core.batch import Cameras
-from vla_core.build import FrameworkConfig, build_policy
-from vla_core.checkpoint import save_checkpoint
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_spec, register_fakes
 from vla_geometry import MapAnythingConfig, MapAnythingEncoder, TinyGeometryConfig, TinyGeometryEncoder
@@ -188,18 +188,18 @@ def policy_with(geometry, fusion="aligned_concat"):
 
 def test_a_policy_acts_with_keys_by_camera_name(tmp_path):
     policy, spec = policy_with({"cache_mib": 4})
-    torch.nn.init.normal_(policy.fusion.out.weight)
+    torch.nn.init.normal_(policy.model.fusion.out.weight)
     observations = [make_observation(spec, seed) for seed in range(2)]
     plain = policy.act(observations, [0, 1])
     keys = [{"camera_1": "still"}, {"camera_0": "x", "camera_1": "y"}]
     for _ in range(2):
         for chunk, other in zip(policy.act(observations, [0, 1], view_keys=keys), plain, strict=True):
             assert torch.allclose(torch.tensor(chunk.actions), torch.tensor(other.actions), atol=1e-5)
-    assert (policy.geometry.cache.hits, policy.geometry.cache.misses) == (3, 3)
+    assert (policy.model.geometry.cache.hits, policy.model.geometry.cache.misses) == (3, 3)
     with register_fakes():
-        again = VLAPolicy.from_pretrained(save_checkpoint(policy, tmp_path / "steps_1", step=1))
-    assert len(again.geometry.cache) == 0
-    assert again.geometry.config.cache_mib == 4
+        again = VLAPolicy.from_pretrained(policy.save(tmp_path / "steps_1", step=1))
+    assert len(again.model.geometry.cache) == 0
+    assert again.model.geometry.config.cache_mib == 4
     for bad, message in (
         ([{}], "view_keys: 1 rows for 2 observations"),
         ([{"camera_2": "a"}, {}], r"view_keys: no camera 'camera_2' \(did you mean 'camera_"),

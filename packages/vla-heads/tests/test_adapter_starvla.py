@@ -9,7 +9,7 @@ import torch
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
 from vla_heads import AdapterHead
-from vla_heads.adapter.starvla_block import rotate
+from vla_heads.compat.adapter_block import rotate
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +31,11 @@ def chunks():
 
 
 def build(data=chunks, dims=DIMS, **options) -> FASTHead:
-    head = FASTHead.build(FASTConfig(**{"vocab_size": 400, **options}), dims)
-    head.fit(data)
+    config = FASTConfig(**{"vocab_size": 400, **options})
+    head = FASTHead.build(config, dims)
+    with tempfile.TemporaryDirectory() as learned:
+        FASTHead.fit(config, data, dims.horizon, dims.action_dim, Path(learned))
+        head.load_assets(Path(learned))
     return head
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, VLMOutput
-from vla_heads import GR00TFlow, LayerwiseFM, flow, starvla
+from vla_heads import GR00TFlow, LayerwiseFM, flow
+from vla_heads.compat import flow as starvla
 
 DIMS = HeadDims(hidden_size=16, n_layers=4, action_dim=2, horizon=3, state_dim=2)
 

@@ -169,7 +169,7 @@ def test_dims_up_to_the_networks_are_zeros(make):
 def test_spare_dims_hold_noise_that_reaches_no_loss(make):
     """With ``spare_dims: noise`` what the robot lacks is integrated like the rest, then cut off."""
     head, inputs = make(spare_dims="noise"), observation()
-    assert (head.noise_dim, make().noise_dim) == (8, A)
+    assert (head.traits.noise_dim, make().traits.noise_dim) == (8, None)
     noise = torch.randn(B, T, 8)
     sampled = head.sample(inputs, noise)
     assert sampled.shape == (B, T, A)

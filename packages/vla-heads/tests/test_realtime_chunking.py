@@ -42,8 +42,8 @@ def constraint(*delays: int, soft: float = 0.5) -> Constraint:
 
 
 def test_the_longest_delay_is_what_the_head_was_trained_for(make):
-    assert make(**TRAINED).longest_delay == 3
-    assert make(rtc_max_delay=3).longest_delay is None  # guided: as it was trained does not matter
+    assert make(**TRAINED).traits.longest_delay == 3
+    assert make(rtc_max_delay=3).traits.longest_delay is None  # guided: as it was trained does not matter
 
 
 @pytest.mark.parametrize("changes", [{}, TRAINED], ids=["guidance", "training_time"])

@@ -32,12 +32,11 @@ with register_fakes():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    from vla_core.checkpoint import save_checkpoint
     from vla_core.testing import tiny_policy
 
     policy = tiny_policy(make_spec()).eval()
     path = tmp_path_factory.mktemp("run") / "checkpoints" / "steps_3"
-    save_checkpoint(policy, path, step=3, config={"framework": policy.config})
+    policy.save(path, step=3, config={"framework": policy.config})
     return policy, path
 
 

@@ -1,7 +1,7 @@
 """More load than a server can answer, with figures of a server that collapsed under it.
 
 The model sleeps, so that the machine's speed matters little, and shares are of how long it really slept.
-They are lower bounds for a machine that does other work beside; docs/reliability.md has the figures of an idle one.
+They are lower bounds, for a machine that does other work beside; docs/reliability.md has better figures.
 """
 
 from __future__ import annotations

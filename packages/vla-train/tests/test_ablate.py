@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.registry import names
 from vla_core.testing import make_spec
 from vla_train import ablate
@@ -282,8 +283,8 @@ def test_every_shipped_config_builds_and_differs_in_its_axis_alone() -> None:
         torch.manual_seed(0)
         policy = build_policy(framework, {spec.embodiment: spec}, tree=tree)
         geometric = name not in {"none", "ab_a_pure_cross", "ab_b_concat_cross"}
-        assert (policy.fusion is not None) == geometric
-        assert (policy.auxiliary is not None) == (name == alg1)
+        assert (policy.model.fusion is not None) == geometric
+        assert (policy.model.auxiliary is not None) == (name == alg1)
         if name in names("vla.fusions"):
             assert policy.config["fusion"]["name"] == name
         assert policy.config["head"]["use_concat_cross_context"] == name.startswith("ab_b")

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import yaml
-from vla_core.checkpoint import save_checkpoint
 from vla_heads.fast import ActionTokenizer
 from vla_train.cli import main
 from vla_train.composition import compose
@@ -51,10 +50,10 @@ def test_it_writes_what_the_run_itself_would_fit(
     tokenizer = ActionTokenizer.load(out, 4, 2)
     assert tokenizer.scale == 20
     policy = compose(load_run_tree([config], ["framework.head.scale=20"])).policy
-    fitted = cast(Any, policy.head).answer.tokenizer
+    fitted = cast(Any, policy.model.head).answer.tokenizer
     assert fitted.bpe.to_str() == tokenizer.bpe.to_str()
     given = compose(load_run_tree([config], [f"framework.head.tokenizer={out}"])).policy
-    assert cast(Any, given.head).answer.tokenizer.scale == 20
+    assert cast(Any, given.model.head).answer.tokenizer.scale == 20
     assert given.config["head"]["tokenizer"] == str(out)
     # The constant chunks of the toy robot: first coefficients alone, and an error within the rounding.
     _, chunks, tokens, longest, ratio, error, largest, clipped, _ = rows["training"]
@@ -101,7 +100,7 @@ def test_it_overwrites_nothing(config: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def scale_of(config: Path, *words: str) -> float:
-    head: Any = compose(load_run_tree([config], words)).policy.head
+    head: Any = compose(load_run_tree([config], words)).policy.model.head
     return float(head.answer.tokenizer.scale)
 
 
@@ -109,7 +108,7 @@ def test_the_tokenizer_stays_with_the_weights(config: Path, tmp_path: Path) -> N
     """Fitted with another scale, so that it can be told from one that is fitted anew."""
     first = compose(load_run_tree([config], ["framework.head.scale=25"])).policy
     root = tmp_path / "runs"
-    checkpoint = save_checkpoint(first, root / "old" / "checkpoints" / "steps_3", step=3)
+    checkpoint = first.save(root / "old" / "checkpoints" / "steps_3", step=3)
     assert scale_of(config) == 10
     start = f"trainer.pretrained_checkpoint={checkpoint}"
     assert scale_of(config, start) == 25

@@ -14,9 +14,10 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 from vla_train._smoke_sizes import CAMERA, framework_tree
@@ -45,11 +46,11 @@ def loss_of(policy: VLAPolicy) -> torch.Tensor:
     assert batch.actions is not None
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 1, *batch.actions.shape[1:], generator=generator)
-    return torch.stack(list(policy(batch, noise, torch.full((2, 1), 0.5)).values())).sum()
+    return torch.stack(list(policy.model(batch, noise, torch.full((2, 1), 0.5)).values())).sum()
 
 
 def train_a_little(policy: VLAPolicy, steps: int = 3) -> None:
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(steps):
         optimizer.zero_grad()
         loss_of(policy).backward()
@@ -59,11 +60,11 @@ def train_a_little(policy: VLAPolicy, steps: int = 3) -> None:
 @pytest.mark.parametrize("name", ["QwenPI", "QwenOFT"])
 def test_every_adapter_is_used_and_merges_to_the_same_outputs(name: str) -> None:
     policy, plain = build(name), build(name)
-    layers = apply_lora(policy, LoRAConfig(EVERYTHING, rank=4, train_modules=()))
+    layers = apply_lora(policy.model, LoRAConfig(EVERYTHING, rank=4, train_modules=()))
     assert len(layers) > 20
     assert loss_of(policy).item() == pytest.approx(loss_of(plain).item(), rel=1e-6)
     loss_of(policy).backward()
-    training = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    training = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     assert all(".lora_" in n for n in training)
     train_a_little(policy)
     for parameter in training.values():
@@ -71,38 +72,38 @@ def test_every_adapter_is_used_and_merges_to_the_same_outputs(name: str) -> None
     loss_of(policy).backward()
     # An adapter whose layer's owner reads the weight, past it, would stay without gradient.
     assert [n for n, p in training.items() if p.grad is None] == []
-    state = merged_state(policy)
-    assert state.keys() == plain.state_dict().keys()
-    plain.load_state_dict(state)
+    state = merged_state(policy.model)
+    assert state.keys() == plain.model.state_dict().keys()
+    plain.model.load_state_dict(state)
     policy.eval()
     plain.eval()
     observations = [make_observation(policy.specs["default"], i) for i in range(2)]
     for ours, theirs in zip(policy.act(observations, [1, 2]), plain.act(observations, [1, 2]), strict=True):
         np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
-    moved = (state[f"{layers[0]}.weight"] - build(name).state_dict()[f"{layers[0]}.weight"]).abs().max()
+    moved = (state[f"{layers[0]}.weight"] - build(name).model.state_dict()[f"{layers[0]}.weight"]).abs().max()
     assert moved > 1e-4
 
 
 def test_layers_are_chosen_by_prefix_by_end_and_by_expression() -> None:
     policy = build()
     text = "vlm.model.language_model"
-    under = target_layers(policy, [text])
+    under = target_layers(policy.model, [text])
     assert f"{text}.layers.0.self_attn.q_proj" in under
     assert all(n.startswith(text) for n in under)
-    ends = target_layers(policy, ["q_proj", "v_proj"])
-    assert len(ends) == 2 * len(cast(Any, policy.vlm).language_model.layers)
-    assert target_layers(policy, [rf"{text}\.layers\.1\.mlp\..*"]) == [
+    ends = target_layers(policy.model, ["q_proj", "v_proj"])
+    assert len(ends) == 2 * len(cast(Any, policy.model.vlm).language_model.layers)
+    assert target_layers(policy.model, [rf"{text}\.layers\.1\.mlp\..*"]) == [
         f"{text}.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")
     ]
-    both = target_layers(policy, ["head", "q_proj"])
-    assert [n for n, _ in policy.named_modules() if n in both] == both
+    both = target_layers(policy.model, ["head", "q_proj"])
+    assert [n for n, _ in policy.model.named_modules() if n in both] == both
 
 
 def test_what_trains_besides() -> None:
     def training(**options: Any) -> set[str]:
         policy = build()
-        apply_lora(policy, LoRAConfig(rank=2, **options))
-        names = {n for n, p in policy.named_parameters() if p.requires_grad}
+        apply_lora(policy.model, LoRAConfig(rank=2, **options))
+        names = {n for n, p in policy.model.named_parameters() if p.requires_grad}
         return {n.split(".")[0] for n in names if ".lora_" not in n}
 
     assert training(modules=("q_proj",)) == {"head"}
@@ -128,17 +129,17 @@ def test_what_trains_besides() -> None:
 )
 def test_unknown_names(modules: tuple[str, ...], train_modules: tuple[str, ...] | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        apply_lora(build(), LoRAConfig(modules, train_modules=train_modules))
+        apply_lora(build().model, LoRAConfig(modules, train_modules=train_modules))
 
 
 def test_frozen_parts_and_a_missing_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = build()
-    policy.get_submodule("vlm").requires_grad_(False)
+    policy.model.get_submodule("vlm").requires_grad_(False)
     with pytest.raises(ConfigError, match="is frozen by the config of its own part"):
-        apply_lora(policy, LoRAConfig(("q_proj",)))
+        apply_lora(policy.model, LoRAConfig(("q_proj",)))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"pip install 'vla-train\[lora\]'"):
-        apply_lora(build(), LoRAConfig(("q_proj",)))
+        apply_lora(build().model, LoRAConfig(("q_proj",)))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def train(config: Path, *overrides: str) -> tuple[Outcome, Trainer]:
 
 
 def test_a_run_saves_merged_weights(toy_config: Path) -> None:
-    start = compose(load_run_tree([toy_config])).policy.state_dict()
+    start = compose(load_run_tree([toy_config])).policy.model.state_dict()
     outcome, trainer = train(toy_config, "trainer.ema_decay=0.5")
     saved = load_file(outcome.checkpoint / "model.safetensors")
     assert saved.keys() == start.keys()

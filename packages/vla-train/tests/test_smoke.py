@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from vla_core.build import FrameworkConfig
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_train import smoke
 from vla_train._smoke_sizes import framework_tree
 from vla_train._smoke_trace import build, count_flop, recorded, shapes, training_batch, without_storage
@@ -102,11 +102,11 @@ def test_flop_counted_on_shapes_are_those_of_real_tensors() -> None:
 
 def test_recording_leaves_no_trace() -> None:
     policy = build(framework_tree("QwenOFT", "tiny"), "tiny")
-    before = set(vars(policy.vlm))
+    before = set(vars(policy.model.vlm))
     with recorded(policy) as seen:
-        policy(training_batch(policy, 1))
-    assert set(vars(policy.vlm)) == before
-    assert not policy.vlm._forward_hooks
+        policy.model(training_batch(policy, 1))
+    assert set(vars(policy.model.vlm)) == before
+    assert not policy.model.vlm._forward_hooks
     assert "visual tokens" in seen
     assert any(line.startswith("grid = ") for line in shapes(seen["visual tokens"]))
 

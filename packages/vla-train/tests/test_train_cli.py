@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from vla_core.checkpoint import load_policy
+from vla_core.policy import VLAPolicy
 from vla_train.cli import _overrides, _split_configs, main
 from vla_train.presets import list_presets, load_run_tree
 
@@ -32,7 +32,7 @@ def test_a_run_from_the_command_line(toy_config: Path, capsys: pytest.CaptureFix
     resolved = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert resolved["seed"] == 3
     assert resolved["framework"]["head"] == {"name": "fake", "noise_scale": 0.1}
-    load_policy(run_dir / "checkpoints" / "steps_4", "cpu", __import__("torch").float32)
+    VLAPolicy.from_pretrained(run_dir / "checkpoints" / "steps_4")
     # The resolved config alone gives the same run again.
     assert main(["--config", str(run_dir / "config.yaml"), "run_id=again"]) == 0
 

@@ -13,6 +13,7 @@ from vla_core.config import build_config
 from vla_train.cli import _overrides, _split_configs, main
 from vla_train.config import RunConfig
 from vla_train.presets import list_presets, load_preset, load_run_tree
+from vla_train.spellings import load_run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -50,7 +51,7 @@ def test_commands_are_valid(
             assert main(known) == 0
             continue
         files = [Path(word) for word in known if not word.startswith("--")]
-        tree = load_run_tree(files, _overrides(words))
+        tree = load_run(files, _overrides(words))
         build_config(RunConfig, tree.data, "", tree)
 
 

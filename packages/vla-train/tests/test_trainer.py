@@ -95,7 +95,7 @@ def test_frozen_modules_stay_and_checkpoints_are_limited(toy_config: Path) -> No
     kept = sorted(p.name for p in (run_dir / "checkpoints").iterdir())
     assert kept == ["steps_6", "steps_8"]
     assert [p.name for p in (run_dir / "resume").iterdir()] == ["steps_8"]
-    start = compose(load_run_tree([toy_config])).policy.state_dict()
+    start = compose(load_run_tree([toy_config])).policy.model.state_dict()
     end = load_file(outcome.checkpoint / "model.safetensors")
     for name, value in end.items():
         assert torch.equal(value, start[name]) == name.startswith("vlm.")
@@ -106,7 +106,7 @@ def test_starts_from_a_checkpoint(toy_config: Path) -> None:
     path = f"trainer.pretrained_checkpoint={outcome.checkpoint}"
     trained = load_file(outcome.checkpoint / "model.safetensors")
     policy = compose(load_run_tree([toy_config], [path, "trainer.reload_modules=[head]", "seed=5"])).policy
-    for name, value in policy.state_dict().items():
+    for name, value in policy.model.state_dict().items():
         assert torch.equal(value, trained[name]) == name.startswith("head.")
     with pytest.raises(ConfigError, match="no module 'hat'"):
         compose(load_run_tree([toy_config], [path, "trainer.reload_modules=[hat]"]))

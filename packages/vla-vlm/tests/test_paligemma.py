@@ -136,7 +136,7 @@ def test_a_module_made_on_the_meta_device_works_once_it_has_weights(vlm: Any, ma
 )
 def test_runs_no_layer_that_nobody_needs(vlm: Any, make_batch: Any, request_: Any, runs: int) -> None:
     calls: list[int] = []
-    hooks = [x.register_forward_hook(lambda *_: calls.append(1)) for x in vlm.language_model.layers]
+    hooks = [x.mlp.register_forward_hook(lambda *_: calls.append(1)) for x in vlm.language_model.layers]
     out = run(vlm, make_batch(vlm), request_)
     for hook in hooks:
         hook.remove()

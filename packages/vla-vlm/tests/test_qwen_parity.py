@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from vla_core.batch import Role
 from vla_core.interfaces import PromptSpec, VLMRequest
 from vla_vlm.common.pixels import patchify
+from vla_vlm.common.text import Deepstack
 
 
 def reference(kind, vlm):
@@ -174,3 +176,31 @@ def test_chat_text_equals_the_processors_tokens(kind, vlm, sample):
     expected = vlm.tokenizer.encode(chat).ids
     ids = fields.input_ids[0][fields.attention_mask[0]].numpy()
     np.testing.assert_array_equal(ids, expected)
+
+
+def test_states_as_transformers4_records_them(qwen3, make_batch):
+    """After deepstack's features, the last one before the norm; vla-train's goldens are from there."""
+    outs, vlms = [], []
+    for recorded in ("transformers5", "transformers4"):
+        torch.manual_seed(0)
+        vlm = qwen3.build(2, (64, 64), hidden_states=recorded).eval()
+        vlm.add_answers(SimpleNamespace(tokens=("<a0>", "<a1>"), max_length=4))
+        batch = make_batch(vlm)
+        with torch.no_grad():
+            visual = vlm.embed_images(batch.images, batch.view_mask)
+            outs.append(vlm(vlm.embed_text(batch), visual, None, VLMRequest((0, 1, 2, 3), decoder=4)))
+        vlms.append(vlm)
+    ours, raw = (out.hidden for out in outs)
+    index = (batch.tokens.roles == Role.IMAGE).nonzero()[:, 1].view(len(batch.images), -1)
+    deepstack = Deepstack(index, visual.deepstack)
+    assert torch.equal(raw[0], ours[0])
+    assert torch.equal(raw[1], deepstack.add(ours[1], 1))
+    assert torch.equal(raw[2], deepstack.add(ours[2], 2))
+    assert torch.equal(vlms[1].language_model.norm(raw[3]), ours[3])
+    # What is spoken is read after the norm under both.
+    logits = [out.decoder.logits for out in outs]
+    assert torch.equal(*logits)
+    # A state is the same whether later layers run or not.
+    with torch.no_grad():
+        alone = vlms[1](vlms[1].embed_text(batch), visual, None, VLMRequest((1,)))
+    assert torch.equal(alone.hidden[1], raw[1])

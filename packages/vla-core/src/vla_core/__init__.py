@@ -21,9 +21,12 @@ from vla_core.transforms import Pipeline
 from vla_core.types import ActionChunk, Observation, PreviousChunk, Sample
 
 if TYPE_CHECKING:
+    from vla_core.assemble import build_policy
     from vla_core.batch import Batch
-    from vla_core.build import FrameworkConfig, build_policy
+    from vla_core.framework import FrameworkConfig
+    from vla_core.model import VLAModel
     from vla_core.policy import VLAPolicy
+    from vla_core.rows import Row
 
 __all__ = [
     "ActionChunk",
@@ -39,9 +42,11 @@ __all__ = [
     "Pipeline",
     "PreviousChunk",
     "RobotSpec",
+    "Row",
     "Sample",
     "SpecMismatch",
     "UserError",
+    "VLAModel",
     "VLAPolicy",
     "VectorStats",
     "build_config",
@@ -52,9 +57,11 @@ __all__ = [
 # Imported on first use: the numpy half must work where torch is not installed.
 _TORCH = {
     "Batch": "vla_core.batch",
-    "FrameworkConfig": "vla_core.build",
+    "FrameworkConfig": "vla_core.framework",
+    "Row": "vla_core.rows",
+    "VLAModel": "vla_core.model",
     "VLAPolicy": "vla_core.policy",
-    "build_policy": "vla_core.build",
+    "build_policy": "vla_core.assemble",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +65,16 @@ Chunks: TypeAlias = Callable[[], Iterable[tuple[NDArray[np.float32], NDArray[np.
 class FittedHead(Protocol):
     """What an :class:`ActionHead` has besides, when it must see the data (a tokenizer of actions does).
 
-    Right after ``build`` comes either ``fit`` or, for a checkpoint, ``load_assets``; only then are
+    Its class learns before anything is built; right after ``build`` comes ``load_assets``, and only then are
     ``prompt`` and ``request`` read.
     """
 
-    def fit(self, chunks: Chunks | None) -> None:
-        """Learn from the training rows; None: there are none (a policy built without data)."""
+    @classmethod
+    def fit(cls, config: Any, chunks: Chunks | None, horizon: int, action_dim: int, directory: Path) -> None:
+        """Learn from the training rows and write what :meth:`load_assets` reads into ``directory``.
+
+        ``chunks`` None: there are none (a policy built without data).
+        """
         ...
 
     def save_assets(self, directory: Path) -> None: ...

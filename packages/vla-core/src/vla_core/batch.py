@@ -28,7 +28,7 @@ class Role(IntEnum):
     ANSWER = 6
 
 
-class _Movable:
+class Movable:
     """``to`` and ``pin_memory`` over the tensor fields of a dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -39,7 +39,7 @@ class _Movable:
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 value = fn(value)
-            elif isinstance(value, _Movable):
+            elif isinstance(value, Movable):
                 value = value._map(fn)
             out[f.name] = value
         return type(self)(**out)
@@ -54,7 +54,7 @@ class _Movable:
 
 
 @dataclass
-class Known(_Movable):
+class Known(Movable):
     """Which views have what, each bool ``[B, V]``; None: every view that is there.
 
     Where an entry is False the tensor beside it holds zeros, which mean nothing.
@@ -66,7 +66,7 @@ class Known(_Movable):
 
 
 @dataclass
-class Cameras(_Movable):
+class Cameras(Movable):
     """Camera geometry per view; any may be None (no view has it), never an identity stand-in.
 
     Args:
@@ -89,7 +89,7 @@ class Cameras(_Movable):
 
 
 @dataclass
-class TokenFields(_Movable):
+class TokenFields(Movable):
     """What a backbone's text collator writes.
 
     Args:
@@ -120,7 +120,7 @@ class TokenFields(_Movable):
 
 
 @dataclass
-class Batch(_Movable):
+class Batch(Movable):
     """Everything a policy reads.
 
     Args:

@@ -2,38 +2,35 @@
 
 ``config.yaml`` (resolved), ``norm_stats.json``, ``meta.json`` (versions, specs), ``assets/``
 (tokenizer, architecture) and the weights. Written to a temporary name, fsynced, then renamed, so
-that a directory with the final name is always whole.
+that a directory with the final name is always whole. Files alone: what is built of them is others' affair.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
-import torch
 import yaml
-from safetensors import SafetensorError
 from torch import Tensor
 
-from vla_core.answers import FittedHead
-from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
 from vla_core.config import build_config
 from vla_core.errors import UserError
 from vla_core.foreign import foreign_error
-from vla_core.policy import VLAPolicy
+from vla_core.framework import FrameworkConfig
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
+from vla_core.weights import save_weights
 
 FORMAT = 1
+HEAD_ASSETS = "head"
+"""The folder below a checkpoint's assets for what a :class:`~vla_core.answers.FittedHead` learned."""
 PACKAGES = (
     "vla-core",
     "vla-vlm",
@@ -44,6 +41,29 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What a checkpoint keeps of an embodiment: its raw spec, and the statistics that its pipeline uses."""
+
+    spec: RobotSpec
+    statistics: NormStats
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint that was found and read, but for its weights."""
+
+    directory: Path
+    weights: Path
+    framework: FrameworkConfig
+    robots: Mapping[str, Robot]
+
+    @property
+    def assets(self) -> Path:
+        """Tokenizer, architecture, and what else the parts wrote."""
+        return self.directory / "assets"
 
 
 def _versions() -> dict[str, str]:
@@ -70,38 +90,49 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
-def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU copies; of tensors that share memory only the first name is kept."""
-    return {name: state[name].detach().cpu().contiguous() for name in sorted(_first_names(state))}
-
-
-def save_checkpoint(
-    policy: VLAPolicy,
+def write_checkpoint(
     directory: Path,
     *,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    robots: Mapping[str, Robot],
+    save_assets: Callable[[Path], None],
     step: int,
-    config: Mapping[str, Any] | None = None,
     weights: Literal["safetensors", "pt"] = "safetensors",
-    state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``directory`` atomically.
 
     Args:
-        policy: one built by ``build_policy`` (it knows its config and pipelines).
         directory: final name, e.g. ``<run>/checkpoints/steps_1000``; replaced if it exists.
+        state: the weights.
+        config: all sections; ``framework`` resolved, the others for reference and for resuming.
+        robots: by embodiment, in the order of the model's embodiment ids.
+        save_assets: writes what the parts need besides into the folder it is given.
         step: optimisation step, recorded in ``meta.json``.
-        config: the other sections of the run's config, kept for reference and for resuming.
         weights: file format.
-        state: the weights, where the policy wears what a plain one has not (adapters); None: its own.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.parent / f".{directory.name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        _write(
-            policy, temporary, step, config or {}, weights, policy.state_dict() if state is None else state
-        )
+        name = "model.safetensors" if weights == "safetensors" else f"steps_{step}_pytorch_model.pt"
+        save_weights(state, temporary / name)
+        (temporary / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        stats = {
+            name: {"raw": robot.spec.statistics.to_dict(), "model": robot.statistics.to_dict()}
+            for name, robot in robots.items()
+        }
+        (temporary / "norm_stats.json").write_text(json.dumps(stats, indent=1))
+        meta = {
+            "format": FORMAT,
+            "step": step,
+            "packages": _versions(),
+            "embodiments": [robot.spec.to_dict() for robot in robots.values()],
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+        (temporary / "assets").mkdir()
+        save_assets(temporary / "assets")
         fsync_tree(temporary)
         _replace(temporary, directory)
     finally:
@@ -125,42 +156,6 @@ def _replace(temporary: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(
-    policy: VLAPolicy,
-    temporary: Path,
-    step: int,
-    config: Mapping[str, Any],
-    weights: str,
-    state: Mapping[str, Tensor],
-) -> None:
-    state = _unshared(state)
-    if weights == "safetensors":
-        safetensors.torch.save_file(state, temporary / "model.safetensors")
-    else:
-        torch.save(state, temporary / f"steps_{step}_pytorch_model.pt")
-    (temporary / "config.yaml").write_text(
-        yaml.safe_dump({**config, "framework": policy.config}, sort_keys=False)
-    )
-    stats = {
-        name: {"raw": p.input_spec.statistics.to_dict(), "model": p.statistics.to_dict()}
-        for name, p in policy.pipelines.items()
-    }
-    (temporary / "norm_stats.json").write_text(json.dumps(stats, indent=1))
-    meta = {
-        "format": FORMAT,
-        "step": step,
-        "packages": _versions(),
-        "embodiments": [spec.to_dict() for spec in policy.specs.values()],
-    }
-    (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-    (temporary / "assets").mkdir()
-    policy.vlm.save_assets(temporary / "assets")
-    if isinstance(policy.head, FittedHead):
-        head = temporary / "assets" / HEAD_ASSETS
-        head.mkdir()
-        policy.head.save_assets(head)
-
-
 def _find(path: Path) -> tuple[Path, Path]:
     """(directory, weights file) of a checkpoint path, or a UserError that says what is wrong."""
     if path.is_file():
@@ -170,7 +165,7 @@ def _find(path: Path) -> tuple[Path, Path]:
         files = sorted([*path.glob("model.safetensors"), *path.glob("steps_*_pytorch_model.pt")])
     else:
         raise UserError(f"{path}: no such checkpoint")
-    newest = _newest(path)
+    newest = newest_checkpoint(path)
     if not files and newest is not None:
         raise UserError(f"{path} is a run, not a checkpoint; its newest checkpoint is {newest}")
     for name in ("config.yaml", "norm_stats.json", "meta.json", "assets"):
@@ -184,7 +179,7 @@ def _find(path: Path) -> tuple[Path, Path]:
     return directory, files[0]
 
 
-def _newest(path: Path) -> Path | None:
+def newest_checkpoint(path: Path) -> Path | None:
     """The checkpoint of most steps below a run, or below its folder of checkpoints."""
     found = {
         int(match[1]): child
@@ -199,58 +194,23 @@ def weights_file(path: Path) -> Path:
     return _find(path)[1]
 
 
-def load_weights(file: Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` or ``.pt`` file, on the CPU; nothing in it is executed."""
+def read_checkpoint(path: Path) -> Stored:
+    """Find and read a checkpoint directory (``.../checkpoints/steps_N``) or the weights file inside it.
+
+    Raises:
+        UserError: not a checkpoint, of a newer format, or damaged.
+    """
+    directory, file = _find(path)
     try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file}: not a state dict of tensors (anything else in a pickle is refused), or truncated"
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        # What torch's reader raises on bytes cut or damaged at various places.
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{file}: cannot be read as weights, it may be truncated ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file}: not a state dict of tensors")
-    return state
+        return _read(directory, file)
+    except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{directory}: damaged checkpoint ({type(error).__name__}: {reason})") from error
 
 
-def assign_weights(policy: VLAPolicy, state: Mapping[str, Tensor], file: Path) -> None:
-    """Load ``state`` strictly (names of shared tensors are counted once)."""
-    own = policy.state_dict()
-    missing = sorted(_first_names(own) - set(state))
-    unexpected = sorted(set(state) - set(own))
-    shapes = [k for k in state if k in own and own[k].shape != state[k].shape]
-    if missing or unexpected:
-        raise UserError(
-            f"{file}: weights do not fit the model: missing {_some(missing)}, unexpected {_some(unexpected)}"
-        )
-    if shapes:
-        key = shapes[0]
-        raise UserError(
-            f"{file}: '{key}' has shape {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}"
-        )
-    policy.load_state_dict(dict(state), strict=False)
-
-
-def _first_names(state: Mapping[str, Tensor]) -> set[str]:
-    seen: dict[tuple[int, tuple[int, ...]], str] = {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tuple(tensor.shape)) if tensor.numel() else (id(tensor), ())
-        seen.setdefault(key, name)
-    return set(seen.values())
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"[{', '.join(names[:limit])}]{more}"
-
-
-def _read(directory: Path) -> tuple[FrameworkConfig, dict[str, RobotSpec], dict[str, NormStats]]:
-    """Framework section, raw specs, and statistics at the normalisation step."""
+def _read(directory: Path, file: Path) -> Stored:
     meta = json.loads((directory / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise UserError(
@@ -258,37 +218,28 @@ def _read(directory: Path) -> tuple[FrameworkConfig, dict[str, RobotSpec], dict[
             f"it was written with vla-core {meta['packages'].get('vla-core')}"
         )
     stats = json.loads((directory / "norm_stats.json").read_text())
-    specs = {}
+    robots = {}
     for data in meta["embodiments"]:
         name = data["embodiment"]
-        specs[name] = RobotSpec.from_dict(data, NormStats.from_dict(stats[name]["raw"]))
+        spec = RobotSpec.from_dict(data, NormStats.from_dict(stats[name]["raw"]))
+        robots[name] = Robot(spec, NormStats.from_dict(stats[name]["model"]))
     raw = yaml.safe_load((directory / "config.yaml").read_text())["framework"]
-    statistics = {name: NormStats.from_dict(s["model"]) for name, s in stats.items()}
-    return build_config(FrameworkConfig, raw, "framework"), specs, statistics
+    framework = build_config(FrameworkConfig, raw, "framework")
+    return Stored(directory, file, _addressed(framework, robots), robots)
 
 
-def load_policy(path: Path, device: str, dtype: torch.dtype, cache_mib: int | None = None) -> VLAPolicy:
-    """See :meth:`VLAPolicy.from_pretrained`.
-
-    Raises:
-        UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit; a cache for
-            a policy without geometry, or for an encoder that has none.
-    """
-    directory, file = _find(path)
-    try:
-        config, specs, statistics = _read(directory)
-    except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{directory}: damaged checkpoint ({type(error).__name__}: {reason})") from error
-    # An auxiliary only trains: its weights stay in the file, for runs that start from this one.
-    config = replace(config, auxiliary=None)
-    if cache_mib is not None:
-        if not config.has_geometry or config.geometry is None:
-            raise UserError("cache_mib: given, but this policy has no geometry encoder; leave it out")
-        config = replace(config, geometry={**config.geometry, "cache_mib": cache_mib})
-    policy = build_policy(config, specs, statistics=statistics, assets=directory / "assets")
-    state = {name: value for name, value in load_weights(file).items() if not name.startswith("auxiliary.")}
-    assign_weights(policy, state, file)
-    return policy.to(device=device, dtype=dtype).eval()
+def _addressed(framework: FrameworkConfig, robots: Mapping[str, Robot]) -> FrameworkConfig:
+    """Before groups of state and action were told apart, a name that both have meant both."""
+    specs = [robot.spec for robot in robots.values()]
+    state = {group.name for spec in specs for group in spec.observation.state}
+    both = state & {group.name for spec in specs for group in spec.action.groups}
+    steps = []
+    for step in framework.transforms:
+        if step.get("name") == "normalize" and both & set(step.get("groups") or {}):
+            groups: dict[str, str] = {}
+            for name, mode in step["groups"].items():
+                names = (f"state.{name}", f"action.{name}") if name in both else (name,)
+                groups.update(dict.fromkeys(names, mode))
+            step = {**step, "groups": groups}
+        steps.append(step)
+    return replace(framework, transforms=steps)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vla_core.batch import Batch, Cameras, TokenFields
+from vla_core.batch import Batch, Cameras, Known, TokenFields
+from vla_core.checks import check_shape, check_views
 from vla_core.errors import UserError, suggest
 from vla_core.interfaces import TextCollator
 from vla_core.specs import RobotSpec
@@ -64,20 +65,15 @@ class PolicyCollator:
         for i, sample in enumerate(samples):
             observation = sample.observation
             spec = self._spec(observation.embodiment)
+            check_views(observation, spec)
             for v, name in enumerate(self.cameras[observation.embodiment]):
                 if name not in observation.images:
                     continue
-                image = observation.images[name]
-                if image.shape != (h, w, 3) or image.dtype != np.uint8:
-                    raise UserError(
-                        f"camera '{name}': image is {image.dtype} {image.shape}, expected uint8 {(h, w, 3)}"
-                    )
-                images_BVHWC[i, v] = image
+                images_BVHWC[i, v] = observation.images[name]
                 view_mask[i, v] = True
             if observation.state is not None:
                 d = spec.observation.state_dim
-                if observation.state.shape != (d,):
-                    raise UserError(f"state has shape {observation.state.shape}, the spec says {(d,)}")
+                check_shape(observation.state, (d,), "state", "state")
                 state_BD[i, :d] = observation.state
                 state_mask[i, :d] = True
         has_state = self.state_dim > 0
@@ -152,27 +148,28 @@ class PolicyCollator:
         return mask_BTA
 
     def _stack(
-        self, observations: Sequence[Observation], field: str, shape: tuple[int, ...]
-    ) -> torch.Tensor | None:
-        """``[B, V, *shape]`` if every present view of every row has the field, else None."""
+        self, observations: Sequence[Observation], kind: str, shape: tuple[int, ...]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """``[B, V, *shape]`` (None: no view has it), and which views have it (None: all that are there)."""
         out = np.zeros((len(observations), self.n_views, *shape), np.float32)
+        known = np.zeros(out.shape[:2], np.bool_)
+        lacking = False
         for i, observation in enumerate(observations):
-            values: Mapping[str, NDArray[np.float32]] | None = getattr(observation, field)
+            values: Mapping[str, NDArray[np.float32]] = getattr(observation, kind) or {}
             for v, name in enumerate(self.cameras[observation.embodiment]):
                 if name not in observation.images:
                     continue
-                if values is None or name not in values:
-                    return None
-                if np.shape(values[name]) != shape:
-                    raise UserError(
-                        f"{field} of camera '{name}' have shape {np.shape(values[name])}, expected {shape}"
-                    )
-                out[i, v] = values[name]
-        return torch.from_numpy(out)
+                if name in values:
+                    out[i, v], known[i, v] = values[name], True
+                else:
+                    lacking = True
+        if not known.any():
+            return None, None
+        return torch.from_numpy(out), torch.from_numpy(known) if lacking else None
 
     def _cameras(self, observations: Sequence[Observation]) -> Cameras:
-        return Cameras(
-            intrinsics=self._stack(observations, "intrinsics", (3, 3)),
-            extrinsics=self._stack(observations, "extrinsics", (4, 4)),
-            depth=self._stack(observations, "depth", self.size),
-        )
+        shapes = {"intrinsics": (3, 3), "extrinsics": (4, 4), "depth": self.size}
+        stacked = {kind: self._stack(observations, kind, shape) for kind, shape in shapes.items()}
+        values = {kind: value for kind, (value, _) in stacked.items()}
+        known = Known(**{kind: which for kind, (_, which) in stacked.items()})
+        return Cameras(values["intrinsics"], values["extrinsics"], values["depth"], known)

@@ -1,237 +1,37 @@
 """The torch-side interfaces between backbone, geometry, fusion and head.
 
-Shape legend: B rows, V views, N visual tokens, S tokens, H hidden size, C geometry channels,
-h, w patch grid, T action steps, A action dims, D state dims, K context tokens, L answer ids.
+Shape legend: B rows, V views, T action steps, A action dims.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vla_core.answers import AnswerIds, Decoder
+from vla_core.answers import AnswerIds
 from vla_core.batch import Batch, Cameras, TokenFields
 from vla_core.dims import FusionDims as FusionDims
 from vla_core.dims import HeadDims as HeadDims
 from vla_core.dims import KVDims as KVDims
 from vla_core.dims import VLMDims as VLMDims
+from vla_core.features import Constraint as Constraint
+from vla_core.features import Context as Context
+from vla_core.features import Fused as Fused
+from vla_core.features import GeometryFeatures as GeometryFeatures
+from vla_core.features import HeadInputs as HeadInputs
+from vla_core.features import Terms as Terms
+from vla_core.features import TextTokens as TextTokens
+from vla_core.features import VisualTokens as VisualTokens
+from vla_core.features import VLMOutput as VLMOutput
+from vla_core.prompts import PromptSpec as PromptSpec
+from vla_core.prompts import VLMRequest as VLMRequest
+from vla_core.traits import FusionTraits as FusionTraits
+from vla_core.traits import GeometryTraits as GeometryTraits
+from vla_core.traits import HeadTraits as HeadTraits
 from vla_core.types import Sample
-
-Terms: TypeAlias = dict[str, Tensor]
-"""Named scalar loss terms; the trainer weights and adds them."""
-
-
-@dataclass(frozen=True)
-class PromptSpec:
-    """What head and fusion want in the prompt; two specs unite with ``|``.
-
-    Args:
-        suffix: text after the instruction.
-        n_query: number of reserved query ids (after the suffix), overwritten by learned embeddings.
-        n_prefix: number of reserved ids before the images, overwritten by a fusion's tokens.
-        answer_ids: the answer after the prompt: written at collate in training, spoken at inference.
-        closing: text after an answer, special tokens by name; written at collate in training, for a head
-            that learns it too (``VLMRequest.logits``: ``vocabulary``). Never spoken.
-    """
-
-    suffix: str = ""
-    n_query: int = 0
-    n_prefix: int = 0
-    answer_ids: AnswerIds | None = None
-    closing: str = ""
-
-    def __or__(self, other: PromptSpec) -> PromptSpec:
-        if self.answer_ids is not None and other.answer_ids is not None:
-            raise ValueError("head and fusion both bring answer ids; only one may")
-        return PromptSpec(
-            suffix=self.suffix + other.suffix,
-            n_query=self.n_query + other.n_query,
-            n_prefix=self.n_prefix + other.n_prefix,
-            answer_ids=self.answer_ids if self.answer_ids is not None else other.answer_ids,
-            closing=self.closing + other.closing,
-        )
-
-
-@dataclass(frozen=True)
-class VLMRequest:
-    """What the backbone must compute; it computes nothing more. Requests unite with ``|``.
-
-    Args:
-        layers: indices into the hidden states: 0 is the embeddings, i the output of decoder layer
-            i, ``n_layers`` the last layer's output after the final norm (as in transformers).
-            Layers above the highest requested one are not run.
-        queries: embedding of the query tokens, ``weight [n_query, H]``, or None.
-        logits: ``labels`` asks for the logits of the answer ids where the labels are, and nowhere else;
-            ``vocabulary`` for those of all tokens, where an answer or its closing is predicted.
-        decoder: how many answer ids the head will speak at most; 0: it needs no decoder.
-        kv: decoder layers (1 is the first) whose keys and values are wanted, for a head whose own
-            tokens join the backbone's attention. A backbone that serves them says so in ``VLMDims.kv``.
-    """
-
-    layers: tuple[int, ...] = ()
-    queries: nn.Embedding | None = None
-    logits: Literal["none", "labels", "vocabulary"] = "none"
-    decoder: int = 0
-    kv: tuple[int, ...] = ()
-
-    def __or__(self, other: VLMRequest) -> VLMRequest:
-        if None not in (self.queries, other.queries) and self.queries is not other.queries:
-            raise ValueError("head and fusion both bring query embeddings; only one may")
-        return VLMRequest(
-            layers=tuple(sorted({*self.layers, *other.layers})),
-            queries=self.queries if self.queries is not None else other.queries,
-            logits=self.logits if self.logits != "none" else other.logits,
-            decoder=max(self.decoder, other.decoder),
-            kv=tuple(sorted({*self.kv, *other.kv})),
-        )
-
-
-@dataclass
-class TextTokens:
-    """Embedded prompt: ``embeds [B, S, H]``, ``mask [B, S]``, ``instruction_mask [B, S]``, and its fields."""
-
-    embeds: Tensor
-    mask: Tensor
-    instruction_mask: Tensor
-    fields: TokenFields
-
-
-@dataclass
-class VisualTokens:
-    """Image tokens in view order.
-
-    Args:
-        tokens: ``[B, N, H]`` with N = V * h * w.
-        mask: bool ``[B, N]``; False for missing views.
-        grid: (V, h, w) of the tokens.
-        deepstack: further features ``[B, N, H]`` that the backbone adds to the image tokens after
-            its first, second, ... layer (Qwen3-VL), or None. A fusion that changes the tokens
-            returns ``dataclasses.replace(visual, tokens=...)``, so that they survive.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    grid: tuple[int, int, int]
-    deepstack: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class GeometryFeatures:
-    """Per-view geometry, never pooled: pooling is a fusion's choice.
-
-    Args:
-        tokens: ``[B, V, h, w, C]``.
-        registers: ``[B, R, C]`` global tokens, or None.
-        depth: ``[B, V, H, W]`` metres, or None.
-        points: ``[B, V, H, W, 3]`` metres in the first camera's frame, or None.
-        view_mask: bool ``[B, V]``; False for missing views. The policy writes it; None: all are there.
-    """
-
-    tokens: Tensor
-    registers: Tensor | None = None
-    depth: Tensor | None = None
-    points: Tensor | None = None
-    view_mask: Tensor | None = None
-
-
-@dataclass
-class Context:
-    """Extra tokens for the head: ``tokens [B, K, C]`` (or one tensor per layer), ``mask [B, K]``."""
-
-    tokens: Tensor | Sequence[Tensor]
-    mask: Tensor
-
-
-@dataclass
-class Fused:
-    """What a fusion returns: visual tokens, optional prefix ``[B, n_prefix, H]``, optional head context."""
-
-    visual: VisualTokens
-    prefix: Tensor | None = None
-    context: Context | None = None
-
-
-@dataclass
-class VLMOutput:
-    """What was requested.
-
-    Args:
-        hidden: layer index -> ``[B, S, H]``.
-        mask: bool ``[B, S]``; False is padding.
-        spans: role name (``image``, ``instruction``, ``query``, ``prefix``, ``answer``) -> bool ``[B, S]``.
-        logits: ``[B, L, n_ids]``, the prediction of each label from all tokens before it; None unless asked.
-            Over the vocabulary: ``[n, n_tokens]``, of the n answer and closing tokens of all rows.
-        labels: long ``[B, L]`` answer ids, or :data:`NO_LABEL`; there when logits are. Over the vocabulary:
-            ``[n]`` token ids.
-        decoder: at the end of the prompt, where asked.
-        position_ids: long ``[P, B, S]``; the backbone's rotary positions, where it tells them.
-        kv: decoder layer -> keys and values, each ``[B, n, S, d]`` with n key-value heads; keys after
-            their rotary positions. Gradients flow through them. Empty unless requested.
-    """
-
-    hidden: Mapping[int, Tensor]
-    mask: Tensor
-    spans: Mapping[str, Tensor]
-    logits: Tensor | None = None
-    labels: Tensor | None = None
-    decoder: Decoder | None = None
-    position_ids: Tensor | None = None
-    kv: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def gather(self, span: str, layer: int, count: int) -> Tensor:
-        """Hidden states ``[B, count, H]`` at a span that has ``count`` tokens in every row."""
-        hidden = self.hidden[layer]
-        # topk on the mask keeps shapes static (no host sync); stable order is restored by sorting.
-        index = self.spans[span].to(torch.int8).topk(count, dim=1).indices.sort(dim=1).values
-        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-@dataclass
-class HeadInputs:
-    """What a head reads: backbone output, optional extra context, normalised state ``[B, D]`` and masks.
-
-    ``action_dims``: bool ``[B, A]``, the dims that the row's embodiment has (None: all). The rest is
-    padding: zero in training, and so in what an iterative head sees while it samples.
-    """
-
-    vlm: VLMOutput
-    context: Context | None = None
-    state: Tensor | None = None
-    state_mask: Tensor | None = None
-    embodiment: Tensor | None = None
-    action_dims: Tensor | None = None
-
-
-@dataclass
-class Constraint:
-    """What an earlier chunk has settled already (real-time chunking, arXiv 2506.07339).
-
-    Args:
-        actions: float32 ``[B, T, A]``: the earlier chunk's actions, normalised, from the present step on.
-        weights: float32 ``[B, T]`` in [0, 1]. 1 is a frozen step: executed before the answer arrives, and
-            kept. Below 1 the answer is drawn towards the earlier action, at 0 it is free (and
-            ``actions`` are not read). A row of zeros has no constraint.
-        n_frozen: most frozen steps of a row, as a plain number, so that a limit is checked without
-            reading the device; None: not known.
-    """
-
-    actions: Tensor
-    weights: Tensor
-    n_frozen: int | None = None
-
-    @property
-    def frozen(self) -> Tensor:
-        """Bool ``[B, T]``: the steps to keep."""
-        return self.weights >= 1
-
-    def to(self, device: torch.device | str) -> Constraint:
-        """A copy on ``device``."""
-        return Constraint(self.actions.to(device), self.weights.to(device), self.n_frozen)
 
 
 class TextCollator(Protocol):
@@ -287,19 +87,24 @@ class AnsweringModel(VisionLanguageModel, Protocol):
         """
         ...
 
+    @property
+    def answer_modules(self) -> list[str]:
+        """Names of the modules that hold the rows of an answer's tokens; none without an answer."""
+        ...
+
 
 @runtime_checkable
 class GeometryEncoder(Protocol):
     """A geometry encoder (an ``nn.Module``). Entry points ``vla.geometry``.
 
-    ``needs`` is a subset of ``{"depth", "points"}``: dense heads run only when asked for. An encoder
-    may state in ``provides: frozenset[str]`` which of them it can give; a fusion that needs another is
-    then refused when the policy is built. One that honours ``cameras.view_keys`` has its ``cache`` as an
-    attribute (None: switched off).
+    ``needs`` is a subset of ``{"depth", "points"}``: dense heads run only when asked for, and only those of
+    ``traits.provides`` may be. Where ``cameras.known`` says that a view lacks something, the encoder does
+    without it as if nothing of that kind had been given for the view.
     """
 
     Config: ClassVar[type]
     dim: int
+    traits: GeometryTraits
 
     @classmethod
     def build(
@@ -315,17 +120,14 @@ class GeometryEncoder(Protocol):
 class Fusion(Protocol):
     """Joins geometry with vision, language or the head. Entry points ``vla.fusions``.
 
-    ``train_only`` fusions add nothing at inference: geometry is not even computed there. A fusion may state
-    ``bypasses_backbone: bool = True`` when it returns the visual tokens as they are and no prefix: then
-    geometry is computed beside the whole backbone; and ``reads_geometry: bool = False`` when the cameras
-    alone are enough: then at inference it gets features without tokens (h = w = 0) and nothing is encoded.
+    ``traits`` say when it takes part, see :class:`~vla_core.traits.FusionTraits`.
     """
 
     Config: ClassVar[type]
     needs: frozenset[str]
     request: VLMRequest
     prompt: PromptSpec
-    train_only: bool
+    traits: FusionTraits
     context_dim: int | None
 
     @classmethod
@@ -346,15 +148,13 @@ class Fusion(Protocol):
 class ActionHead(Protocol):
     """Turns backbone output into actions. Entry points ``vla.heads``.
 
-    A head that can keep the start of an earlier chunk states ``takes_constraint = True``, and its
-    :meth:`sample` has a further argument ``constraint: Constraint | None = None``. If it keeps a limited
-    number of frozen steps, ``longest_delay`` says it (None or absent: any number below the horizon).
-
-    A head that wants more dims of noise than the actions have states ``noise_dim``: ``[B, T, noise_dim]``.
+    ``traits`` say what it can do besides, see :class:`~vla_core.traits.HeadTraits`; :meth:`sample` of one
+    that takes a constraint has a further argument ``constraint: Constraint | None = None``.
     """
 
     Config: ClassVar[type]
     prompt: PromptSpec
+    traits: HeadTraits
 
     @classmethod
     def build(cls, config: Any, dims: HeadDims) -> ActionHead: ...

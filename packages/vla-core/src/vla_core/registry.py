@@ -1,7 +1,7 @@
 """Parts by name, through entry points. Only the named part is imported.
 
 Groups: ``vla.vlms``, ``vla.geometry``, ``vla.fusions``, ``vla.heads``, ``vla.auxiliaries``,
-``vla.sources``, ``vla.envs``.
+``vla.transforms``, ``vla.sources``, ``vla.envs``.
 Every part is a class with a ``Config`` dataclass; its YAML node is ``{name: <entry point>, **Config}``.
 """
 
@@ -22,6 +22,7 @@ GROUPS = (
     "vla.fusions",
     "vla.heads",
     "vla.auxiliaries",
+    "vla.transforms",
     "vla.sources",
     "vla.envs",
 )

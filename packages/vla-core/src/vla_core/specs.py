@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -45,6 +45,18 @@ class GroupSpec:
     gripper: Gripper = "none"
 
 
+def check_unique(names: Sequence[str], what: str, where: str) -> None:
+    """Raise :class:`SpecMismatch` naming both places of a name that occurs twice."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name in first:
+            raise SpecMismatch(
+                f"{what} '{name}' is named twice: {where}[{first[name]}] and {where}[{i}]; "
+                "give each its own name"
+            )
+        first[name] = i
+
+
 def _slices(groups: tuple[GroupSpec, ...]) -> dict[str, slice]:
     out, start = {}, 0
     for group in groups:
@@ -59,6 +71,10 @@ class ObservationSpec:
 
     cameras: tuple[CameraSpec, ...]
     state: tuple[GroupSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_unique([camera.name for camera in self.cameras], "camera", "observation.cameras")
+        check_unique([group.name for group in self.state], "group", "observation.state")
 
     @property
     def state_dim(self) -> int:
@@ -75,6 +91,9 @@ class ActionSpec:
     groups: tuple[GroupSpec, ...]
     horizon: int
     control_hz: float
+
+    def __post_init__(self) -> None:
+        check_unique([group.name for group in self.groups], "group", "action.groups")
 
     @property
     def dim(self) -> int:

@@ -18,6 +18,8 @@ from transformers import Dinov2Config, Dinov2Model
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.interfaces import GeometryFeatures
+from vla_core.shard import mark
+from vla_core.traits import GeometryTraits
 
 from vla_geometry.cache import ViewCache, check_cache, encode_views
 from vla_geometry.images import check_image_size, check_images, normalise
@@ -70,7 +72,6 @@ class DINOv2Encoder(nn.Module):
     """``model`` is transformers' ``Dinov2Model``, without the mask token that only its own training needs."""
 
     Config: ClassVar[type] = DINOv2GeometryConfig
-    provides: frozenset[str] = frozenset()
 
     def __init__(
         self, config: DINOv2GeometryConfig, n_views: int, image_size: tuple[int, int], model: Any
@@ -79,8 +80,10 @@ class DINOv2Encoder(nn.Module):
         self.config, self.n_views, self.image_size = config, n_views, image_size
         self.grid = check_image_size(image_size, PATCH)
         self.model = model
+        mark(model.encoder.layer)
         self.dim: int = model.config.hidden_size
         self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
+        self.traits = GeometryTraits(caches_views=self.cache is not None)
         self.requires_grad_(config.trainable)
 
     @classmethod

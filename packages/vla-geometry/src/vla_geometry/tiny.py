@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryFeatures
+from vla_core.traits import GeometryTraits
 
 from vla_geometry.cache import ViewCache, check_cache, encode_views
 from vla_geometry.dense import DenseHeads
@@ -107,6 +108,8 @@ class TinyGeometryEncoder(nn.Module):
         ):
             nn.init.normal_(parameter, std=0.02)
         self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
+        dense = frozenset({"depth", "points"} if config.dense_heads else ())
+        self.traits = GeometryTraits(dense, caches_views=self.cache is not None)
         self.requires_grad_(config.trainable)
 
     @classmethod

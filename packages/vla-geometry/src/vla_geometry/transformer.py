@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vla_core.shard import ShardUnit
 
 
 class Attention(nn.Module):
@@ -25,7 +26,7 @@ class Attention(nn.Module):
         return self.out(x.transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class Block(ShardUnit, nn.Module):
     """Attention and a GELU MLP (x4), each behind a LayerNorm with a residual."""
 
     def __init__(self, width: int, n_heads: int) -> None:

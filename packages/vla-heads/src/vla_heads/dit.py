@@ -15,11 +15,20 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vla_core.shard import ShardUnit
 
 from vla_heads.category import CategoryLinear
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys and values ``[B, n, S, d]`` of one block's context."""
+
+
+class UnitLinear(ShardUnit, nn.Linear):
+    """A Linear that is called apart from the block that holds it, and so is gathered by itself."""
+
+
+class UnitSequential(ShardUnit, nn.Sequential):
+    """Layers that are called apart from the block that holds them, likewise."""
 
 
 class FeedForward(nn.Module):
@@ -48,7 +57,7 @@ class AdaLN(nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.modulation = nn.Linear(width, 2 * width)
+        self.modulation = UnitLinear(width, 2 * width)
         self.norm = nn.LayerNorm(width, eps, elementwise_affine=False)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
@@ -68,11 +77,13 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2).contiguous()
 
 
-class Block(nn.Module, ABC):
+class Block(ShardUnit, nn.Module, ABC):
     """Base of the blocks that :class:`~vla_heads.flow_head.FlowHead` stacks: attention and its norm.
 
     A block that reads a context has ``context_kv``, and gets what :meth:`project_context` gives; one
-    that doesn't gets None. ``forward(x, context, context_mask, modulation, token_mask)``:
+    that doesn't gets None. What is done once for all steps, that projection and ``ada.modulation``, runs
+    outside the block's forward, by layers that are shard units of their own.
+    ``forward(x, context, context_mask, modulation, token_mask)``:
 
     - ``x [B, R, L, W]``: own tokens.
     - ``context_mask``: bool ``[B, 1, 1, S]``; False is never attended to.

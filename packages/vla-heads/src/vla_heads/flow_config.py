@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +24,8 @@ class FlowConfig:
         time_s: upper end s of that draw, ``t = (s - b) / s``.
         n_buckets: number of integer times the network tells apart.
         compat: ``starvla`` builds the networks that StarVLA's checkpoints were trained with, its
-            rounding included (see :mod:`vla_heads.starvla`); ``starvla_llava3d`` (``layerwise_fm`` alone)
-            those of its MapAnythingLlava3D fork. Set by ``vla-train import-starvla``.
+            rounding included; ``starvla_llava3d`` (``layerwise_fm`` alone) those of its MapAnythingLlava3D
+            fork (see :mod:`vla_heads.compat`). Set by ``vla-train import-starvla``.
         rtc: how a constraint is kept (real-time chunking). ``guidance`` steers any trained head by the
             gradient of its own prediction (arXiv 2506.07339): about twice the cost of a step.
             ``training_time`` gives the frozen steps clean, at time 1 (arXiv 2512.05964): no gradient, no
@@ -51,19 +50,13 @@ class FlowConfig:
     rtc_max_guidance: float = 5.0
 
 
-def check_flow(config: FlowConfig, horizon: int, compat: Sequence[str] = ("none", "starvla")) -> None:
-    """Raise :class:`ConfigError` for a value that cannot work, with the key's name and the fix.
-
-    ``compat``: the values of that key that the head knows.
-    """
+def check_flow(config: FlowConfig, horizon: int) -> None:
+    """Raise :class:`ConfigError` for a value that cannot work, with the key's name and the fix."""
     for key, low in (("n_future_tokens", 0), ("repeated_diffusion_steps", 1), ("steps", 1), ("n_buckets", 1)):
         if getattr(config, key) < low:
             raise ConfigError(f"{key}: {getattr(config, key)} must be at least {low}")
     if not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
-    if config.compat not in compat:
-        *most, last = (repr(value) for value in compat)
-        raise ConfigError(f"compat: '{config.compat}' must be {', '.join(most)} or {last}")
     if not 0 <= config.rtc_max_delay < horizon:
         raise ConfigError(
             f"rtc_max_delay: {config.rtc_max_delay} must be in 0..{horizon - 1} (below the horizon)"

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from vla_core.errors import UserError
 from vla_core.interfaces import Constraint, HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
 
-from vla_heads import flow, sampling, starvla
+from vla_heads import flow, sampling
 from vla_heads.context import context_projection, extra_context, joint_mask
 from vla_heads.dit import AdaLN, Block, KeysValues, init_weights
-from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder, sinusoid
+from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder
 from vla_heads.flow_config import FlowConfig
 from vla_heads.losses import check_targets, masked_mean, masked_state
 from vla_heads.time_condition import TimeCondition
@@ -59,7 +59,6 @@ class FlowHead(nn.Module):
     """
 
     prompt: PromptSpec = PromptSpec()
-    takes_constraint = True
     config: FlowConfig
 
     def __init__(
@@ -75,11 +74,11 @@ class FlowHead(nn.Module):
         read_out: bool = True,
     ) -> None:
         super().__init__()
-        like_starvla = config.compat != "none"
         self.config, self.dims, self.reads, self.normalize = config, dims, tuple(reads), normalize
+        self.traits = sampling.traits(config)
         self.layers = tuple(sorted({layer for layer in reads if layer is not None}))
         self.blocks = nn.ModuleList(blocks)
-        self.time = TimestepEmbedder(width, starvla.time_features if like_starvla else sinusoid)
+        self.time = TimestepEmbedder(width)
         self.action_encoder = ActionEncoder(dims.action_dim, width, n_embodiments)
         self.action_position = nn.Parameter(torch.empty(dims.horizon, width))
         self.future = (
@@ -91,9 +90,9 @@ class FlowHead(nn.Module):
             else None
         )
         self.context_in = context_projection(dims)
-        self.final_norm = AdaLN(width, starvla.FINAL_EPS if like_starvla else 1e-5) if read_out else None
+        self.final_norm = AdaLN(width) if read_out else None
         self.final = nn.Linear(width, out_width) if read_out else None
-        self.final_dropout = nn.Dropout(0.0 if like_starvla else config.dropout)
+        self.final_dropout = nn.Dropout(config.dropout)
         self.decoder = MLP(out_width, config.decoder_hidden, dims.action_dim, n_categories=n_embodiments)
         init_weights(self)
         for parameter in (self.action_position, self.future):
@@ -101,11 +100,6 @@ class FlowHead(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
         # Velocity 0 is the best guess before anything is learned; the first step wakes the rest.
         nn.init.zeros_(self.decoder.down.weight)
-
-    @property
-    def longest_delay(self) -> int | None:
-        """Most frozen steps of a constraint; None: any number below the horizon."""
-        return sampling.longest_delay(self.config)
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """The hidden states the blocks read; the same for training and sampling."""
@@ -255,14 +249,7 @@ class FlowHead(nn.Module):
             torch.where(mask, actions.float(), 0.0)[:, None],
             torch.where(mask[:, None], noise, 0.0),
         )
-        if config.compat != "none":
-            dtype = inputs.vlm.hidden[self.layers[-1]].dtype
-            if config.compat == "starvla_llava3d" and self.normalize:
-                dtype = torch.float32  # autocast, which that norm runs under there, makes it so
-            x, target, buckets = starvla.path(actions, noise, time, dtype, config.n_buckets)
-        else:
-            x, target = flow.interpolate(actions, noise, time)
-            buckets = flow.bucket(time, config.n_buckets)
+        x, target, buckets = self.path(inputs, actions, noise, time)
         prepared = self.prepare(inputs)
         condition = self.condition(buckets)
         counted = mask[:, None]
@@ -277,6 +264,13 @@ class FlowHead(nn.Module):
         seen = torch.cat([valid_steps.new_ones(prepared.prefix.shape[:2]), valid_steps], dim=1)
         velocity = self._velocity(prepared, x, condition, seen[:, None, None, :])
         return {"action_loss": masked_mean((velocity - target).square(), counted)}
+
+    def path(
+        self, inputs: HeadInputs, actions: Tensor, noise: Tensor, time: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Point on the path, its velocity (fp32 ``[B, R, T, A]``) and the time's bucket ``[B, R]``."""
+        x, target = flow.interpolate(actions, noise, time)
+        return x, target, flow.bucket(time, self.config.n_buckets)
 
     def _velocity(
         self, prepared: Prepared, x_BRTA: Tensor, time: TimeCondition, token_mask: Tensor | None

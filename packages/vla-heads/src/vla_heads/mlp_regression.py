@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.embeddings import MLP
 from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.residual import ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,6 @@ class MLPRegressionConfig:
     suffix: str = "Please predict the next {horizon} robot actions: "
 
 
-class ResidualBlock(nn.Module):
-    """``x + dropout(relu(Linear(LayerNorm(x))))``."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout(F.relu(self.linear(self.norm(x))))
-
-
 class MLPRegression(nn.Module):
     """T learned query tokens go through the backbone; an MLP reads an action off each. L1 loss.
 
@@ -60,6 +49,7 @@ class MLPRegression(nn.Module):
     """
 
     Config: ClassVar[type] = MLPRegressionConfig
+    traits: HeadTraits = HeadTraits()
 
     def __init__(self, config: MLPRegressionConfig, dims: HeadDims) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from vla_core.errors import UserError
 from vla_core.interfaces import Constraint
+from vla_core.traits import HeadTraits
 
 Field: TypeAlias = Callable[[Tensor, int], Tensor]
 """``(x [B, T, A], k)`` -> the velocity there in Euler step k, fp32."""
@@ -44,7 +45,7 @@ def check(
             f"constraint: actions {list(constraint.actions.shape)} and weights "
             f"{list(constraint.weights.shape)} must be {list(noise.shape)} and {list(noise.shape[:2])}"
         )
-    longest = longest_delay(config)
+    longest = traits(config).longest_delay
     if longest is not None and (constraint.n_frozen or 0) > longest:
         raise UserError(
             f"constraint: {constraint.n_frozen} frozen steps, the head was trained for at most {longest} "
@@ -52,9 +53,10 @@ def check(
         )
 
 
-def longest_delay(config: ChunkingConfig) -> int | None:
-    """Most frozen steps of a constraint that a head keeps as it should; None: any number."""
-    return config.rtc_max_delay if config.rtc == "training_time" else None
+def traits(config: ChunkingConfig, noise_dim: int | None = None) -> HeadTraits:
+    """Of a flow-matching head: it keeps a constraint, of as many frozen steps as it was trained for."""
+    longest = config.rtc_max_delay if config.rtc == "training_time" else None
+    return HeadTraits(takes_constraint=True, longest_delay=longest, noise_dim=noise_dim)
 
 
 def euler(field: Field, noise: Tensor, steps: int) -> Tensor:

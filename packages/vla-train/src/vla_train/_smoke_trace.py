@@ -20,9 +20,10 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch, TokenFields
-from vla_core.build import FrameworkConfig, build_policy
 from vla_core.config import Tree, build_config, to_plain
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
 
@@ -62,7 +63,7 @@ def without_storage(policy: VLAPolicy) -> Iterator[None]:
     trains any more afterwards (torch's FLOP counter cannot follow gradients of what it counts here).
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in policy.modules():
+        for module in policy.model.modules():
             tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             for name, tensor in tensors:
                 fake: Tensor = torch.empty_like(tensor, device="cpu")
@@ -75,9 +76,8 @@ def without_storage(policy: VLAPolicy) -> Iterator[None]:
 def training_batch(policy: VLAPolicy, rows: int) -> Batch:
     """Made-up samples through pipeline and collator."""
     ((name, pipeline),) = policy.pipelines.items()
-    assert policy.collator is not None
     samples = [pipeline(make_sample(policy.specs[name], seed)) for seed in range(rows)]
-    if policy.auxiliary is None:
+    if policy.model.auxiliary is None:
         return policy.collator(samples)
     # Made-up chunks lead to the observation of the next sample.
     ends = [*samples[1:], samples[0]]
@@ -98,7 +98,7 @@ def noise_for(policy: VLAPolicy, rows: int) -> Tensor:
 
 def parts_of(policy: VLAPolicy) -> dict[str, nn.Module]:
     """Name -> module of the parts that there are."""
-    found = {name: getattr(policy, name) for name in PARTS}
+    found = {name: getattr(policy.model, name) for name in PARTS}
     return {name: part for name, part in found.items() if part is not None}
 
 
@@ -113,7 +113,7 @@ def recorded(policy: VLAPolicy) -> Iterator[dict[str, Any]]:
     """What each stage returns while the block runs, by the name of the stage."""
     seen: dict[str, Any] = {}
     undo: list[Callable[[], None]] = []
-    vlm: Any = policy.vlm
+    vlm: Any = policy.model.vlm
 
     def listen(stage: str, module: nn.Module) -> None:
         handle = module.register_forward_hook(lambda _m, _i, output: seen.__setitem__(stage, output))
@@ -210,7 +210,7 @@ def count_flop(policy: VLAPolicy) -> tuple[int | None, int | None]:
     sample, observed = training_batch(policy, 1), inference_batch(policy, 1)
     noise = noise_for(policy, 1)
     totals: list[int | None] = []
-    for run in (lambda: policy(sample), lambda: policy.predict(observed, noise)):
+    for run in (lambda: policy.model(sample), lambda: policy.model.predict(observed, noise)):
         counter = FlopCounterMode(display=False)
         try:
             with sdpa_kernel(SDPBackend.MATH), counter:

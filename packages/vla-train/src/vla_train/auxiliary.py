@@ -15,7 +15,7 @@ def wants_future(policy: VLAPolicy, sources: Sequence[Source], batch_size: int) 
     Raises:
         ConfigError: batches too small for the auxiliary, or data without the depth it needs.
     """
-    auxiliary = policy.auxiliary
+    auxiliary = policy.model.auxiliary
     if auxiliary is None:
         return False
     if batch_size < auxiliary.min_rows:
@@ -35,4 +35,4 @@ def wants_future(policy: VLAPolicy, sources: Sequence[Source], batch_size: int) 
 
 def weights_at(policy: VLAPolicy, step: int) -> Mapping[str, float]:
     """Auxiliary term -> weight at an optimisation step (the first is 1); empty without an auxiliary."""
-    return {} if policy.auxiliary is None else policy.auxiliary.weights(step)
+    return {} if policy.model.auxiliary is None else policy.model.auxiliary.weights(step)

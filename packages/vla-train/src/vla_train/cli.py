@@ -122,16 +122,16 @@ def run(argv: Sequence[str], console: Console) -> None:
 
     # Heavy imports only now: a typo in the command answers at once.
     from vla_train.composition import compose
-    from vla_train.presets import load_run_tree
     from vla_train.report import write_report
     from vla_train.resume import run_directory
+    from vla_train.spellings import load_run
     from vla_train.trainer import Trainer
 
     def say(line: str) -> None:
         if os.environ.get("RANK", "0") == "0":  # one process of several speaks
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    tree = load_run_tree(args.config, overrides, say)
+    tree = load_run(args.config, overrides, say)
     composed = compose(tree)
     config, policy = composed.config, composed.policy
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -225,11 +225,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return ablate(argv[1:], console, _overrides)
         if argv and argv[0] == "import-starvla":
-            from vla_train.starvla.cli import run as import_starvla
+            from vla_train.importers.starvla.cli import run as import_starvla
 
             return import_starvla(argv[1:], console)
         if argv and argv[0] == "import-lerobot":
-            from vla_train.lerobot.cli import run as import_lerobot
+            from vla_train.importers.lerobot.cli import run as import_lerobot
 
             return import_lerobot(argv[1:], console)
         if argv and argv[0] == "fit-fast":

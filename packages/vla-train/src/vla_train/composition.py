@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from vla_core.build import HEAD_ASSETS, FrameworkConfig, build_policy
-from vla_core.checkpoint import load_weights, weights_file
+from vla_core.assemble import build_policy
+from vla_core.checkpoint import HEAD_ASSETS, weights_file
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
+from vla_core.weights import load_weights
 
 from vla_train.config import RunConfig, TrainerConfig
 from vla_train.data import Data, open_data
@@ -30,7 +32,7 @@ def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
     file = weights_file(Path(trainer.pretrained_checkpoint or ""))
     state = load_weights(file)
     wanted = trainer.reload_modules
-    own = policy.state_dict()
+    own = policy.model.state_dict()
     for prefix in wanted:
         if not any(_under(key, prefix) for key in own):
             raise ConfigError(f"trainer.reload_modules: the policy has no module '{prefix}'")
@@ -49,7 +51,7 @@ def _start_from(policy: VLAPolicy, trainer: TrainerConfig) -> None:
                 f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
                 f"the policy has {tuple(value.shape)}"
             )
-    policy.load_state_dict({k: state[k] for k in own}, strict=False)
+    policy.model.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
 def _head_assets(config: RunConfig) -> Path | None:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 from vla_core.batch import Batch
-from vla_core.build import resolve_part
+from vla_core.checks import check_views
 from vla_core.collate import PolicyCollator
 from vla_core.config import Tree
 from vla_core.errors import ConfigError, SpecMismatch, UserError
-from vla_core.policy import check_views
+from vla_core.resolve import resolve_part
 from vla_core.sources import Source, TellsChunkEnd
 from vla_core.specs import RobotSpec, check_action, check_observation
 from vla_core.stats import NormStats, VectorStats

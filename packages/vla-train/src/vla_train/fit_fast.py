@@ -13,9 +13,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from vla_core.build import FrameworkConfig, resolve_part
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
+from vla_core.resolve import resolve_part
 from vla_core.sources import Source
 from vla_core.transforms import Pipeline
 from vla_heads.fast import ActionTokenizer, FASTConfig, Report, measure
@@ -25,7 +26,7 @@ from vla_heads.fast.transform import hold
 
 from vla_train.config import RunConfig
 from vla_train.data import open_data
-from vla_train.presets import load_run_tree
+from vla_train.spellings import load_run
 
 EPILOG = """DIR gets tokenizer.json and processor_config.json, the format of physical-intelligence/fast; a
 run takes it with framework.head.tokenizer=DIR. Without it, a run fits the same tokenizer to the same rows
@@ -128,7 +129,7 @@ def run(
         raise UserError("fit-fast: --config and --out are needed, e.g. --config my.yaml --out DIR")
     if args.out.exists():
         raise UserError(f"fit-fast: {args.out} exists already; choose another --out")
-    tokenizer, reports = fit(load_run_tree(args.config, overrides(words)))
+    tokenizer, reports = fit(load_run(args.config, overrides(words)))
     tokenizer.save(args.out)
 
     def line(text: str) -> None:

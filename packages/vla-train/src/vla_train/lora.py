@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from vla_core.errors import ConfigError, suggest
+from vla_core.interfaces import AnsweringModel
+from vla_core.shard import ShardUnit, mark
 
 ADAPTER = "default"
 
@@ -57,11 +59,10 @@ def target_layers(model: nn.Module, entries: Iterable[str]) -> list[str]:
     Raises:
         ConfigError: an entry that means none, with the nearest names, or a layer frozen by its own part.
     """
-    # Subclasses are read by the module around them, past an adapter.
     linear = {
         name: layer
         for name, layer in model.named_modules()
-        if type(layer) is nn.Linear and name.rpartition(".")[2] != "lm_head"
+        if _is_linear(layer) and name.rpartition(".")[2] != "lm_head"
     }
     chosen: set[str] = set()
     for entry in entries:
@@ -118,6 +119,8 @@ def apply_lora(policy: nn.Module, config: LoRAConfig) -> list[str]:
         r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=layers
     )
     inject_adapter_in_model(peft_config, policy, adapter_name=ADAPTER)
+    # What is gathered by itself is so with its adapter.
+    mark(m for m in policy.modules() if _is_adapted(m) and isinstance(m.base_layer, ShardUnit))
     for name in whole:
         policy.get_submodule(name).requires_grad_(True)
     return layers
@@ -127,7 +130,8 @@ def _whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> 
     modules = [name for name, _ in policy.named_modules() if name]
     names = config.train_modules
     if names is None:
-        new = [f"vlm.{name}" for name in getattr(policy.vlm, "answer_modules", ())]
+        vlm = cast(AnsweringModel, policy.vlm)
+        new = [f"vlm.{name}" for name in vlm.answer_modules] if vlm.dims.decoder else []
         free = (n for n in ("head", "fusion", "auxiliary", *new) if n in modules)
         return [n for n in free if not any(layer.startswith(n + ".") for layer in layers)]
     for name in names:
@@ -161,6 +165,11 @@ def merged_state(policy: nn.Module) -> dict[str, Tensor]:
         if base.bias is not None:
             state[f"{name}.bias"] = base.bias.detach()
     return state
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    # Other subclasses may be read by the module around them, past an adapter.
+    return type(layer) is nn.Linear or (isinstance(layer, nn.Linear) and isinstance(layer, ShardUnit))
 
 
 def _is_adapted(layer: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +11,6 @@ import yaml
 from omegaconf import OmegaConf
 from vla_core.config import Tree, load_tree
 from vla_core.errors import ConfigError, suggest
-
-from vla_train.starvla.keys import translate
 
 PARTS = ("vlm", "head", "geometry", "fusion", "auxiliary")
 
@@ -39,27 +37,16 @@ def load_preset(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((resources.files("vla_train.frameworks") / f"{name}.yaml").read_text()))
 
 
-def load_run_tree(
-    paths: Sequence[Path], overrides: Sequence[str] = (), say: Callable[[str], None] | None = None
-) -> Tree:
+def load_run_tree(paths: Sequence[Path], overrides: Sequence[str] = (), below: Tree | None = None) -> Tree:
     """The config files and overrides over the preset that ``framework.name`` names.
 
     A part of the preset (vlm, head, geometry, fusion) keeps its keys unless another ``name`` is given.
-    StarVLA's files and spellings are translated, below all that is this project's own; ``say`` is
-    called with a line for each key.
+    ``below``: what the files and overrides lie over, and the preset lies under.
 
     Raises:
         ConfigError: no preset of that name (with the nearest), or anything :func:`load_tree` raises.
     """
-    translated = translate(paths, overrides)
-    base: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    if translated is not None:
-        base, origins = translated.data, translated.origins
-        paths, overrides = translated.files, translated.overrides
-        if say is not None:
-            for line in translated.lines:
-                say(f"starvla  {line}")
+    base, origins = (below.data, below.origins) if below is not None else ({}, {})
     tree = _over(base, origins, paths, overrides)
     given = tree.data.get("framework")
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):

@@ -33,14 +33,14 @@ def _tasks(data: Data) -> set[str]:
 
 def _from_scratch(composed: Composed) -> bool:
     """Neither a backbone with pretrained weights (its config tells) nor a checkpoint to start from."""
-    pretrained = bool(getattr(getattr(composed.policy.vlm, "config", None), "pretrained", False))
+    pretrained = bool(getattr(getattr(composed.policy.model.vlm, "config", None), "pretrained", False))
     return not pretrained and composed.config.trainer.pretrained_checkpoint is None
 
 
 def describe_run(composed: Composed, run_id: str, device: str, command: str) -> dict[str, Any]:
     """Plain data: framework, parameters, data, versions."""
     policy, data = composed.policy, composed.data
-    parts = {n: _count(getattr(policy, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
+    parts = {n: _count(getattr(policy.model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     packages = {}
     for name in PACKAGES:
         try:
@@ -56,8 +56,8 @@ def describe_run(composed: Composed, run_id: str, device: str, command: str) -> 
         "finished": None,
         "device": device,
         "parameters": {
-            "total": _count(policy),
-            "trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
+            "total": _count(policy.model),
+            "trainable": sum(p.numel() for p in policy.model.parameters() if p.requires_grad),
             "parts": {name: n for name, n in parts.items() if n},
         },
         "packages": packages,

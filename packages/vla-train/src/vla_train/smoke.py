@@ -68,7 +68,7 @@ def run(argv: Sequence[str], write: Callable[[str], Any]) -> None:
     torch.manual_seed(0)
     policy = smoke.build(tree, args.size)
     built = time.perf_counter() - began
-    line(f"{policy.framework}, size {args.size}: {next(policy.parameters()).device}, built in {built:.2f} s")
+    line(f"{policy.framework}, size {args.size}: {policy.model.device}, built in {built:.2f} s")
     line("\nparts (options that differ from their defaults)")
     parts = smoke.parts_of(policy)
     for name, part in parts.items():
@@ -77,7 +77,7 @@ def run(argv: Sequence[str], write: Callable[[str], Any]) -> None:
         for key, value in smoke.differences(part, node).items():
             line(f"  {'':9}   {key}: {value!r}")
     line(f"\n{'parameters':11} {'total':>15} {'trainable':>15}")
-    for name, part in {**parts, "all": policy}.items():
+    for name, part in {**parts, "all": policy.model}.items():
         total, trainable = smoke.count_parameters(part)
         line(f"  {name:9} {total:15,} {trainable:15,}")
 
@@ -87,7 +87,7 @@ def run(argv: Sequence[str], write: Callable[[str], Any]) -> None:
     shapes_only = smoke.without_storage(policy) if args.size == "full" else nullcontext()
     try:
         with shapes_only, smoke.recorded(policy) as seen, torch.set_grad_enabled(args.size == "tiny"):
-            terms = policy(batch)
+            terms = policy.model(batch)
     except smoke.NEEDS_VALUES as error:
         raise UserError(
             f"{args.name}: a part reads the value of a tensor, and --size full has shapes alone; "

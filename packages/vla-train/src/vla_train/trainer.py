@@ -18,7 +18,6 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 from vla_core.batch import Batch
-from vla_core.checkpoint import save_checkpoint
 from vla_core.config import to_plain
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.policy import VLAPolicy
@@ -81,8 +80,8 @@ class Trainer:
         self.device = self.accelerator.device
         policy = composed.policy
         if self.settings.lora is not None:
-            apply_lora(policy, self.settings.lora)
-        freeze(policy, self.settings.freeze_modules)
+            apply_lora(policy.model, self.settings.lora)
+        freeze(policy.model, self.settings.freeze_modules)
         self.pipeline = next(iter(policy.pipelines.values()))
         assert policy.collator is not None
         data, datasets = composed.data, self.config.datasets
@@ -102,7 +101,7 @@ class Trainer:
                 self.settings.batch_size,
             )
         optimizer = torch.optim.AdamW(
-            parameter_groups(policy, self.settings),
+            parameter_groups(policy.model, self.settings),
             betas=self.settings.betas,
             eps=self.settings.eps,
             fused=self.device.type == "cuda",
@@ -116,12 +115,12 @@ class Trainer:
                 gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
                 gradient_clipping=self.settings.clip_norm,
             )
-        self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(policy.model, optimizer)
         # Not prepared: accelerate would step it once for every process.
         self.scheduler = scheduler
         # Engines wrap this very object; accelerate's unwrap_model would import DeepSpeed to say so.
         self.policy: VLAPolicy = policy
-        self.ema = EMA(self.policy, self.settings.ema_decay) if self.settings.ema_decay else None
+        self.ema = EMA(self.policy.model, self.settings.ema_decay) if self.settings.ema_decay else None
         self.accelerator.register_for_checkpointing(*[x for x in (self.scheduler, self.ema) if x])
 
     def _loader(self, start: int) -> Iterator[Batch]:
@@ -217,7 +216,7 @@ class Trainer:
         return Outcome(outcome, latest)
 
     def _terms(self, batch: Batch, scheduled: Mapping[str, float]) -> dict[str, Tensor]:
-        if self.policy.auxiliary is None:
+        if self.policy.model.auxiliary is None:
             return dict(self.model(batch))
         return dict(self.model(batch, auxiliary=any(scheduled.values())))
 
@@ -251,13 +250,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             sections: dict[str, Any] = to_plain(self.config)
             with self._averaged():
-                save_checkpoint(
-                    self.policy,
+                self.policy.save(
                     final,
                     step=step,
                     config=sections,
                     weights=self.settings.save_format,
-                    state=merged_state(self.policy) if self.settings.lora is not None else None,
+                    state=merged_state(self.policy.model) if self.settings.lora is not None else None,
                 )
             self._forget_old(keep=final)
         resume.save(self.accelerator, self.run_dir, step)

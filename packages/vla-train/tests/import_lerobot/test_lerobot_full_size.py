@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_spec
-from vla_train.importing.ledger import Ledger
-from vla_train.lerobot.keys import move_all, move_table
+from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.lerobot.tensors import move_all, move_table
 from vla_train.presets import load_preset
 
 WORDS = 257_152  # of PaliGemma's tokenizer, without <image>
@@ -34,7 +35,7 @@ def test_every_key_finds_its_place(golden, variant, prefix):
     spec = make_spec(n_cameras=3, height=224, width=224, horizon=50)
     with torch.device("meta"):
         policy = build_policy(build_config(FrameworkConfig, section, "framework"), {spec.embodiment: spec})
-    own = policy.state_dict()
+    own = policy.model.state_dict()
     move_table(ledger, own, WORDS)
     result = ledger.finish(own)
     assert result.keys() == own.keys()

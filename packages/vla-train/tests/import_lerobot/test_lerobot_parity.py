@@ -31,7 +31,7 @@ def test_predicted_actions(case):
     assert batch.view_mask.tolist() == [[True, True], [True, False], [False, True]]
     assert not batch.tokens.attention_mask.all(dim=1).any()  # every prompt is padded
     with torch.no_grad():
-        predicted = policy.predict(batch, expected["start"])
+        predicted = policy.model.predict(batch, expected["start"])
     close(predicted, expected["predicted"])
     raw = directory.samples()
     answered = [pipeline.inverse(p.numpy(), s.observation.state) for p, s in zip(predicted, raw, strict=True)]

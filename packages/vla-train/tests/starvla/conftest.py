@@ -48,7 +48,7 @@ def _one_thread() -> None:
 @pytest.fixture
 def starvla_run(tmp_path: Path) -> Callable[..., Golden]:
     """``starvla_run(case)``: the run of a golden case, see :func:`make_run`."""
-    return lambda case, **options: make_run(tmp_path, case, **options)
+    return lambda case, folder=tmp_path, **options: make_run(folder, case, **options)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def base_vlm(folder: Path, case: str) -> Path:
     tokens.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     for name in ("config.json", "preprocessor_config.json"):
-        shutil.copy(GOLDEN / name, folder / name)
+        shutil.copy((GOLDEN / case).parent / name, folder / name)
     if case == "QwenFast":
         config = json.loads((folder / "config.json").read_text())
         config["text_config"]["vocab_size"] += ACTION_TOKENS
@@ -113,9 +113,8 @@ def base_vlm(folder: Path, case: str) -> Path:
 def weights(case: str) -> dict[str, torch.Tensor]:
     """The whole state dict under StarVLA's names, fp32."""
     head = load_file(GOLDEN / f"{'QwenPI' if case == 'QwenPI_cross' else case}.safetensors")
-    state = {
-        f"qwen_vl_interface.model.{k}": v.float() for k, v in load_file(GOLDEN / "vlm.safetensors").items()
-    }
+    vlm = load_file((GOLDEN / case).parent / "vlm.safetensors")
+    state = {f"qwen_vl_interface.model.{k}": v.float() for k, v in vlm.items()}
     table = "qwen_vl_interface.model.model.language_model.embed_tokens.weight"
     if case == "QwenFast":
         state[table] = torch.cat([state[table], head.pop("weights/action_rows").float()])

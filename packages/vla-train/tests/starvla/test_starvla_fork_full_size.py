@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 
 import torch
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.assemble import build_policy
 from vla_core.config import build_config
+from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_spec
-from vla_train.importing.ledger import Ledger
-from vla_train.starvla.fork import FORK, import_fork
-from vla_train.starvla.fork_backbone import find_fork_backbone
-from vla_train.starvla.plan import Choices
-from vla_train.starvla.prompt import vlm_node
-from vla_train.starvla.run_files import StarVLARun
+from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.starvla.fork import FORK, import_fork
+from vla_train.importers.starvla.fork_backbone import find_fork_backbone
+from vla_train.importers.starvla.plan import Choices
+from vla_train.importers.starvla.prompt import vlm_node
+from vla_train.importers.starvla.run_files import StarVLARun
 from vla_vlm.common import tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "full_size_fork.json"
@@ -62,6 +63,6 @@ def test_every_key_finds_its_place(tmp_path):
     with torch.device("meta"):
         policy = build_policy(build_config(FrameworkConfig, section, "framework"), {spec.embodiment: spec})
     assert plan.late is not None
-    plan.late(own := policy.state_dict())
+    plan.late(own := policy.model.state_dict())
     assert len(ledger.finish(own)) == len(own)
     assert sum(tensor.numel() for tensor in own.values()) > 11e9

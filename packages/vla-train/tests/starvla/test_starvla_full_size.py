@@ -10,11 +10,11 @@ import torch
 from vla_core import registry
 from vla_core.config import build_config
 from vla_core.interfaces import HeadDims
-from vla_train.importing.ledger import Ledger
-from vla_train.starvla.backbone import Backbone
-from vla_train.starvla.importer import FRAMEWORKS
-from vla_train.starvla.plan import Choices
-from vla_train.starvla.run_files import StarVLARun
+from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.starvla.backbone import Backbone
+from vla_train.importers.starvla.importer import FRAMEWORKS
+from vla_train.importers.starvla.plan import Choices
+from vla_train.importers.starvla.run_files import StarVLARun
 
 FILE = Path(__file__).parent / "golden" / "full_size_heads.json"
 HEADS = json.loads(FILE.read_text())

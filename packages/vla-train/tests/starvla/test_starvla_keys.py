@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import yaml
-from vla_core.build import FrameworkConfig
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
+from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_train import _smoke_trace as smoke
 from vla_train._smoke_sizes import framework_tree
+from vla_train.ablate.plan import resolve
 from vla_train.cli import main
 from vla_train.config import RunConfig
-from vla_train.presets import load_run_tree
-from vla_train.starvla.keys import TABLE
+from vla_train.dialects.starvla.detect import flat
+from vla_train.dialects.starvla.table import TABLE
+from vla_train.presets import list_presets
+from vla_train.spellings import load_run
 
 RUN = {
     "run_id": "starvla",
@@ -83,7 +89,7 @@ def theirs(tmp_path):
 
 def _read(file, *words):
     lines: list[str] = []
-    tree = load_run_tree([file], words, lines.append)
+    tree = load_run([file], words, lines.append)
     config = build_config(RunConfig, tree.data, "", tree)
     return config, build_config(FrameworkConfig, config.framework, "framework", tree), lines
 
@@ -126,7 +132,7 @@ def test_a_training_yaml_becomes_ours_and_each_key_is_printed(theirs):
 def test_our_own_keys_win_over_translated_ones(theirs, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("trainer: {max_steps: 7}\nframework: {head: {size: B}}\n")
-    tree = load_run_tree([theirs(), own], ["trainer.batch_size=5", "trainer.num_warmup_steps=2"])
+    tree = load_run([theirs(), own], ["trainer.batch_size=5", "trainer.num_warmup_steps=2"])
     assert tree.data["trainer"]["max_steps"] == 7
     assert tree.data["trainer"]["batch_size"] == 5
     assert tree.data["trainer"]["warmup_steps"] == 2
@@ -175,7 +181,7 @@ def test_state_and_action_modes_become_steps(theirs):
 )  # fmt: skip
 def test_what_cannot_be_translated_is_an_error_with_advice(theirs, changes, message):
     with pytest.raises(ConfigError, match=message):
-        load_run_tree([theirs(**changes)])
+        load_run([theirs(**changes)])
 
 
 def test_a_mixture_and_a_backbone_of_ones_own(theirs):
@@ -203,7 +209,7 @@ def test_the_spatial_framework_in_its_users_words():
             for part in ("vision_tower", "geometric_model", "geometric_projector", "fusion_projector")
         ),
     ]
-    tree = load_run_tree([], words)
+    tree = load_run([], words)
     framework, vlm = tree.data["framework"], tree.data["framework"]["vlm"]
     assert (framework["use_geometric_branch"], vlm["base_vlm"]) == (False, "tiny")
     assert vlm["attn_implementation"] == "sdpa"
@@ -212,7 +218,7 @@ def test_the_spatial_framework_in_its_users_words():
     paths = tree.data["trainer"]["freeze_modules"]
     policy = smoke.build(framework_tree("MapAnythingLlava3DPI", "tiny"), "tiny")
     assert len(paths) == 4
-    assert all(policy.get_submodule(path) for path in paths)
+    assert all(policy.model.get_submodule(path) for path in paths)
 
 
 def test_every_row_of_the_table_is_one_of_a_kind():
@@ -263,6 +269,28 @@ def test_its_spellings_on_our_own_config(toy_config, tmp_path, capsys):
         assert message in line
 
 
+@pytest.mark.parametrize("value", ["vlm.model, head", '["vlm.model","head"]'])
+def test_native_module_lists_are_no_translation(toy_config, value):
+    lines: list[str] = []
+    tree = load_run([toy_config], [f"trainer.freeze_modules={value}"], lines.append)
+    assert tree.data["trainer"]["freeze_modules"] == ["vlm.model", "head"]
+    assert not lines
+    tree = load_run([toy_config], ["trainer.freeze_modules=[qwen_vl_interface]"], lines.append)
+    assert tree.data["trainer"]["freeze_modules"] == ["vlm"]
+    assert len(lines) == 1
+
+
+def test_a_native_config_meets_no_dialect(toy_config):
+    code = (
+        "import sys; from pathlib import Path; from vla_train.spellings import load_run; "
+        f"load_run([Path({str(toy_config)!r})], ['trainer.max_steps=3']); "
+        "assert 'vla_train.dialects.starvla.translation' not in sys.modules; "
+        f"load_run([Path({str(toy_config)!r})], ['trainer.max_train_steps=3']); "
+        "assert 'vla_train.dialects.starvla.translation' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 LLAVA3D_WORDS = [
     "--framework.name", "MapAnythingLlava3DPI", "--framework.mapanything_llava3d.base_vlm", "tiny",
     "--framework.mapanything_llava3d.prefix_image_dropout_prob", "0.1",
@@ -299,3 +327,55 @@ def test_the_spatial_policys_spellings_train_it(toy, tmp_path, capsys):
     saved = VLAPolicy.from_pretrained(tmp_path / "spatial" / "checkpoints" / "steps_2")
     assert saved.vlm.config.prefix_lang_dropout_prob == 0.2
     assert saved.head.config.vl_layer_selection == "first"
+
+
+# Every key of action_model in StarVLA's published training YAMLs (commit 0ed0aad), with a value of theirs.
+ACTION_MODEL = {
+    "action_dim": 7, "action_hidden_dim": 1024, "action_high": 1.0, "action_horizon": 8, "action_low": -1.0,
+    "action_model_type": "DiT-B", "action_query_num": 64, "add_pos_embed": True, "decode_schedule": "cosine",
+    "future_action_window_size": 7, "hidden_dim": 2048, "hidden_size": 1024,
+    "inpainting_d_schedule": "linear_decay", "inpainting_mask": False, "l1_loss_weight": 0.1,
+    "max_seq_len": 1024, "no_mask_token_prob": 0.0, "noise_beta_alpha": 1.5, "noise_beta_beta": 1.0,
+    "noise_s": 0.999, "num_actions_chunk": 8, "num_bins": 256, "num_inference_steps": 8,
+    "num_inference_timesteps": 4, "num_target_vision_tokens": 32, "num_timestep_buckets": 1000,
+    "past_action_window_size": 0, "phase": "Training", "proprio_size": 16, "repeated_diffusion_steps": 8,
+    "representation": "bin", "sep_proprio": True, "state_dim": 7, "train_mask_schedule": "cosine",
+    "traj_decoder_type": "transformer_split_action_v2", "use_pro_version": True, "use_proprio": True,
+    "use_simple_max": False,
+    "diffusion_model_cfg": {
+        "action_dit_hidden_dim": 1024, "attention_head_dim": 64, "cross_attention_dim": 2048, "dropout": 0.2,
+        "final_dropout": True, "interleave_self_attention": True, "norm_type": "ada_norm",
+        "num_attention_heads": 32, "num_layers": 16, "output_dim": 1024, "positional_embeddings": None,
+    },
+}  # fmt: skip
+ONLY_FLOW = {"noise_beta_beta": 2.0, "add_pos_embed": False,
+             "diffusion_model_cfg": {"positional_embeddings": "sinusoidal"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*list_presets(), "QwenFM"])
+def test_every_key_of_action_model_goes_through_every_framework(theirs, name):
+    """One YAML serves all of StarVLA's frameworks there; what a head does not read has no effect."""
+    file = theirs(framework__name=name, framework__action_model=ACTION_MODEL)
+    lines: list[str] = []
+    tree = load_run([file], [], lines.append)
+    config = resolve(tree)  # every part's Config takes its node
+    for key in flat(ACTION_MODEL, "framework.action_model"):
+        assert any(line.startswith(f"starvla  {key}=") for line in lines), key
+    repeats = {"QwenGR00T": 8, "QwenDual": 8, "QwenPI": 2, "QwenFM": 2, "QwenPI_v3": 16,
+               "MapAnythingLlava3DPI": 8, "QwenMapAnythingPI": 8}  # fmt: skip
+    assert config["framework"]["head"].get("repeated_diffusion_steps", 1) == repeats.get(name, 1)
+    if name in ("PI0", "PI05"):
+        assert config["framework"]["vlm"]["name"] == "paligemma"
+    if name not in repeats:
+        assert resolve(load_run([theirs(framework__name=name, framework__action_model=ONLY_FLOW)]))
+
+
+def test_bf16_of_starvla_keeps_masters(theirs, toy_config):
+    """Its engine has fp32 masters; bf16 weights without them would hardly move."""
+    run, framework, lines = _read(theirs(framework__qwenvl__use_bf16=True))
+    assert run.trainer.precision == "bf16"
+    assert "dtype" not in framework.vlm
+    assert any("use_bf16=True -> trainer.precision=bf16 (computes in bf16" in line for line in lines)
+    tree = load_run([toy_config], ["framework.qwenvl.use_bf16=true"])
+    assert tree.data["trainer"]["precision"] == "bf16"
+    assert "dtype" not in tree.data["framework"]["vlm"]

@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vla_core.assemble import build_policy
 from vla_core.batch import Batch, Role, TokenFields
-from vla_core.build import FrameworkConfig, build_policy
+from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import (
     HeadDims,
     HeadInputs,
@@ -30,8 +31,10 @@ from vla_core.interfaces import (
 )
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
+from vla_core.shard import mark
 from vla_core.specs import RobotSpec
 from vla_core.testing.data import make_spec
+from vla_core.traits import HeadTraits
 from vla_core.types import Sample
 
 GRID = 2
@@ -87,6 +90,7 @@ class FakeVLM(nn.Module):
         self.layers = nn.ModuleList(
             nn.Linear(2 * config.hidden_size, config.hidden_size) for _ in range(config.n_layers)
         )
+        mark(self.layers)
 
     @classmethod
     def build(
@@ -126,7 +130,8 @@ class FakeVLM(nn.Module):
         roles, x = text.fields.roles, text.embeds
         fill = {Role.IMAGE: visual.tokens, Role.PREFIX: prefix}
         if request.queries is not None:
-            fill[Role.QUERY] = request.queries.weight.expand(x.shape[0], -1, -1)
+            queries = request.queries(torch.arange(request.queries.num_embeddings, device=x.device))
+            fill[Role.QUERY] = queries.expand(x.shape[0], -1, -1)
         for role, tokens in fill.items():
             if tokens is not None:
                 x = x.masked_scatter((roles == role)[..., None], tokens.to(x.dtype))
@@ -155,6 +160,7 @@ class FakeHead(nn.Module):
 
     Config = FakeHeadConfig
     prompt = PromptSpec()
+    traits = HeadTraits()
 
     def __init__(self, config: FakeHeadConfig, dims: HeadDims) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """One list of transforms, applied to samples and inverted for predicted actions."""
 
 from vla_core.transforms.base import Transform
-from vla_core.transforms.pipeline import STEPS, Pipeline
+from vla_core.transforms.pipeline import Pipeline
 
-__all__ = ["STEPS", "Pipeline", "Transform"]
+__all__ = ["Pipeline", "Transform"]

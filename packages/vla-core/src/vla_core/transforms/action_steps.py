@@ -31,6 +31,7 @@ class RelativeActions(Transform):
 
     Config = RelativeActionsConfig
     config: RelativeActionsConfig
+    changes_numbers = True
 
     def __init__(self, config: RelativeActionsConfig, spec: RobotSpec) -> None:
         super().__init__(config, spec)
@@ -119,6 +120,7 @@ class ConvertRotation(Transform):
 
     Config = ConvertRotationConfig
     config: ConvertRotationConfig
+    changes_numbers = True
 
     def __init__(self, config: ConvertRotationConfig, spec: RobotSpec) -> None:
         super().__init__(config, spec)

@@ -20,16 +20,20 @@ Floats = NDArray[np.float32]
 
 
 class Transform:
-    """The identity; subclasses override what they change.
+    """The identity; subclasses override what they change. Entry points ``vla.transforms``.
 
     ``Config`` is the YAML node; ``__init__(config, spec)`` gets the spec of this step's input.
     ``needs_statistics`` steps read ``spec.statistics``, which the pipeline computes at this level.
     ``is_random`` steps change images differently each time they are given an ``rng``.
+    ``changes_numbers`` steps give state or actions another meaning, so statistics from before no longer fit.
+    ``takes_state`` steps leave no state vector behind.
     """
 
     Config: ClassVar[type[Any]]
     needs_statistics: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
+    changes_numbers: ClassVar[bool] = False
+    takes_state: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: RobotSpec) -> None:
         self.config = config

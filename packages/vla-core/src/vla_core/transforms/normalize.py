@@ -23,7 +23,8 @@ class NormalizeConfig:
     Args:
         state: mode of all state groups.
         action: mode of all action groups.
-        groups: exceptions by group name, e.g. ``{gripper: binary}``.
+        groups: exceptions by group, e.g. ``{action.gripper: binary, state.joints: mean_std}``; a name that
+            only one of state and action has can stand alone: ``{gripper: binary}``.
         clip: normalised state and actions are clipped to +-clip (0: never). Modes: ``q99`` maps
             [q01, q99] and ``min_max`` maps [min, max] to [-1, 1]; ``mean_std`` is (x - mean) / std;
             ``binary`` maps x above the middle of [min, max] to 1 and the rest to 0, and its inverse
@@ -87,6 +88,33 @@ class _Affine:
         return x.astype(np.float32)
 
 
+def _by_vector(groups: dict[str, str], spec: RobotSpec) -> dict[str, dict[str, str]]:
+    """Vector -> its groups' modes."""
+    names = {
+        "state": [group.name for group in spec.observation.state],
+        "action": [group.name for group in spec.action.groups],
+    }
+    known = [f"{vector}.{name}" for vector, inside in names.items() for name in inside]
+    out: dict[str, dict[str, str]] = {"state": {}, "action": {}}
+    for key, mode in groups.items():
+        vector, dot, name = key.partition(".")
+        if dot and vector in names and name in names[vector]:
+            out[vector][name] = mode
+            continue
+        having = [vector for vector, inside in names.items() if key in inside]
+        if len(having) > 1:
+            raise ConfigError(
+                f"normalize: state and action both have a group '{key}'; write 'state.{key}' or "
+                f"'action.{key}'"
+            )
+        if not having:
+            raise ConfigError(
+                f"normalize: no group '{key}'{suggest(key, [*known, *names['state'], *names['action']])}"
+            )
+        out[having[0]][key] = mode
+    return out
+
+
 class Normalize(Transform):
     """Normalise state and actions with the statistics at this level of the pipeline."""
 
@@ -96,16 +124,15 @@ class Normalize(Transform):
 
     def __init__(self, config: NormalizeConfig, spec: RobotSpec) -> None:
         super().__init__(config, spec)
-        known = [g.name for g in (*spec.action.groups, *spec.observation.state)]
-        for name in config.groups:
-            if name not in known:
-                raise ConfigError(f"normalize: no group '{name}'{suggest(name, known)}")
-        exceptions, stats, clip = dict(config.groups), spec.statistics, config.clip
-        self._action = _Affine(spec.action.groups, config.action, exceptions, stats["action"], clip, "action")
+        exceptions = _by_vector(config.groups, spec)
+        stats, clip = spec.statistics, config.clip
+        self._action = _Affine(
+            spec.action.groups, config.action, exceptions["action"], stats["action"], clip, "action"
+        )
         self._state: _Affine | None = None
         groups = spec.observation.state
         if groups:
-            self._state = _Affine(groups, config.state, exceptions, stats["state"], clip, "state")
+            self._state = _Affine(groups, config.state, exceptions["state"], stats["state"], clip, "state")
 
     def state(self, state: Floats) -> Floats:
         assert self._state is not None

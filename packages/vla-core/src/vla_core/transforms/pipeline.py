@@ -9,28 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vla_core import registry
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError, suggest
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats, VectorStats
-from vla_core.transforms.action_steps import ConvertRotation, RelativeActions
 from vla_core.transforms.base import Floats, Transform
-from vla_core.transforms.image_steps import ColorJitter, RandomShift, Resize
-from vla_core.transforms.normalize import Normalize
-from vla_core.transforms.text_steps import CleanInstruction, DropState, StateAsText
 from vla_core.types import Bool, Observation, Sample
-
-STEPS: dict[str, type[Transform]] = {
-    "resize": Resize,
-    "random_shift": RandomShift,
-    "color_jitter": ColorJitter,
-    "relative_actions": RelativeActions,
-    "convert_rotation": ConvertRotation,
-    "normalize": Normalize,
-    "state_as_text": StateAsText,
-    "drop_state": DropState,
-    "clean_instruction": CleanInstruction,
-}
 
 Rows = Callable[[], Iterable[tuple["Floats | None", Floats, Bool]]]
 """Yields (state ``[S]`` or None, actions ``[T, A]``, mask ``[T, A]``) of every frame, without images."""
@@ -67,17 +52,18 @@ class Pipeline:
         for i, node in enumerate(nodes):
             name = node.get("name")
             place = tree.where(f"{where}.{i}") if tree else ""
-            if not isinstance(name, str) or name not in STEPS:
-                raise ConfigError(f"{place}{where}.{i}: no transform '{name}'{suggest(str(name), STEPS)}")
-            cls = STEPS[name]
+            if not isinstance(name, str) or name not in registry.names("vla.transforms"):
+                known = registry.names("vla.transforms")
+                raise ConfigError(f"{place}{where}.{i}: no transform '{name}'{suggest(str(name), known)}")
+            cls: type[Transform] = registry.load("vla.transforms", name)
             config = build_config(
                 cls.Config, {k: v for k, v in node.items() if k != "name"}, f"{where}.{i}", tree
             )
-            changes = issubclass(cls, RelativeActions | ConvertRotation)
-            if normalised and (changes or cls.needs_statistics):
+            if normalised and (cls.changes_numbers or cls.needs_statistics):
                 raise ConfigError(f"{place}{where}.{i}: '{name}' must come before 'normalize' (given once)")
-            if cls.needs_statistics and any(isinstance(s, StateAsText | DropState) for s in self.steps):
-                before = next(n["name"] for n in self.nodes if n["name"] in ("state_as_text", "drop_state"))
+            taken = next((n for n, s in zip(self.nodes, self.steps, strict=True) if s.takes_state), None)
+            if cls.needs_statistics and taken is not None:
+                before = taken["name"]
                 raise ConfigError(f"{place}{where}.{i}: '{before}' must come after '{name}'")
             if cls.needs_statistics and changed and statistics is None:
                 if rows is None:
@@ -90,7 +76,7 @@ class Pipeline:
                 step = cls(config, level)
             except ConfigError as error:
                 raise ConfigError(f"{place}{where}.{i}: {error}") from error
-            changed = changed or changes
+            changed = changed or cls.changes_numbers
             if cls.needs_statistics:
                 self.statistics, normalised = level.statistics, True
             self.nodes.append({"name": name, **to_plain(config)})

@@ -41,6 +41,7 @@ class StateAsText(Transform):
 
     Config = StateAsTextConfig
     config: StateAsTextConfig
+    takes_state = True
 
     def __init__(self, config: StateAsTextConfig, spec: RobotSpec) -> None:
         super().__init__(config, spec)
@@ -75,6 +76,7 @@ class DropState(Transform):
 
     Config = DropStateConfig
     config: DropStateConfig
+    takes_state = True
 
     def output_spec(self, spec: RobotSpec) -> RobotSpec:
         return replace(spec, observation=replace(spec.observation, state=()))

@@ -17,6 +17,7 @@ from vla_core.interfaces import (
     VLMOutput,
     VLMRequest,
 )
+from vla_core.traits import FusionTraits
 
 
 class GeometryFusion(nn.Module):
@@ -25,7 +26,7 @@ class GeometryFusion(nn.Module):
     needs: frozenset[str] = frozenset()
     request: VLMRequest = VLMRequest()
     prompt: PromptSpec = PromptSpec()
-    train_only: bool = False
+    traits: FusionTraits = FusionTraits()
     context_dim: int | None = None
 
     def __init__(self, geometry_dim: int) -> None:

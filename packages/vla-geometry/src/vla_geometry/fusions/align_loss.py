@@ -24,9 +24,10 @@ from vla_core.interfaces import (
     VLMOutput,
     VLMRequest,
 )
+from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._base import GeometryFusion
-from vla_geometry.fusions.aligned_concat import resample
+from vla_geometry.fusions._resample import resample
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class AlignLoss(GeometryFusion):
     """
 
     Config: ClassVar[type] = AlignLossConfig
-    train_only: bool = True
+    traits: FusionTraits = FusionTraits(train_only=True)
 
     def __init__(self, config: AlignLossConfig, dims: FusionDims) -> None:
         super().__init__(dims.geometry_dim)

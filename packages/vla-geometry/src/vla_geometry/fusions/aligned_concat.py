@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-from torch.nn import functional as F
 from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
 
 from vla_geometry.fusions._base import known_tokens
 from vla_geometry.fusions._concat import ConcatFusion
+from vla_geometry.fusions._resample import resample
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,3 @@ class AlignedConcat(ConcatFusion):
         self.check(visual, geometry)
         tokens, _ = known_tokens(geometry, visual)
         return self.join(visual, resample(tokens, visual.grid[1], visual.grid[2]).flatten(1, 3))
-
-
-def resample(tokens_BVhwC: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear per view: ``[B, V, h', w', C]`` -> ``[B, V, height, width, C]``."""
-    b, v, h, w, _ = tokens_BVhwC.shape
-    if (h, w) == (height, width):
-        return tokens_BVhwC
-    maps = tokens_BVhwC.flatten(0, 1).permute(0, 3, 1, 2).float()
-    shrinks = height < h or width < w
-    maps = F.interpolate(maps, size=(height, width), mode="bilinear", antialias=shrinks)
-    return maps.permute(0, 2, 3, 1).unflatten(0, (b, v)).to(tokens_BVhwC.dtype)

@@ -15,7 +15,7 @@ from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
 
 from vla_geometry.fusions._base import GeometryFusion, check_at_least, check_text, known_tokens
-from vla_geometry.fusions.aligned_concat import resample
+from vla_geometry.fusions._resample import resample
 
 
 @dataclass(frozen=True)

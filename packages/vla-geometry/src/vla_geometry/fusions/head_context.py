@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.batch import Cameras
 from vla_core.interfaces import Context, Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._attention import grid_positions
 from vla_geometry.fusions._base import (
@@ -67,7 +68,7 @@ class HeadContext(GeometryFusion):
     """
 
     Config: ClassVar[type] = HeadContextConfig
-    bypasses_backbone: bool = True
+    traits: FusionTraits = FusionTraits(bypasses_backbone=True)
 
     def __init__(self, config: HeadContextConfig, dims: FusionDims) -> None:
         super().__init__(dims.geometry_dim)

@@ -23,7 +23,7 @@ from vla_geometry.fusions._base import (
     resolve_heads,
 )
 from vla_geometry.fusions._instruction import InstructionEncoder
-from vla_geometry.fusions.aligned_concat import resample
+from vla_geometry.fusions._resample import resample
 
 
 @dataclass(frozen=True)

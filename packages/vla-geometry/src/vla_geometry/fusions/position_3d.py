@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._attention import sinusoid
 from vla_geometry.fusions._base import GeometryFusion, check_at_least, valid_views
@@ -76,8 +77,8 @@ class Position3D(GeometryFusion):
     def __init__(self, config: Position3DConfig, dims: FusionDims) -> None:
         super().__init__(dims.geometry_dim)
         self.config = config
-        self.reads_geometry = config.depth != "camera"
-        if self.reads_geometry:
+        self.traits = FusionTraits(reads_geometry=config.depth != "camera")
+        if self.traits.reads_geometry:
             self.needs = frozenset({"points" if config.depth == "points" else "depth"})
         hidden = dims.hidden_size
         self.mlp = nn.Sequential(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vla_core.shard import ShardUnit
 
 EPS = 1e-6
 
@@ -71,7 +72,7 @@ class Residual(nn.Module):
         return x + branch
 
 
-class Block(nn.Module):
+class Block(ShardUnit, nn.Module):
     """Pre-norm attention and feed-forward, each with a residual and (unless None) a LayerScale."""
 
     def __init__(self, width: int, n_heads: int, swiglu: bool, layer_scale: float | None) -> None:

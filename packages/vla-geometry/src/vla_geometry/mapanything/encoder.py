@@ -16,6 +16,7 @@ from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryFeatures
 from vla_core.overlap import side_by_side
+from vla_core.traits import GeometryTraits
 
 from vla_geometry.cache import ViewCache, encode_views
 from vla_geometry.images import check_image_size, check_images, normalise, unit_range
@@ -51,7 +52,6 @@ class MapAnythingEncoder(nn.Module):
         self.dim = size.dim
         self.fork = config.compat == "starvla_llava3d"
         self.class_token, self.taps = size.class_token and not self.fork, size.taps
-        self.provides = frozenset({"depth", "points"} if config.dense_heads else ())
         self.encoder = Dinov2(size)
         if not self.fork:
             self.ray_dirs_encoder = RayEncoder(size.encoder_dim, size.ray_dims)
@@ -64,6 +64,8 @@ class MapAnythingEncoder(nn.Module):
             self.scale_head = ScaleHead(size.dim)
             self.pose_head = PoseHead(size.dim)
         self.cache = ViewCache(config.cache_mib) if config.cache_mib else None
+        dense = frozenset({"depth", "points"} if config.dense_heads else ())
+        self.traits = GeometryTraits(dense, caches_views=self.cache is not None)
         self.requires_grad_(config.trainable)
         self._keep_bf16()
 
@@ -112,8 +114,9 @@ class MapAnythingEncoder(nn.Module):
             ConfigError: a need that this encoder cannot meet.
         """
         check_images(images, self.n_views, self.image_size)
-        if needs - self.provides:
-            given = "depth and points" if self.provides else "tokens only, as geometry.dense_heads is false"
+        provides = self.traits.provides
+        if needs - provides:
+            given = "depth and points" if provides else "tokens only, as geometry.dense_heads is false"
             raise ConfigError(
                 f"needs: {sorted(needs)} asked for, but geometry 'mapanything' gives {given}; "
                 "choose another fusion or geometry encoder"

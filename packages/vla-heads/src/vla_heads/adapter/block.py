@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vla_core.shard import ShardUnit
 
 from vla_heads.dit import merge_heads, split_heads
-from vla_heads.mlp_regression import ResidualBlock
+from vla_heads.residual import ResidualBlock
 
 
-class AdapterBlock(nn.Module):
+class AdapterBlock(ShardUnit, nn.Module):
     """``x + Linear([self | queries | tanh(gate) vision])``, then a residual feed-forward.
 
     The gate starts at 0: vision is admitted as far as it helps (VLA-Adapter, arXiv 2509.09372).

@@ -25,7 +25,7 @@ class AdapterHeadConfig:
         state_hidden: hidden width of the state encoder.
         suffix: prompt text between instruction and queries; ``{horizon}`` is T.
         compat: ``starvla`` builds the network of StarVLA's checkpoints instead
-            (:mod:`vla_heads.adapter.starvla`); set by ``vla-train import-starvla``.
+            (:mod:`vla_heads.compat.adapter`); set by ``vla-train import-starvla``.
         use_pro_version: with ``compat: starvla``: its blocks with rotary positions.
     """
 
@@ -54,8 +54,6 @@ def resolve(config: AdapterHeadConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
-    if config.compat not in ("none", "starvla"):
-        raise ConfigError(f"compat: '{config.compat}' must be 'none' or 'starvla'")
     n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
     for key, value in (("n_queries", config.n_queries), ("n_blocks", n_blocks)):
         if value < 1:

@@ -10,11 +10,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.interfaces import ActionHead, HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
 from vla_heads.adapter.block import AdapterBlock
 from vla_heads.adapter.config import AdapterHeadConfig, resolve
-from vla_heads.adapter.starvla import StarVLAAdapter
+from vla_heads.compat import choose
 from vla_heads.context import context_projection, extra_context, joint_mask
 from vla_heads.embeddings import MLP
 from vla_heads.losses import check_targets, masked_mean, masked_state
@@ -29,6 +30,7 @@ class AdapterHead(nn.Module):
     """
 
     Config: ClassVar[type] = AdapterHeadConfig
+    traits: HeadTraits = HeadTraits()
 
     def __init__(self, config: AdapterHeadConfig, dims: HeadDims) -> None:
         super().__init__()
@@ -54,13 +56,14 @@ class AdapterHead(nn.Module):
         nn.init.zeros_(self.linear_out.bias)
 
     @classmethod
-    def build(cls, config: AdapterHeadConfig, dims: HeadDims) -> AdapterHead | StarVLAAdapter:
-        """Build for a backbone and robot of the given sizes.
+    def build(cls, config: AdapterHeadConfig, dims: HeadDims) -> ActionHead:
+        """Build for a backbone and robot of the given sizes; with ``compat`` a head of another system.
 
         Raises:
             ConfigError: see :func:`~vla_heads.adapter.config.resolve`.
         """
-        return StarVLAAdapter(config, dims) if config.compat == "starvla" else cls(config, dims)
+        head: ActionHead = choose("adapter", config.compat, cls)(config, dims)
+        return head
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """The hidden states the blocks read, with the learned queries in the prompt."""

@@ -40,5 +40,3 @@ class FASTConfig:
             raise ConfigError(f"max_tokens: {self.max_tokens} must be at least 1")
         if self.temperature < 0:
             raise ConfigError(f"temperature: {self.temperature} must be at least 0")
-        if self.compat not in ("none", "starvla"):
-            raise ConfigError(f"compat: '{self.compat}' must be 'none' or 'starvla'")

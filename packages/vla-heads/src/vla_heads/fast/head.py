@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from vla_core.answers import NO_LABEL, Chunks
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.traits import HeadTraits
 
+from vla_heads.compat import choose
 from vla_heads.fast.answer import FASTAnswer
 from vla_heads.fast.config import FASTConfig
 from vla_heads.fast.draw import gumbel, row_keys
@@ -28,9 +30,6 @@ from vla_heads.fast.tokenizer import ActionTokenizer
 from vla_heads.fast.transform import hold
 
 ANSWER_FILE = "answer.json"
-STARVLA_CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
-"""StarVLA writes the answer as a finished turn and opens another, and learns all that follows the answer."""
-
 FITTED_ON = 10_000
 """Chunks a tokenizer is fitted to at most, drawn evenly; more change its byte pairs little."""
 
@@ -38,8 +37,7 @@ FITTED_ON = 10_000
 class FASTHead(nn.Module):
     """Actions are words of the backbone's vocabulary: no parameters here, T * A numbers in few tokens.
 
-    Training is next-token prediction of a chunk's ids, among those ids alone, after the prompt (over the
-    whole vocabulary with ``compat: starvla``). At
+    Training is next-token prediction of a chunk's ids, among those ids alone, after the prompt. At
     inference the ids are spoken one by one, each among those that still let a whole chunk be said: what
     comes out always is one. ``noise`` only matters with a ``temperature``; ``time`` and ``steps`` never do.
 
@@ -47,6 +45,7 @@ class FASTHead(nn.Module):
     """
 
     Config: ClassVar[type] = FASTConfig
+    traits: HeadTraits = HeadTraits()
     grammar: Grammar
 
     def __init__(self, config: FASTConfig, dims: HeadDims) -> None:
@@ -61,14 +60,20 @@ class FASTHead(nn.Module):
 
     @classmethod
     def build(cls, config: FASTConfig, dims: HeadDims) -> FASTHead:
-        """Build for a backbone and robot of the given sizes; :meth:`fit` or :meth:`load_assets` comes next.
+        """Build for a backbone and robot of the given sizes; :meth:`load_assets` comes next.
+
+        With ``compat`` it is a head of another system.
 
         Raises:
             ConfigError: a fusion with head context, which this head cannot read.
         """
-        return cls(config, dims)
+        head: FASTHead = choose("fast", config.compat, cls)(config, dims)
+        return head
 
-    def fit(self, chunks: Chunks | None) -> None:
+    @classmethod
+    def fit(
+        cls, config: FASTConfig, chunks: Chunks | None, horizon: int, action_dim: int, directory: Path
+    ) -> None:
         """Take the tokenizer that the config names, or fit one to the training rows.
 
         Without either, a chunk is said byte by byte: enough to look at the policy, not to train it.
@@ -76,25 +81,19 @@ class FASTHead(nn.Module):
         Raises:
             ConfigError: no tokenizer there, or one that doesn't fit this policy.
         """
-        t, a, config = self.dims.horizon, self.dims.action_dim, self.config
-        kept = [] if chunks is None else some(self._held(chunks), FITTED_ON)
+        t, a = horizon, action_dim
+        kept = [] if chunks is None else some(_held(chunks, t, a), FITTED_ON)
         if config.tokenizer is not None:
             tokenizer = ActionTokenizer.load(Path(config.tokenizer), t, a)
         else:
             tokenizer = ActionTokenizer.fit(kept, t, a, config.vocab_size, config.scale)
         longest = max((len(tokenizer.encode(chunk)) for chunk in kept), default=0)
-        self._take(tokenizer, math.ceil(1.5 * longest) or 2 * t * a)
-
-    def _held(self, chunks: Chunks) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-        for actions, mask in chunks():
-            if mask.any():
-                yield hold(actions, mask, self.dims.horizon, self.dims.action_dim)
+        _write(tokenizer, math.ceil(1.5 * longest) or 2 * t * a, directory)
 
     def save_assets(self, directory: Path) -> None:
         """The tokenizer, in the published format, and the room for an answer."""
         answer = self._spoken()
-        answer.tokenizer.save(directory)
-        (directory / ANSWER_FILE).write_text(json.dumps({"max_tokens": answer.max_length}) + "\n")
+        _write(answer.tokenizer, answer.max_length, directory)
 
     def load_assets(self, directory: Path) -> None:
         """What :meth:`save_assets` wrote.
@@ -119,22 +118,18 @@ class FASTHead(nn.Module):
         self.grammar, self.answer = grammar, FASTAnswer(tokenizer, room)
 
     def _spoken(self) -> FASTAnswer:
-        assert self.answer is not None, "call fit or load_assets first (build_policy does)"
+        assert self.answer is not None, "call load_assets first (build_policy does)"
         return self.answer
 
     @property
     def prompt(self) -> PromptSpec:
         """The answer, with nothing before it."""
-        return PromptSpec(answer_ids=self._spoken(), closing=STARVLA_CLOSING if self._like_starvla else "")
-
-    @property
-    def _like_starvla(self) -> bool:
-        return self.config.compat == "starvla"
+        return PromptSpec(answer_ids=self._spoken())
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """Logits where the answer is written, or a decoder that speaks one."""
         if mode == "train":
-            return VLMRequest(logits="vocabulary" if self._like_starvla else "labels")
+            return VLMRequest(logits="labels")
         return VLMRequest(decoder=self._spoken().max_length)
 
     def forward(
@@ -147,7 +142,6 @@ class FASTHead(nn.Module):
     ) -> Terms:
         """Cross-entropy an id, ``{"action_loss": scalar fp32}``; the answer was written at collate.
 
-        With ``compat: starvla`` a token, of the answer and of what closes it, over the whole vocabulary.
         ``actions`` and ``mask`` are not read: what the mask leaves out never was in the answer.
         """
         logits, labels = inputs.vlm.logits, inputs.vlm.labels
@@ -185,3 +179,16 @@ class FASTHead(nn.Module):
                 break
             logits = decoder.step(ids)
         return torch.stack(words, dim=1)
+
+
+def _held(
+    chunks: Chunks, horizon: int, action_dim: int
+) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    for actions, mask in chunks():
+        if mask.any():
+            yield hold(actions, mask, horizon, action_dim)
+
+
+def _write(tokenizer: ActionTokenizer, max_tokens: int, directory: Path) -> None:
+    tokenizer.save(directory)
+    (directory / ANSWER_FILE).write_text(json.dumps({"max_tokens": max_tokens}) + "\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vla_heads.dit import Block, FeedForward, KeysValues, split_heads
+from vla_heads.dit import Block, FeedForward, KeysValues, UnitLinear, split_heads
 
 
 class InterleavedBlock(Block):
@@ -24,7 +24,7 @@ class InterleavedBlock(Block):
             self.qkv = nn.Linear(width, 3 * width)
         else:
             self.q = nn.Linear(width, width)
-            self.context_kv = nn.Linear(context_width, 2 * width)
+            self.context_kv = UnitLinear(context_width, 2 * width)
         self.out = nn.Linear(width, width)
         self.ff_norm = nn.LayerNorm(width)
         self.ff = FeedForward(width)

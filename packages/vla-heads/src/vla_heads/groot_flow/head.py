@@ -10,10 +10,10 @@ from typing import ClassVar
 
 from vla_core.interfaces import HeadDims
 
+from vla_heads.compat import choose
 from vla_heads.flow_head import FlowHead
 from vla_heads.groot_flow.block import InterleavedBlock
 from vla_heads.groot_flow.config import GR00TFlowConfig, resolve
-from vla_heads.starvla_block import StarVLABlock
 
 
 class GR00TFlow(FlowHead):
@@ -32,12 +32,13 @@ class GR00TFlow(FlowHead):
     def __init__(self, config: GR00TFlowConfig, dims: HeadDims) -> None:
         sizes = resolve(config, dims)
         crosses = [i % 2 == 0 for i in range(config.n_blocks)]
-        block = StarVLABlock if config.compat == "starvla" else InterleavedBlock
         super().__init__(
             config,
             dims,
             [
-                block(sizes.width, sizes.n_heads, dims.hidden_size if cross else None, config.dropout)
+                InterleavedBlock(
+                    sizes.width, sizes.n_heads, dims.hidden_size if cross else None, config.dropout
+                )
                 for cross in crosses
             ],
             [sizes.layer if cross else None for cross in crosses],
@@ -48,10 +49,11 @@ class GR00TFlow(FlowHead):
         )
 
     @classmethod
-    def build(cls, config: GR00TFlowConfig, dims: HeadDims) -> GR00TFlow:
-        """Build for a backbone and robots of the given sizes.
+    def build(cls, config: GR00TFlowConfig, dims: HeadDims) -> FlowHead:
+        """Build for a backbone and robots of the given sizes; with ``compat`` a head of another system.
 
         Raises:
             ConfigError: see :func:`~vla_heads.groot_flow.config.resolve`.
         """
-        return cls(config, dims)
+        head: FlowHead = choose("groot_flow", config.compat, cls)(config, dims)
+        return head

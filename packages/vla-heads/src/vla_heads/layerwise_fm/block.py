@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vla_heads.dit import Block, FeedForward, KeysValues, split_heads
+from vla_heads.dit import Block, FeedForward, KeysValues, UnitLinear, UnitSequential, split_heads
 
 
 class DiTBlock(Block):
@@ -34,15 +34,15 @@ class DiTBlock(Block):
         self.concat, self.shared = concat, concat and project
         if self.shared:
             self.q = nn.Linear(width, width)
-            self.kv = nn.Linear(width, 2 * width)
+            self.kv = UnitLinear(width, 2 * width)
         else:
             self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.context_in = (
-            nn.Sequential(nn.LayerNorm(context_width), nn.Linear(context_width, width)) if project else None
+            UnitSequential(nn.LayerNorm(context_width), nn.Linear(context_width, width)) if project else None
         )
         if not self.shared:
-            self.context_kv = nn.Linear(width if project else context_width, 2 * width)
+            self.context_kv = UnitLinear(width if project else context_width, 2 * width)
         if not concat:
             self.cross_norm = nn.LayerNorm(width)
             self.cross_q = nn.Linear(width, width)

@@ -69,7 +69,7 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
-    check_flow(config, dims.horizon, ("none", "starvla", "starvla_llava3d"))
+    check_flow(config, dims.horizon)
     if config.vl_layer_selection not in ("first", "last"):
         raise ConfigError(f"vl_layer_selection: '{config.vl_layer_selection}' must be 'first' or 'last'")
     if config.max_blocks is not None and config.max_blocks < 1:
@@ -85,20 +85,8 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     default = PROJECTED_WIDTH if config.project_context == "per_layer" else dims.hidden_size
     width = default if config.width is None else config.width
     n_heads = heads_of(width, config.n_heads)
-    if config.compat == "starvla" and config.use_concat_cross_context:
-        raise ConfigError("use_concat_cross_context: StarVLA has none; set it to false, or compat to none")
-    if config.compat != "starvla" and not config.interleave_self_attention:
-        what = "has both attentions" if config.compat == "none" else "attends to the backbone"
-        raise ConfigError(f"interleave_self_attention: false needs compat: starvla; here every block {what}")
-    if config.compat == "starvla_llava3d" and (config.project_context != "none" or width != dims.hidden_size):
-        raise ConfigError(
-            f"width: compat: starvla_llava3d has blocks of the backbone's width {dims.hidden_size}; "
-            "leave width null and project_context none"
-        )
     output_width = width if config.output_width is None else config.output_width
-    if output_width < 1 or (config.compat == "starvla" and output_width != width):
-        raise ConfigError(
-            f"output_width: {output_width} must be at least 1, and null with compat: starvla (no projection)"
-        )
+    if output_width < 1:
+        raise ConfigError(f"output_width: {output_width} must be at least 1")
     first = 1 if config.vl_layer_selection == "first" else dims.n_layers - n_blocks + 1
     return Sizes(n_blocks, width, n_heads, output_width, tuple(range(first, first + n_blocks)))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
 
-from vla_heads.dit import Block
+from vla_heads.compat import choose
 from vla_heads.flow_head import FlowHead
 from vla_heads.layerwise_fm.block import DiTBlock
 from vla_heads.layerwise_fm.config import LayerwiseFMConfig, resolve
-from vla_heads.layerwise_fm.llava3d_block import Llava3DBlock
-from vla_heads.starvla_block import StarVLABlock
 
 
 class LayerwiseFM(FlowHead):
@@ -30,53 +29,30 @@ class LayerwiseFM(FlowHead):
     def __init__(self, config: LayerwiseFMConfig, dims: HeadDims) -> None:
         sizes = resolve(config, dims)
         per_layer = config.project_context == "per_layer"
-        reads: list[int | None] = list(sizes.layers)
-        blocks: list[Block]
-        if config.compat == "starvla":
-            if config.interleave_self_attention:
-                reads[1::2] = [None] * len(reads[1::2])
-            blocks = [
-                StarVLABlock(
-                    sizes.width,
-                    sizes.n_heads,
-                    None if layer is None else dims.hidden_size,
-                    config.dropout,
-                    per_layer,
-                )
-                for layer in reads
-            ]
-        elif config.compat == "starvla_llava3d":
-            concat = config.use_concat_cross_context
-            blocks = [Llava3DBlock(sizes.width, sizes.n_heads, concat, config.dropout) for _ in reads]
-        else:
-            blocks = [
-                DiTBlock(
-                    sizes.width,
-                    sizes.n_heads,
-                    dims.hidden_size,
-                    config.use_concat_cross_context,
-                    config.dropout,
-                    per_layer,
-                )
-                for _ in reads
-            ]
+        if not config.interleave_self_attention:
+            raise ConfigError(
+                "interleave_self_attention: false needs compat: starvla; here every block has both attentions"
+            )
+        blocks = [
+            DiTBlock(
+                sizes.width,
+                sizes.n_heads,
+                dims.hidden_size,
+                config.use_concat_cross_context,
+                config.dropout,
+                per_layer,
+            )
+            for _ in sizes.layers
+        ]
         normalize = config.normalize_vl_hidden and not per_layer
-        super().__init__(
-            config,
-            dims,
-            blocks,
-            reads,
-            sizes.width,
-            sizes.output_width,
-            normalize,
-            read_out=config.compat != "starvla",
-        )
+        super().__init__(config, dims, blocks, sizes.layers, sizes.width, sizes.output_width, normalize)
 
     @classmethod
-    def build(cls, config: LayerwiseFMConfig, dims: HeadDims) -> LayerwiseFM:
-        """Build for a backbone and robot of the given sizes.
+    def build(cls, config: LayerwiseFMConfig, dims: HeadDims) -> FlowHead:
+        """Build for a backbone and robot of the given sizes; with ``compat`` a head of another system.
 
         Raises:
             ConfigError: see :func:`~vla_heads.layerwise_fm.config.resolve`.
         """
-        return cls(config, dims)
+        head: FlowHead = choose("layerwise_fm", config.compat, cls)(config, dims)
+        return head

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.interfaces import KVDims
+from vla_core.shard import ShardUnit
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 Rotation: TypeAlias = tuple[Tensor, Tensor]
@@ -100,7 +101,7 @@ class FeedForward(nn.Module):
         return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
 
 
-class Layer(nn.Module):
+class Layer(ShardUnit, nn.Module):
     """Norm, attention, norm, feed-forward, with (gated) residuals."""
 
     def __init__(self, width: int, hidden: int, kv: KVDims, adaptive: bool) -> None:

@@ -1,7 +1,7 @@
 """The action expert of pi0 (arXiv 2410.24164) and pi0.5 (arXiv 2504.16054).
 
 Shape legend: B rows, R repeats (noise draws that share an observation), T action steps, A the robot's
-action dims, D those of the noise (``noise_dim``), L own tokens = [state | actions], K times a row (1, or T),
+action dims, D those of the noise, L own tokens = [state | actions], K times a row (1, or T),
 S prefix tokens, W width.
 
 Time is that of all flow heads here: t = 0 is noise, t = 1 actions, velocity ``actions - noise``. The
@@ -37,13 +37,15 @@ class PI0Head(nn.Module):
 
     Config: ClassVar[type] = PI0Config
     prompt: PromptSpec = PromptSpec()
-    takes_constraint = True
 
     def __init__(self, config: PI0Config, dims: HeadDims) -> None:
         super().__init__()
         sizes, width = resolve(config, dims), config.width
         self.config, self.dims, self.sizes = config, dims, sizes
         self.has_state = config.variant == "pi0"
+        # D = A + spare: the network's action dims where those that the robot lacks hold noise, else A.
+        self.spare = sizes.action_dim - dims.action_dim if config.spare_dims == "noise" else 0
+        self.traits = sampling.traits(config, dims.action_dim + self.spare if self.spare else None)
         self.action_in_proj = nn.Linear(sizes.action_dim, width)
         self.action_out_proj = nn.Linear(width, sizes.action_dim)
         if self.has_state:
@@ -64,16 +66,6 @@ class PI0Head(nn.Module):
             ConfigError: see :func:`~vla_heads.pi0.config.resolve`.
         """
         return cls(config, dims)
-
-    @property
-    def longest_delay(self) -> int | None:
-        """Most frozen steps of a constraint; None: any number below the horizon."""
-        return sampling.longest_delay(self.config)
-
-    @property
-    def noise_dim(self) -> int:
-        """D: the network's action dims where the spare ones hold noise, else the robot's, A."""
-        return self.sizes.action_dim if self.config.spare_dims == "noise" else self.dims.action_dim
 
     def request(self, mode: Literal["train", "sample"]) -> VLMRequest:
         """Keys and values of every layer; the same for training and sampling."""
@@ -127,10 +119,10 @@ class PI0Head(nn.Module):
         Raises:
             UserError: shapes that do not fit, or more frozen steps than the head was trained for.
         """
-        wide, dims = self.noise_dim - self.dims.action_dim, inputs.action_dims
+        wide, dims = self.spare, inputs.action_dims
         if constraint is not None:
             constraint = replace(constraint, actions=F.pad(constraint.actions, (0, wide)))
-        sampling.check(noise, constraint, (self.dims.horizon, self.noise_dim), self.config)
+        sampling.check(noise, constraint, (self.dims.horizon, self.dims.action_dim + wide), self.config)
         n = self.config.steps if steps is None else steps
         if n < 1:
             raise UserError(f"steps: {n} must be at least 1")
@@ -158,7 +150,7 @@ class PI0Head(nn.Module):
 
     def _bound(self, dims: Tensor | None, noise: Tensor) -> Tensor | None:
         """Bool ``[B, D]``: the dims that a constraint speaks of; None: all."""
-        wide = self.noise_dim - self.dims.action_dim
+        wide = self.spare
         if dims is None and wide:
             dims = torch.ones(noise.shape[0], self.dims.action_dim, dtype=torch.bool, device=noise.device)
         return dims if dims is None else F.pad(dims, (0, wide))
@@ -198,8 +190,7 @@ class PI0Head(nn.Module):
             ``{"action_loss": scalar fp32}``.
         """
         check_targets(actions, mask, self.dims.horizon, self.dims.action_dim)
-        config, rows = self.config, actions.shape[0]
-        wide = self.noise_dim - self.dims.action_dim
+        config, rows, wide = self.config, actions.shape[0], self.spare
         # where, not multiplication: padding may be NaN, and 0 * NaN is NaN.
         actions = F.pad(torch.where(mask, actions.float(), 0.0), (0, wide))
         if time is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from vla_core.build import FrameworkConfig
 from vla_core.errors import UserError, suggest
+from vla_core.framework import FrameworkConfig
 
 from vla_train.config import DatasetsConfig, EvaluationConfig, RunConfig, TrainerConfig
 

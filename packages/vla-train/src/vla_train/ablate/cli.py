@@ -101,8 +101,9 @@ def run(argv: Sequence[str], console: Console, overrides_of: Callable[[Sequence[
     from vla_train.ablate.axes import parse_axis
     from vla_train.ablate.plan import make_plan
     from vla_train.ablate.run import run_plan
+    from vla_train.spellings import load_run
 
-    plan = make_plan(args.base, [parse_axis(text) for text in args.axis], seeds, overrides)
+    plan = make_plan(args.base, [parse_axis(text) for text in args.axis], seeds, overrides, load_run)
     rows = run_plan(plan, args.out, console, "vla-train ablate " + shlex.join(argv), args.jobs)
     console.print((args.out / "table.md").read_text(), highlight=False, markup=False, soft_wrap=True)
     failed = [row for row in rows if row.status == "failed"]

@@ -6,18 +6,22 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_core.build import FrameworkConfig, resolve_part
 from vla_core.config import Tree, build_config, load_tree, to_plain
 from vla_core.errors import ConfigError, UserError
+from vla_core.framework import FrameworkConfig
+from vla_core.resolve import resolve_part
 
 from vla_train.ablate.axes import FUSION, OURS, Axis, Value, check_apart
 from vla_train.config import RunConfig
 from vla_train.presets import load_run_tree
+
+Load = Callable[[Sequence[Path], Sequence[str]], Tree]
+"""Reads config files and overrides."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Variant:
     files: tuple[Path, ...]
     overrides: tuple[str, ...]
     config: Mapping[str, Any]
+    load: Load = load_run_tree
 
     @property
     def folder(self) -> str:
@@ -47,7 +52,7 @@ class Variant:
         """The config of one run, in ``root/folder/seed_N``."""
         own = [f"seed={seed}", f"run_id=seed_{seed}", f"trainer.resume={str(resume).lower()}"]
         # As data and not as an override: a path may hold anything.
-        tree = load_run_tree(self.files, [*self.overrides, *own])
+        tree = self.load(self.files, [*self.overrides, *own])
         return Tree({**tree.data, "run_root_dir": str(root / self.folder)}, tree.origins)
 
 
@@ -113,9 +118,13 @@ def _starts_afresh(value: Value, base_fusion: str | None) -> tuple[str, ...]:
 
 
 def make_plan(
-    base: Sequence[Path], axes: Sequence[Axis], seeds: Sequence[int], overrides: Sequence[str] = ()
+    base: Sequence[Path],
+    axes: Sequence[Axis],
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    load: Load = load_run_tree,
 ) -> Plan:
-    """Every variant, validated.
+    """Every variant, validated; ``load`` reads their configs.
 
     Raises:
         UserError: axes or overrides that set the same key, a config that is not valid, or two variants
@@ -134,11 +143,11 @@ def make_plan(
         files = (*base, *(value.file for value in values if value.file))
         words = (*overrides, *(word for value in values for word in _starts_afresh(value, base_fusion)))
         label = _label(axes, values)
-        config = resolve(load_run_tree(files, words))
+        config = resolve(load(files, words))
         for other in variants:
             if other.config == config:
                 raise UserError(f"'{other.label}' and '{label}' are the same config; leave one out")
         named = {axis.name: value.label for axis, value in zip(axes, values, strict=True)}
         keys = tuple(dict.fromkeys(key for axis in axes for key in axis.keys))
-        variants.append(Variant(label, named, keys, files, words, config))
+        variants.append(Variant(label, named, keys, files, words, config, load))
     return Plan(tuple(variants), tuple(seeds), tuple(base), tuple(overrides))

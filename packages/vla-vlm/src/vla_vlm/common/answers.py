@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from vla_core.batch import Role
 from vla_core.errors import ConfigError
 
@@ -100,8 +99,3 @@ def every_answer(hidden_BSH: Tensor, ids_BS: Tensor, roles_BS: Tensor, count: in
     """Hidden states ``[n, H]`` one token before each of all rows' ``count`` answer tokens, and these."""
     index = where(roles_BS.view(1, -1), Role.ANSWER, count)[0]
     return hidden_BSH.flatten(0, 1)[index - 1], ids_BS.flatten()[index]
-
-
-def answer_logits(hidden: Tensor, weight: Tensor, answers: AnswerTokens) -> Tensor:
-    """``[..., n_ids]``: through the language head's rows of the answer ids, and no others."""
-    return F.linear(hidden, weight[answers.first : answers.first + answers.count])

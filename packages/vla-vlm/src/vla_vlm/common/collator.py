@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -29,6 +30,7 @@ from vla_vlm.common.prompt import STATE, Template, Whitespace, state_text
 from vla_vlm.common.tokenizer import SpecialIds
 
 _CACHED_ROWS = 4096
+_TOKENIZER = Lock()
 
 
 class _Slot(Enum):
@@ -173,11 +175,13 @@ class PromptCollator:
                 raise UserError("vlm.prompt has {state}, and this robot has none; take it out of the prompt")
             return self._make_row(instruction, state_text(observation.state))
         rows = self._rows
-        if instruction not in rows:
+        row = rows.get(instruction)
+        if row is None:
+            row = self._make_row(instruction)
             if len(rows) >= _CACHED_ROWS:
                 rows.clear()
-            rows[instruction] = self._make_row(instruction)
-        return rows[instruction]
+            rows[instruction] = row
+        return row
 
     def _make_row(self, instruction: str, state: str = "") -> _Row:
         ids: list[int] = []
@@ -210,8 +214,10 @@ class PromptCollator:
                 text += instruction
             else:
                 text += state if part is _Slot.STATE else part
-        self.tokenizer.encode_special_tokens = True  # specials in an instruction are plain text
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        # A server prepares in several threads, and the tokenizer cannot be set while another one encodes.
+        with _TOKENIZER:
+            self.tokenizer.encode_special_tokens = True  # specials in an instruction are plain text
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         roles = [
             int(Role.INSTRUCTION) if a < end and b > start else int(Role.TEXT) for a, b in encoding.offsets
         ]

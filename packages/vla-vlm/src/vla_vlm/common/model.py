@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from vla_core.answers import AnswerIds
 from vla_core.batch import Batch, Role, TokenFields
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, VLMOutput, VLMRequest
@@ -20,7 +20,6 @@ from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, V
 from vla_vlm.common.answers import (
     AnswerTokens,
     add_tokens,
-    answer_logits,
     before_answers,
     closing_tokens,
     every_answer,
@@ -31,6 +30,7 @@ from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.config import BackboneConfig
 from vla_vlm.common.decoder import KVCache, TextDecoder
 from vla_vlm.common.kernels import check_runs
+from vla_vlm.common.owned import LanguageHead, TiedEmbedding, retype
 from vla_vlm.common.positions import Positions
 from vla_vlm.common.reserved import check_counts, overwrite, where
 from vla_vlm.common.rope import TextRope
@@ -62,7 +62,7 @@ class DecoderVLM(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lm_head: nn.Linear | None
+        self.lm_head: LanguageHead | None
         self.register_module("lm_head", None)
         self.answers: AnswerTokens | None = None
 
@@ -71,11 +71,16 @@ class DecoderVLM(nn.Module, ABC):
     def language_model(self) -> Any:
         """transformers' decoder: ``embed_tokens``, ``layers``, ``norm``."""
 
+    @property
+    def raw_states(self) -> bool:
+        """Whether heads get hidden states as :func:`~.text.run_layers` calls them raw."""
+        return False
+
     @abstractmethod
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """uint8 (or [0, 1]) ``[M, 3, H, W]`` -> tokens ``[M, N / V, H]``, and more of them for deepstack."""
 
-    def make_head(self) -> nn.Linear | None:
+    def make_head(self) -> LanguageHead | None:
         """The language head before any answer is added; None: the embedding's weight serves (it is tied)."""
         return None
 
@@ -91,6 +96,8 @@ class DecoderVLM(nn.Module, ABC):
         first, added = add_tokens(self.tokenizer, answer_ids.tokens)
         self.answers = AnswerTokens(first, len(answer_ids.tokens))
         self.lm_head = self.make_head()
+        if self.lm_head is None:
+            retype(self.language_model.embed_tokens, TiedEmbedding)
         if added:
             embed, config = self.language_model.embed_tokens, self.language_model.config
             rows = len(embed.weight) + added
@@ -192,7 +199,8 @@ class DecoderVLM(nn.Module, ABC):
         if prefix is not None and given["prefix"]:
             embeds = overwrite(embeds, where(roles, Role.PREFIX, given["prefix"]), prefix)
         if request.queries is not None and given["query"]:
-            queries = request.queries.weight.expand(embeds.shape[0], -1, -1)
+            every = torch.arange(given["query"], device=embeds.device)
+            queries = request.queries(every).expand(embeds.shape[0], -1, -1)
             embeds = overwrite(embeds, where(roles, Role.QUERY, given["query"]), queries)
         position_ids = self.number(fields.position_ids, mask)
         cache = KVCache(request.decoder) if request.decoder else None
@@ -217,6 +225,8 @@ class DecoderVLM(nn.Module, ABC):
             "answer": roles == int(Role.ANSWER),
         }
         states = {i: hidden[i] for i in request.layers}
+        if speaks and self.raw_states:
+            hidden[self.dims.n_layers] = self.language_model.norm(hidden[self.dims.n_layers])
         out = VLMOutput(states, mask, spans, position_ids=position_ids, kv=kv)
         if request.logits != "none":
             if fields.labels is None:
@@ -227,7 +237,7 @@ class DecoderVLM(nn.Module, ABC):
                 out.logits, out.labels = self._read(before), fields.labels
             else:
                 before, out.labels = every_answer(last, fields.input_ids, roles, fields.n_answer)
-                out.logits = F.linear(before, self._language_head)
+                out.logits = self._logits(before, slice(None))
         if cache is not None:
             out.decoder = self._decoder(fields, text_BS, mask, hidden[self.dims.n_layers], cache)
         return out
@@ -251,22 +261,29 @@ class DecoderVLM(nn.Module, ABC):
         Keys and values of ``kv_layers`` come second; none here, where ``dims.kv`` is None.
         """
         hidden = run_layers(
-            self.language_model, self.rope, embeds_BSH, valid_BS, position_ids, layers, **kwargs
+            self.language_model,
+            self.rope,
+            embeds_BSH,
+            valid_BS,
+            position_ids,
+            layers,
+            raw=self.raw_states,
+            **kwargs,
         )
         return hidden, {}
 
-    @property
-    def _language_head(self) -> Tensor:
-        """``[n_tokens, H]``."""
+    def _logits(self, hidden: Tensor, rows: slice) -> Tensor:
+        """Logits of some tokens, through the head or the embedding that serves as one."""
         head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
-        weight: Tensor = head.weight
-        return weight
+        logits: Tensor = head(hidden, rows)
+        return logits
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., n_ids]`` of the answer ids, and of no other token."""
         if self.answers is None:
             raise ValueError("this model knows no answer; call add_answers first (build_policy does)")
-        return answer_logits(hidden, self._language_head, self.answers)
+        first = self.answers.first
+        return self._logits(hidden, slice(first, first + self.answers.count))
 
     def _decoder(
         self, fields: TokenFields, text_BS: Tensor, mask: Tensor, hidden: Tensor, cache: KVCache

@@ -54,6 +54,7 @@ def run_layers(
     only_tail_invalid: bool = False,
     deepstack: Deepstack | None = None,
     cache: Any = None,
+    raw: bool = False,
 ) -> dict[int, Tensor]:
     """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
 
@@ -61,9 +62,11 @@ def run_layers(
         position_ids: long ``[P, B, S]``, P the axes of ``rope``.
         only_tail_invalid: whether what is not valid comes after all that is, in every row. Causal
             attention alone then hides it, and needs no mask where the kernel can do so.
-        deepstack: added after early layers. As in transformers, a hidden state is a layer's own
+        deepstack: added after early layers. As in transformers 5, a hidden state is a layer's own
             output, before that; only the last layer's is taken after it.
         cache: keeps keys and values (a :class:`~.decoder.KVCache`).
+        raw: states are what the next layer reads, ``n`` before the final norm, as transformers 4 records
+            those of models with deepstack.
 
     Raises:
         ValueError: a layer that the model doesn't have.
@@ -82,13 +85,13 @@ def run_layers(
     cos_sin = rope(position_ids, embeds_BSH.dtype)
     x = embeds_BSH
     for i in range(1, last + 1):
-        x = language_model.layers[i - 1](
+        x = own = language_model.layers[i - 1](
             x, attention_mask=mask, position_embeddings=cos_sin, past_key_values=cache
         )
-        if i in wanted and i < n_layers:
-            hidden[i] = x
-        if deepstack is not None and (i < last or i == n_layers):
+        if deepstack is not None and (raw or i < last or i == n_layers):
             x = deepstack.add(x, i)
+        if i in wanted and i < n_layers:
+            hidden[i] = x if raw else own
     if last == n_layers:
-        hidden[last] = language_model.norm(x)
+        hidden[last] = x if raw else language_model.norm(x)
     return hidden

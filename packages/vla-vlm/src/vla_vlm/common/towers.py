@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 from vla_core.errors import ConfigError
+from vla_core.shard import mark
 
+from vla_vlm.common.owned import PatchRows, TowerEmbeddings, retype
 from vla_vlm.common.pixels import CLIP_MEAN, CLIP_STD, ImageStats, Normalize, patchify
 
 TowerName = Literal["siglip", "clip"]
@@ -49,11 +50,10 @@ class TowerRunner(nn.Module):
         self.grid = (side // self.patch, side // self.patch)
         self.normalize = Normalize(stats.mean, stats.std)
 
-    def patches(self, tower: Any, images: Tensor) -> Tensor:
-        """Embedded patches ``[M, N, C]`` without positions."""
-        embed = tower.embeddings.patch_embedding
-        pixels = patchify(self.normalize(images), self.patch, 1)
-        return F.linear(pixels.to(embed.weight.dtype), embed.weight.flatten(1), embed.bias)
+    def embed(self, tower: Any, images: Tensor) -> Tensor:
+        """Embedded patches ``[M, N, C]``, CLIP's class token before them."""
+        tokens: Tensor = tower.embeddings(patchify(self.normalize(images), self.patch, 1))
+        return tokens
 
 
 class SiglipRunner(TowerRunner):
@@ -61,7 +61,7 @@ class SiglipRunner(TowerRunner):
 
     def forward(self, tower: Any, images: Tensor) -> Tensor:
         """uint8 ``[M, 3, H, W]`` -> ``[M, N, C]``."""
-        x = self.patches(tower, images) + tower.embeddings.position_embedding.weight
+        x = self.embed(tower, images)
         for layer in tower.encoder.layers:
             x = layer(x, attention_mask=None)
         return tower.post_layernorm(x)
@@ -72,10 +72,7 @@ class ClipRunner(TowerRunner):
 
     def forward(self, tower: Any, images: Tensor) -> Tensor:
         """uint8 ``[M, 3, H, W]`` -> ``[M, N, C]``."""
-        x = self.patches(tower, images)
-        first = tower.embeddings.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], dim=1) + tower.embeddings.position_embedding.weight
-        x = tower.pre_layrnorm(x)
+        x = tower.pre_layrnorm(self.embed(tower, images))
         for layer in tower.encoder.layers:
             x = layer(x, attention_mask=None)
         return x[:, 1:]
@@ -138,4 +135,12 @@ def build_tower(name: TowerName, config: Any, dtype: torch.dtype, attn_implement
     tower = kind.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
     if name == "clip":
         del tower.post_layernorm
+    own_tower(tower)
     return tower
+
+
+def own_tower(tower: Any) -> None:
+    """Make a tower of transformers one that a :class:`TowerRunner` runs."""
+    retype(tower.embeddings, TowerEmbeddings)
+    retype(tower.embeddings.patch_embedding, PatchRows)
+    mark(tower.encoder.layers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +20,13 @@ from transformers.models.florence2.configuration_florence2 import Florence2Confi
 from vla_core.batch import Role
 from vla_core.errors import ConfigError
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, VLMOutput, VLMRequest
+from vla_core.shard import mark
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.kernels import for_kernel
 from vla_vlm.common.model import DecoderVLM
+from vla_vlm.common.owned import OffsetPositions, retype
 from vla_vlm.common.pixels import ImageStats, Normalize, image_stats, save_image_stats
 from vla_vlm.common.positions import sequence_positions
 from vla_vlm.common.reserved import overwrite, where
@@ -75,6 +78,8 @@ class Florence2(DecoderVLM):
         self.positions = sequence_positions
         self.normalize = Normalize(stats.mean, stats.std)
         self.model = model
+        retype(self.language_model.embed_positions, OffsetPositions)
+        mark([*chain.from_iterable(model.vision_tower.blocks), *self.language_model.layers])
         self.dims = VLMDims(text.d_model, text.encoder_layers, _grid(image_size, vision))
 
     @property
@@ -159,8 +164,7 @@ class Florence2(DecoderVLM):
         """Hidden states of the requested ``layers``; no keys and values."""
         encoder, wanted = self.language_model, set(layers)
         check_layers(layers, len(encoder.layers))
-        places = encoder.embed_positions
-        x = embeds_BSH + F.embedding(position_ids[0] + places.offset, places.weight)
+        x = embeds_BSH + encoder.embed_positions(position_ids[0])
         x = encoder.layernorm_embedding(x)
         x = F.dropout(x, encoder.dropout, self.training)
         hidden = {0: x} if 0 in wanted else {}

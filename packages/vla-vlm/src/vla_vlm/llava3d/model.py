@@ -20,6 +20,7 @@ from transformers import initialization
 from vla_core.batch import Batch, Role
 from vla_core.errors import ConfigError
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims
+from vla_core.shard import mark
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.collator import PromptCollator
@@ -93,6 +94,7 @@ class Llava3D(DecoderVLM):
         self.special = add_reserved(tokens, config.base_vlm)
         self.shapes = shapes.with_vocabulary(tokens.get_vocab_size())
         self.model = Llava3DParts(self.shapes, config, initialise)
+        mark(self.language_model.layers)
         self.dims = VLMDims(
             hidden_size=shapes.text.hidden_size,
             n_layers=shapes.text.num_hidden_layers,

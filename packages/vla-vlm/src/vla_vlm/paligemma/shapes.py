@@ -20,9 +20,12 @@ from transformers import (
 from vla_core.errors import ConfigError
 
 from vla_vlm.common import tokenizer
+from vla_vlm.common.owned import retype
 from vla_vlm.common.tokenizer import SpecialIds
+from vla_vlm.common.towers import own_tower
 from vla_vlm.common.weights import check_loaded
 from vla_vlm.paligemma.config import PaliGemmaTinyConfig, PaliGemmaVLMConfig
+from vla_vlm.paligemma.prefix import PrefixLayer
 
 IMAGE_TOKEN = "<image>"
 SPECIAL = ("<pad>", "<eos>", "<bos>", IMAGE_TOKEN)
@@ -198,6 +201,9 @@ def _ready(model: Any, config: PaliGemmaVLMConfig) -> Any:
         scaled = ScaledEmbedding(old.num_embeddings, old.embedding_dim, old.padding_idx)
     scaled.weight = old.weight
     model.language_model.embed_tokens = scaled
+    own_tower(model.vision_tower)
+    for layer in model.language_model.layers:
+        retype(layer, PrefixLayer)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from vla_core.errors import ConfigError
 from vla_core.interfaces import VLMDims
+from vla_core.shard import mark
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.model import DecoderVLM
+from vla_vlm.common.owned import LanguageHead, StillPatchRows, retype
 from vla_vlm.common.pixels import ImageStats, image_stats, save_image_stats
 from vla_vlm.common.rope import TextRope
 from vla_vlm.qwen import loading
@@ -61,7 +63,10 @@ class QwenVLM(DecoderVLM):
         if config.vision == "conv_vit":
             stem = ConvStem(vision.hidden_size, vision.patch_size, vision.spatial_merge_size)
             model.visual.patch_embed = stem.to(getattr(torch, config.dtype))
+        else:
+            retype(model.visual.patch_embed.proj, StillPatchRows)
         replace_vision_attention(model.visual)
+        mark([*model.visual.blocks, *model.language_model.layers])
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
@@ -82,13 +87,13 @@ class QwenVLM(DecoderVLM):
         tokens, deepstack = self.vision_runner(self.model.visual, images)
         return tokens, deepstack
 
-    def make_head(self) -> nn.Linear | None:
+    def make_head(self) -> LanguageHead | None:
         """Tied to the embedding, published, or random where the model is (a checkpoint fills it later)."""
         if self.model.config.tie_word_embeddings:
             return None
         weight = self.language_model.embed_tokens.weight
         rows, width = weight.shape
-        head = nn.Linear(width, rows, bias=False, device=weight.device, dtype=weight.dtype)
+        head = LanguageHead(width, rows, bias=False, device=weight.device, dtype=weight.dtype)
         if self.published:
             loading.read_head(head, self.config.base_vlm)
         else:

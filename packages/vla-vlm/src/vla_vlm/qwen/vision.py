@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from vla_core.errors import ConfigError
 
@@ -54,10 +52,8 @@ class VisionRunner(nn.Module):
         pixels, embed = self.normalize(images), visual.patch_embed
         if isinstance(embed, ConvStem):
             return embed(pixels.to(next(embed.parameters()).dtype))
-        weight, bias = embed.proj.weight, embed.proj.bias  # [C, 3, frames, p, p]
-        # Both frames of a still image are equal, so their weights add up: half the multiplications.
-        folded = weight.sum(dim=2, dtype=torch.float32).to(weight.dtype).flatten(1)
-        return F.linear(patchify(pixels, self.patch, self.merge).to(weight.dtype), folded, bias)
+        tokens: Tensor = embed.proj(patchify(pixels, self.patch, self.merge))
+        return tokens
 
     def merged(self, merger: Any, x_MNC: Tensor) -> Tensor:
         """Tokens ``[M, N / U, H]``: a merger folds the U patches of a token by a view."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
 
@@ -43,8 +43,13 @@ class Qwen3VLConfig(QwenConfig):
 
     Args:
         tiny: sizes for ``base_vlm: tiny``.
+        hidden_states: which states heads and fusions read. ``transformers5``: a layer's own output, the last
+            one after the final norm. ``transformers4``: as transformers 4.57 records them, after deepstack's
+            features were added, the last one before the final norm; heads trained there need it.
     """
 
     SIZES: ClassVar[tuple[str, ...]] = ("tiny", "2b", "4b")
+
+    hidden_states: Literal["transformers4", "transformers5"] = "transformers5"
 
     tiny: Qwen3TinyConfig = field(default_factory=Qwen3TinyConfig)

@@ -40,6 +40,7 @@ class Qwen3VL(QwenVLM):
     """Qwen3-VL (dense); ``model`` is transformers' ``Qwen3VLModel``. Made by :meth:`build`."""
 
     Config: ClassVar[type] = Qwen3VLConfig
+    config: Qwen3VLConfig
     family: ClassVar[Family] = Family(
         title="Qwen3-VL",
         key="qwen3_vl",
@@ -52,3 +53,8 @@ class Qwen3VL(QwenVLM):
         rope_axes=rope_axes,
         vision=DeepstackVision,
     )
+
+    @property
+    def raw_states(self) -> bool:
+        """``hidden_states: transformers4``."""
+        return self.config.hidden_states == "transformers4"

@@ -1,0 +1,46 @@
+"""What an engine that spreads parameters over processes gathers and frees as one.
+
+Most of a model's parameters lie in layers that are run one after another. Each such layer inherits
+:class:`ShardUnit` (or is made one by :func:`mark`), and is used through its ``forward`` alone: what is called
+apart from a layer, such as a projection of something that many steps share, is a unit of its own inside it.
+What is in no unit belongs to the whole model. ``fully_shard`` wants inner units first::
+
+    for module in shard_units(model):
+        fully_shard(module)
+    fully_shard(model)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ShardUnit:
+    """Mixed into an ``nn.Module`` whose parameters are gathered and freed together, around its forward."""
+
+
+def mark(modules: Iterable[nn.Module]) -> None:
+    """Make units of modules whose class is somebody else's, in place; names, weights and hooks stay."""
+    for module in modules:
+        if not isinstance(module, ShardUnit):
+            module.__class__ = _unit_of(module.__class__)
+
+
+def shard_units(model: nn.Module) -> list[nn.Module]:
+    """The units of a model that have parameters, inner ones before those that hold them."""
+    found: list[nn.Module] = [m for m in model.modules() if isinstance(m, ShardUnit)]
+    return [m for m in found[::-1] if any(True for _ in m.parameters())]
+
+
+_UNITS: dict[Any, Any] = {}
+
+
+def _unit_of(cls: type[nn.Module]) -> Any:
+    if cls not in _UNITS:
+        # The name stays: others find layers by it.
+        _UNITS[cls] = type(cls.__name__, (ShardUnit, cls), {"__module__": cls.__module__})
+    return _UNITS[cls]

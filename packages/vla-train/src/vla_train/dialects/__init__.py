@@ -1,0 +1,1 @@
+"""Configs that are written in the words of other systems, translated before anything else reads them."""

@@ -1,0 +1,1 @@
+"""StarVLA's config keys in ours: the table, how its files are known, and what applies the table to them."""
