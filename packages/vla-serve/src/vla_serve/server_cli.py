@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--cache_mib", type=int, help="MiB of geometry features that view keys may fill (default: as trained)"
     )
+    add("--compile", choices=("off", "blocks"), default="off", help="a GPU's blocks, in the first minute")
+    add("--eager", action="store_true", help="no CUDA graphs: a GPU serves at once, and slowly")
     batch = parser.add_argument_group("batches").add_argument
     batch("--max_batch", type=int, help="rows of a run, at most (default: 8; on a GPU 32)")
     batch("--batch_wait_ms", type=float, default=0.0, help="wait for more rows (default: %(default)s)")
@@ -115,6 +117,7 @@ def _load(
     """The policy, and how its threads are set up."""
     try:
         import torch
+        from vla_core.graphs import GraphedPolicy, compile_blocks
         from vla_core.policy import VLAPolicy
         from vla_core.threads import fastest_thread_count
     except ModuleNotFoundError as error:
@@ -126,8 +129,14 @@ def _load(
         raise UserError(f"--device {args.device}: no CUDA device here; use --device cpu")
     dtype = torch.bfloat16 if args.use_bf16 or args.dtype == "bfloat16" else torch.float32
     policy = VLAPolicy.from_pretrained(args.ckpt_path, args.device, dtype, args.cache_mib)
+    if args.compile == "blocks":
+        log.info("compiling %d blocks, once for each batch size", compile_blocks(policy.model))
+    if cuda and not args.eager:
+        policy = GraphedPolicy(policy)
 
     def on_thread(kind: str) -> None:
+        if cuda and kind == "model":
+            torch.cuda.set_device(args.device if ":" in args.device else 0)
         # Threads that prepare do small work, many at a time: none of them brings a team of its own.
         torch.set_num_threads(args.threads or torch.get_num_threads() if kind == "model" else 1)
 
@@ -156,6 +165,8 @@ class _Signals:
 def _serve(args: argparse.Namespace) -> int:
     server = _server(args)
     server.start()
+    if hasattr(server.engine.policy, "graphs"):
+        server.engine.policy.graphs.seal()
     _Signals(server.interrupt)
     try:
         if args.port_file is not None:

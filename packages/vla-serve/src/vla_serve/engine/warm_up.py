@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from vla_core.errors import UserError
+from vla_core.types import ActionChunk, PreviousChunk
 
 from vla_serve.engine.estimates import Estimates
-from vla_serve.engine.policy import Policy, Row, RowByRow, fake_observation
+from vla_serve.engine.policy import Policy, Row, RowByRow, fake_observation, longest_delay
 from vla_serve.engine.runner import Runner
 
 OnWarm = Callable[[Callable[[], object]], None]
@@ -34,7 +38,7 @@ def warm_up(
         start = time.monotonic()
         prepared = policy.prepare([row])
         actions, _ = runner.predict([prepared], steps)
-        policy.finish(actions[:1], [row])
+        (chunk,) = policy.finish(actions[:1], [row])
         if isinstance(policy, RowByRow):
             log.info("warmed up embodiment=%s model_ms=%.1f", name, 1000 * (time.monotonic() - start))
             continue
@@ -43,8 +47,23 @@ def warm_up(
             on_warm = None
         for size in sizes:
             _time(runner, [prepared] * size, steps, size, estimates)
+        _continue(policy, runner, row, chunk, sizes, estimates)
         figures = " ".join(f"{size}:{1000 * estimates.seconds(steps, size):.1f}" for size in sizes)
         log.info("warmed up embodiment=%s model_ms by rows %s", name, figures)
+
+
+def _continue(
+    policy: Policy, runner: Runner, row: Row, chunk: ActionChunk, sizes: Sequence[int], estimates: Estimates
+) -> None:
+    """Run every size with rows that continue a chunk, where the policy can: they are a kind of their own."""
+    try:
+        longest_delay(policy, row.observation.embodiment)
+    except UserError:
+        return
+    prepared = policy.prepare([replace(row, previous=PreviousChunk(chunk.actions[1:], 0))])
+    for size in sizes:
+        if estimates.seconds(row.steps, size) < TIMED_S:
+            runner.predict([prepared] * size, row.steps)
 
 
 def _time(runner: Runner, prepared: list[object], steps: int | None, size: int, estimates: Estimates) -> None:
