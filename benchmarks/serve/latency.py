@@ -34,7 +34,7 @@ def build(name: str, size: str, device: str, dtype: str, steps: int | None) -> A
     from vla_train._smoke_sizes import framework_tree
 
     torch.manual_seed(0)
-    words = [] if steps is None else [f"head.steps={steps}"]
+    words = ["vlm.dtype=float32"] + ([] if steps is None else [f"head.steps={steps}"])
     policy = smoke.build(framework_tree(name, size, words), size, device).eval()
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -42,11 +42,7 @@ def build(name: str, size: str, device: str, dtype: str, steps: int | None) -> A
             # Outputs and modulations start at zero, which would make every comparison of answers true.
             if parameter.ndim >= 2 and not parameter.any():
                 parameter.normal_(std=0.02, generator=generator)
-    if dtype == "bfloat16":
-        for module in (policy.model.vlm, policy.model.head, policy.model.fusion, policy.model.geometry):
-            if module is not None:
-                module.to(torch.bfloat16)
-    return policy
+    return policy.to(dtype=getattr(torch, dtype))  # as from_pretrained does
 
 
 def observations(policy: Any, count: int) -> list[Any]:
@@ -109,9 +105,7 @@ def launches(run: Any) -> dict[str, int]:
     return {
         "kernels": sum(n for key, n in counts.items() if "LaunchKernel" in key),
         "graphs": counts.get("cudaGraphLaunch", 0),
-        "waits": sum(
-            n for key, n in counts.items() if key in ("cudaStreamSynchronize", "cudaDeviceSynchronize")
-        ),
+        "waits": sum(counts.get(f"cuda{what}Synchronize", 0) for what in ("Stream", "Device", "Event")),
     }
 
 
@@ -170,12 +164,15 @@ def markdown(reports: list[dict[str, Any]]) -> str:
     """The table."""
     counts = "".join(f" {n} clients, p50 / p99 ms | chunks/s |" for n in CLIENTS)
     lines = [
-        f"| case | model alone, 1 row, ms |{counts} beside the model, ms | cosine | max error | ready s | GiB |",
+        f"| case | model alone, 1 row, ms |{counts} beside the model, ms | cosine | max error | ready s "
+        "| GiB |",
         "|---" * (2 + 2 * len(CLIENTS) + 5) + "|",
     ]
     for r in reports:
-        kind = "eager" if r["eager"] else "graphs"
-        cells = [f"{r['framework']}, {kind}, compile {r['compile']}", f"{r['model_ms'][1]:.1f}"]
+        cells = [
+            f"{r['framework']}, {r.get('graphs', 0)} graphs, compile {r['compile']}",
+            f"{r['model_ms'][1]:.1f}",
+        ]
         for n in CLIENTS:
             c = r["clients"][n]
             cells += [f"{c['p50_ms']:.1f} / {c['p99_ms']:.1f}", f"{c['chunks_per_s']:.1f}"]

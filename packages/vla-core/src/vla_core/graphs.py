@@ -90,8 +90,8 @@ class _Captured:
 class GraphedModel:
     """Predictions of a model, by graphs where there is one.
 
-    Until :meth:`seal` a batch of a new shape is captured; after it, it runs eagerly, and the log says so once.
-    So does one that cannot be captured, and one with view keys, whose cache is looked up on the host.
+    Until :meth:`seal` a batch of a new shape is captured; after it, it runs eagerly, and the log says so.
+    So does one that cannot be captured. One with view keys, whose cache is read on the host, is eager.
 
     Args:
         model: in evaluation mode, on a GPU.
@@ -221,8 +221,8 @@ class GraphedPolicy(VLAPolicy):
 def compile_blocks(model: VLAModel) -> int:
     """Compile the blocks that a model repeats, in place; returns how many.
 
-    A block is an element of a ``ModuleList`` of at least two of its class. They share what is compiled for one
-    of them, so that this costs seconds a shape and not minutes.
+    A block is an element of a ``ModuleList`` of at least two of its class. They share what is compiled for
+    one of them, so that this costs seconds a shape and not minutes.
     """
     blocks = [
         block
