@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from vla_serve.client_errors import (
     PolicyClientError,
     PolicyServerError,
     PolicyTimeout,
+    SessionLost,
     from_rpc,
 )
 from vla_serve.codec import Encoding, check_encoding, decode_tensor
+from vla_serve.connection import TLS, connect
 from vla_serve.engine.errors import FieldError
 from vla_serve.observation_codec import encode_observation
 from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
@@ -35,15 +38,6 @@ from vla_serve.wire import serialise
 R = TypeVar("R")
 
 _PREDICT = f"/{pb.DESCRIPTOR.services_by_name['PolicyService'].full_name}/Predict"
-_OPTIONS = [
-    ("grpc.max_receive_message_length", 64 * 2**20),
-    ("grpc.max_send_message_length", -1),
-    # A robot's link may drop silently: notice within seconds instead of at the deadline.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # Each client is one robot: a connection of its own, not one shared through the process.
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,8 @@ class PolicyClient:
         timeout_s: deadline of each call unless it says otherwise.
         real_time_chunking: a policy that cannot continue a chunk (``previous`` of :meth:`predict`) is an
             error on entering.
+        tls: how to know the server, and what to show it; None: no TLS.
+        token: that the server asks for; sent with every call.
 
     Raises:
         UserError: a bad argument, here.
@@ -96,6 +92,8 @@ class PolicyClient:
         encoding: Encoding = "raw",
         timeout_s: float = 10.0,
         real_time_chunking: bool = False,
+        tls: TLS | None = None,
+        token: str | None = None,
     ) -> None:
         if ":" not in address:
             raise UserError(f"address: '{address}' has no port; write HOST:PORT, for example 127.0.0.1:10093")
@@ -109,13 +107,15 @@ class PolicyClient:
             self._config.observation_spec.CopyFrom(encode_observation_spec(observation_spec))
         if action_spec is not None:
             self._config.action_spec.CopyFrom(encode_action_spec(action_spec))
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = connect(address, tls)
+        self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
         self._stub = PolicyServiceStub(self._channel)
         # Takes bytes: a large request is serialised once, also for the check of its size.
         self._predict: Callable[..., pb.PredictResponse] = self._channel.unary_unary(
             _PREDICT, request_serializer=bytes, response_deserializer=pb.PredictResponse.FromString
         )
         self._session: str | None = None
+        self._lost = False
         self._hold: Any = None
         self._contract: RobotSpec | None = None
         self._max_bytes = 0
@@ -175,10 +175,12 @@ class PolicyClient:
         return self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest())
 
     def open(self) -> None:
-        """Open the session; entering the context does this."""
-        if self._session is None:
+        """Open the session, and a new one after :class:`SessionLost`; entering the context does this."""
+        if self._session is None or self._lost:
+            self._hold = None
             reply = self._call(self._stub.OpenSession, pb.OpenSessionRequest(config=self._config))
             self._contract = decode_spec(reply.contract)
+            self._lost = False
             self._session, self._max_bytes = reply.session_id, reply.max_message_bytes
             self._stay(reply.session_id)
             if reply.HasField("real_time_chunking"):
@@ -191,7 +193,9 @@ class PolicyClient:
     def _stay(self, session: str) -> None:
         """Have the server know that this client is there, for as long as the connection is."""
         if self._hold is None or self._hold.done():
-            self._hold = self._stub.HoldSession(pb.HoldSessionRequest(session_id=session))
+            self._hold = self._stub.HoldSession(
+                pb.HoldSessionRequest(session_id=session), metadata=self._metadata
+            )
 
     def reset(self, instruction: str | None = None) -> None:
         """Start a new episode.
@@ -303,9 +307,10 @@ class PolicyClient:
     ) -> R:
         deadline = self._timeout_s if timeout_s is None else _positive(timeout_s)
         try:
-            return method(request, timeout=deadline, wait_for_ready=wait)
+            return method(request, timeout=deadline, wait_for_ready=wait, metadata=self._metadata)
         except grpc.RpcError as error:
             mapped = from_rpc(error, self._address)
+            self._lost |= isinstance(mapped, SessionLost)
             if wait and isinstance(mapped, PolicyTimeout):
                 mapped = PolicyTimeout(f"{self._address}: not ready after {deadline:g} s")
             raise mapped from None
@@ -319,6 +324,6 @@ def _within(value: int, limit: int, field: str) -> int:
 
 
 def _positive(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise UserError(f"timeout_s: must be positive, got {timeout_s}")
+    if not 0 < timeout_s < math.inf:
+        raise UserError(f"timeout_s: must be positive and finite, got {timeout_s}")
     return float(timeout_s)
