@@ -42,13 +42,20 @@ _PREDICT = f"/{pb.DESCRIPTOR.services_by_name['PolicyService'].full_name}/Predic
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds of the last answer: the round trip, encoding included, and the share of the server."""
+    """Milliseconds of the last answer: the round trip, encoding included, and the share of the server.
+
+    ``batch``: rows that the model answered in the same run; ``queue_depth``: requests that waited before.
+    """
 
     round_trip_ms: float
     queue_ms: float
     decode_ms: float
     model_ms: float
     server_ms: float
+    prepare_ms: float = 0.0
+    finish_ms: float = 0.0
+    batch: int = 1
+    queue_depth: int = 0
 
 
 class PolicyClient:
@@ -278,7 +285,17 @@ class PolicyClient:
         reply = self._call(self._predict, data, timeout_s)
         took_ms = (time.perf_counter() - start) * 1000
         t = reply.timings
-        self._timings = Timings(took_ms, t.queue_ms, t.decode_ms, t.model_ms, t.total_ms)
+        self._timings = Timings(
+            round_trip_ms=took_ms,
+            queue_ms=t.queue_ms,
+            decode_ms=t.decode_ms,
+            model_ms=t.model_ms,
+            server_ms=t.total_ms,
+            prepare_ms=t.prepare_ms,
+            finish_ms=t.finish_ms,
+            batch=t.batch,
+            queue_depth=t.queue_depth,
+        )
         self._seed = reply.seed
         if previous is not None and (not reply.chunk_id or reply.frozen_steps != previous.delay_steps):
             raise PolicyServerError(f"{self._address}: the server did not continue the previous chunk")
