@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from vla_train._smoke_sizes import framework_tree
-from vla_train._smoke_trace import build, training_batch
 from vla_train.presets import list_presets
+from vla_train.testing.sizes import framework_tree
+from vla_train.testing.trace import build, training_batch
 
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     **{name: (name, []) for name in list_presets()},

@@ -30,8 +30,8 @@ CLIENTS = (1, 8, 16, 32)
 def build(name: str, size: str, device: str, dtype: str, steps: int | None) -> Any:
     """The preset with random weights of seed 0; with ``dtype`` float32 the same ones."""
     import torch
-    from vla_train import _smoke_trace as smoke
-    from vla_train._smoke_sizes import framework_tree
+    from vla_train.testing import trace as smoke
+    from vla_train.testing.sizes import framework_tree
 
     torch.manual_seed(0)
     words = ["vlm.dtype=float32"] + ([] if steps is None else [f"head.steps={steps}"])

@@ -43,8 +43,8 @@ class LeRobotSource:
     """Random access to the frames of a LeRobot dataset; implements :class:`vla_core.sources.Source`.
 
     Sample ``i`` holds frame ``i`` of the chosen episodes and the actions of the T steps from there.
-    Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable, so that
-    DataLoader workers can have copies (forked workers share a ``ram`` cache).
+    Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable, so
+    that DataLoader workers can have copies (forked workers share a ``ram`` cache).
 
     Args:
         config: which dataset.

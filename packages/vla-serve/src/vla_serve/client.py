@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -30,7 +29,9 @@ from vla_serve.codec import Encoding, check_encoding, decode_tensor
 from vla_serve.connection import TLS, connect
 from vla_serve.engine.errors import FieldError
 from vla_serve.observation_codec import encode_observation
+from vla_serve.request_options import write_options, write_previous, write_view_keys
 from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
+from vla_serve.timings import Timings as Timings
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 from vla_serve.wire import serialise
@@ -38,24 +39,6 @@ from vla_serve.wire import serialise
 R = TypeVar("R")
 
 _PREDICT = f"/{pb.DESCRIPTOR.services_by_name['PolicyService'].full_name}/Predict"
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Milliseconds of the last answer: the round trip, encoding included, and the share of the server.
-
-    ``batch``: rows that the model answered in the same run; ``queue_depth``: requests that waited before.
-    """
-
-    round_trip_ms: float
-    queue_ms: float
-    decode_ms: float
-    model_ms: float
-    server_ms: float
-    prepare_ms: float = 0.0
-    finish_ms: float = 0.0
-    batch: int = 1
-    queue_depth: int = 0
 
 
 class PolicyClient:
@@ -258,23 +241,9 @@ class PolicyClient:
             )
         except FieldError as error:
             raise PolicyClientError(str(error), {error.field: error.description}) from None
-        for field, value, limit in (
-            ("seed", seed, 2**63),
-            ("step", step, 2**32),
-            ("denoise_steps", denoise_steps, 1001),
-        ):
-            if value is not None:
-                setattr(request, field, _within(value, limit, field))
-        if previous is not None:
-            request.previous.chunk_id = previous.chunk_id
-            for field in ("executed_steps", "delay_steps"):
-                number = _within(getattr(previous, field), 2**32, f"previous.{field}")
-                setattr(request.previous, field, number)
-        for camera, key in (view_keys or {}).items():
-            if not isinstance(key, str):
-                field, description = f"view_keys[{camera}]", f"{key!r} must be a text"
-                raise PolicyClientError(f"{field}: {description}", {field: description})
-            request.view_keys[camera] = key
+        write_options(request, seed, step, denoise_steps)
+        write_previous(request, previous)
+        write_view_keys(request, view_keys)
         data = serialise(request, raw_images)
         if len(data) > self._max_bytes:
             raise PolicyClientError(
@@ -284,18 +253,7 @@ class PolicyClient:
         self._stay(request.session_id)
         reply = self._call(self._predict, data, timeout_s)
         took_ms = (time.perf_counter() - start) * 1000
-        t = reply.timings
-        self._timings = Timings(
-            round_trip_ms=took_ms,
-            queue_ms=t.queue_ms,
-            decode_ms=t.decode_ms,
-            model_ms=t.model_ms,
-            server_ms=t.total_ms,
-            prepare_ms=t.prepare_ms,
-            finish_ms=t.finish_ms,
-            batch=t.batch,
-            queue_depth=t.queue_depth,
-        )
+        self._timings = Timings.of(took_ms, reply.timings)
         self._seed = reply.seed
         if previous is not None and (not reply.chunk_id or reply.frozen_steps != previous.delay_steps):
             raise PolicyServerError(f"{self._address}: the server did not continue the previous chunk")
@@ -331,13 +289,6 @@ class PolicyClient:
             if wait and isinstance(mapped, PolicyTimeout):
                 mapped = PolicyTimeout(f"{self._address}: not ready after {deadline:g} s")
             raise mapped from None
-
-
-def _within(value: int, limit: int, field: str) -> int:
-    if int(value) != value or not 0 <= value < limit:
-        description = f"{value} is no whole number in 0 to {limit - 1}"
-        raise PolicyClientError(f"{field}: {description}", {field: description})
-    return int(value)
 
 
 def _positive(timeout_s: float) -> float:
