@@ -26,13 +26,13 @@ def test_what_has_no_gradient_was_told(name: str) -> None:
     preset, overrides = VARIANTS[name]
     torch.manual_seed(0)
     policy: Any = build(framework_tree(preset, "tiny", overrides), "tiny")
-    request = policy.head.request("train")
-    for part in (policy.fusion, policy.auxiliary):
+    request = policy.model.head.request("train")
+    for part in (policy.model.fusion, policy.model.auxiliary):
         request = request if part is None else request | part.request
-    told = tuple(f"vlm.{module}." for module in policy.vlm.unused(request))
-    terms = policy(training_batch(policy, 2))
+    told = tuple(f"vlm.{module}." for module in policy.model.vlm.unused(request))
+    terms = policy.model(training_batch(policy, 2))
     torch.stack(list(terms.values())).sum().backward()
-    trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
     without = {name for name, p in trained.items() if p.grad is None}
     assert without == {name for name in trained if name.startswith(told)}
     assert bool(without) is (name in SOME)

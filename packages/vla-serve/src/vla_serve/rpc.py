@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from vla_serve.engine.admission import with_jitter
+from vla_serve.engine.boundary import Boundary
 from vla_serve.engine.errors import ModelFailed, Refused
 from vla_serve.status import RpcFailure, from_engine, info, internal, invalid, one_line, to_wire
 
@@ -91,21 +92,18 @@ class Rpcs:
     @asynccontextmanager
     async def _boundary(self, context: Any, rpc: str) -> AsyncIterator[None]:
         """Turn whatever leaves an RPC into a status; only an id of an unexpected error gets out."""
-        try:
+        with Boundary() as call:
             yield
-        except RpcFailure as error:
-            failure = error
-        except Exception as error:
-            told = from_engine(error)
-            if told is None:
-                request_id = secrets.token_hex(8)
-                cause = error.__cause__ if isinstance(error, ModelFailed) else error
-                log.error("%s failed id=%s", rpc, request_id, exc_info=cause)
-                told = internal(request_id)
-                await context.abort(told.code, told.message, to_wire(told))
-            failure = told
-        else:
+        error = call.error
+        if error is None:
             return
+        failure = error if isinstance(error, RpcFailure) else from_engine(error)
+        if failure is None:
+            request_id = secrets.token_hex(8)
+            cause = error.__cause__ if isinstance(error, ModelFailed) else error
+            log.error("%s failed id=%s", rpc, request_id, exc_info=cause)
+            failure = internal(request_id)
+            await context.abort(failure.code, failure.message, to_wire(failure))
         log.info("%s refused: %s: %s", rpc, failure.code.name, one_line(failure.message))
         await context.abort(failure.code, failure.message, to_wire(failure))
 

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -159,16 +160,15 @@ class PolicyServer:
             UserError: the port is taken, the host unknown, or open to others without saying who may call.
         """
         reservation = self._reservation or Reservation(self._host, self._wanted_port)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.engine.close)
+            undo.callback(reservation.release)
             self._security.check(reservation.addresses)
             credentials = self._security.credentials()
             self.engine.start(self._denoise_steps, self._on_warm)
             reservation.release()
             run(self._start(reservation, credentials))
-        except BaseException:
-            reservation.release()
-            self.engine.close()
-            raise
+            undo.pop_all()
         self._port, self._addresses = reservation.port, reservation.targets()
         if self._security.insecure and credentials is None:
             log.warning("insecure: whoever reaches %s can use the policy", ", ".join(self._addresses))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ def _server(args: argparse.Namespace) -> Any:
         args.insecure,
     )
     reservation = Reservation(args.host, args.port)
-    try:
+    with ExitStack() as undo:
+        undo.callback(reservation.release)
         security.check(reservation.addresses)
-        return _serving(args, security, reservation, PolicyServer)
-    except BaseException:
-        reservation.release()
-        raise
+        server = _serving(args, security, reservation, PolicyServer)
+        undo.pop_all()
+    return server
 
 
 def _serving(args: argparse.Namespace, security: Any, reservation: Any, server: Any) -> Any:

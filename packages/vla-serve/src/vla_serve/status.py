@@ -65,7 +65,7 @@ def unsupported(field: str, description: str) -> RpcFailure:
     return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, f"{field}: {description}", details)
 
 
-def from_engine(error: Exception) -> RpcFailure | None:
+def from_engine(error: BaseException) -> RpcFailure | None:
     """An error of the engine in the words of gRPC; None: it is none of those that a client is told of."""
     codes = grpc.StatusCode
     if isinstance(error, FieldError):

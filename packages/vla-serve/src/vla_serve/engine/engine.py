@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+from vla_serve.engine.boundary import Boundary
 from vla_serve.engine.desk import Desk
 from vla_serve.engine.errors import DeadlinePassed, NotServing, Superseded
 from vla_serve.engine.plan import sizes
@@ -90,13 +91,13 @@ class Engine:
         done.result()
 
     def _warm(self, done: Future[None], steps: int | None, on_warm: OnWarm | None) -> None:
-        try:
+        with Boundary(exits=True) as warming:
             warm_up(self.policy, self._runner, self._sizes, self._desk.estimates, steps, on_warm)
-        except BaseException as error:  # noqa: BLE001 - raised again where the start waits
-            self._fail("the warm-up failed", quiet=True)
-            done.set_exception(error)
-        else:
+        if warming.error is None:
             done.set_result(None)
+        else:
+            self._fail("the warm-up failed", quiet=True)
+            done.set_exception(warming.error)  # raised again where the start waits
 
     def submit(
         self,
@@ -161,13 +162,13 @@ class Engine:
 
     def _guard(self, kind: str, loop: Callable[[], None]) -> None:
         """Run a thread's loop; one that ends otherwise than by :meth:`close` ends the engine."""
-        try:
+        with Boundary(exits=True) as thread:
             if self._on_thread is not None:
                 self._on_thread(kind)
             loop()
-        except BaseException as error:
-            log.critical("the %s thread died", kind, exc_info=error)
-            self._fail(f"the {kind} thread died ({type(error).__name__})")
+        if thread.error is not None:
+            log.critical("the %s thread died", kind, exc_info=thread.error)
+            self._fail(f"the {kind} thread died ({type(thread.error).__name__})")
 
     def _work(self) -> None:
         while (job := self._desk.next_job(self._prepare)) is not None:
@@ -175,14 +176,13 @@ class Engine:
 
     def _prepare(self, ticket: Ticket) -> None:
         good = False
-        try:
+        with Boundary() as request:
             if not ticket.future.cancelled():
                 ticket.prepare(self.policy.prepare)
                 good = True
-        except Exception as error:  # noqa: BLE001 - of one request, not of the engine
-            ticket.fail(told(error))
-        finally:
-            self._desk.prepared(ticket, good)
+        if request.error is not None:
+            ticket.fail(told(request.error))
+        self._desk.prepared(ticket, good)
 
     def _model(self) -> None:
         self._first()

@@ -9,6 +9,7 @@ from typing import Any
 
 from vla_core.errors import UserError
 
+from vla_serve.engine.boundary import Boundary
 from vla_serve.engine.errors import EngineError, ModelFailed, Refused
 from vla_serve.engine.plan import size_for
 from vla_serve.engine.policy import Policy
@@ -61,9 +62,10 @@ class Runner:
 
     def _run(self, tickets: list[Ticket], outcome: Outcome, halved: bool) -> None:
         start = time.monotonic()
-        try:
+        with Boundary() as model:
             actions, size = self.predict([t.prepared for t in tickets], tickets[0].steps)
-        except Exception as error:  # noqa: BLE001 - of these requests, not of the engine
+        error = model.error
+        if error is not None:
             memory = _out_of_memory(error)
             if len(tickets) > 1 and (self._can_shrink and not halved if memory else True):
                 # Drop what the traceback holds on to before the memory is needed again.
@@ -83,20 +85,19 @@ class Runner:
     def finish(self, ticket: Ticket, actions: Any) -> None:
         """Make the chunk of what the model answered, and hand it over."""
         start = time.monotonic()
-        try:
+        with Boundary() as request:
             (chunk,) = self._policy.finish(actions, [ticket.row])
-        except Exception as error:  # noqa: BLE001 - of one request, not of the engine
-            ticket.fail(told(error))
-            return
-        ticket.answer(chunk, time.monotonic() - start)
+            ticket.answer(chunk, time.monotonic() - start)
+        if request.error is not None:
+            ticket.fail(told(request.error))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: BaseException) -> bool:
     # torch's own is known by its name: the engine does not import torch.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
-def told(error: Exception) -> Exception:
+def told(error: BaseException) -> Exception:
     """What those who wait are told of an error in a policy."""
     if _out_of_memory(error):
         return Refused("the model ran out of memory; try again", "OUT_OF_MEMORY", 1.0)
