@@ -25,9 +25,11 @@ class Told(ToyPolicy):
         super().__init__()
         self.previous = []
 
-    def act(self, observations, seeds, steps=None, previous=None):
-        self.previous.append(None if previous is None else (len(previous[0].actions), previous[0].n_frozen))
-        return super().act(observations, seeds, steps, previous)
+    def prepare(self, rows):
+        for row in rows:
+            left = row.previous
+            self.previous.append(None if left is None else (len(left.actions), left.n_frozen))
+        return super().prepare(rows)
 
 
 def test_a_delay_is_simulated_in_steps(toy, tmp_path):
