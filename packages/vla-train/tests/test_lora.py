@@ -189,7 +189,7 @@ def test_a_run_saves_merged_weights(toy_config: Path) -> None:
     adapted = {f"vlm.layers.{i}.weight" for i in range(2)}
     assert changed == adapted | {name for name in saved if name.startswith("head.")}
     loaded = VLAPolicy.from_pretrained(outcome.checkpoint)
-    policy = trainer.model.eval()
+    policy = trainer.composed.policy.eval()
     ((name, spec),) = loaded.specs.items()
     observation = make_observation(spec, 0)
     assert trainer.ema is not None
