@@ -1,0 +1,212 @@
+"""What stops a run before it does harm: numbers, resumes, names, and mistakes found before the first step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from vla_core.errors import ConfigError, UserError
+from vla_train import composition
+from vla_train.cli import main
+from vla_train.composition import compose
+from vla_train.engine.choose import check_launch
+from vla_train.optim import lr_factor
+from vla_train.presets import load_run_tree
+from vla_train.trainer import Trainer
+
+
+def call(config: Path, *words: str) -> int:
+    return main(["--config", str(config), *words])
+
+
+def fails(capsys: pytest.CaptureFixture[str], config: Path, *words: str) -> str:
+    capsys.readouterr()
+    assert call(config, *words) == 2
+    err = capsys.readouterr().err.strip()
+    assert "\n" not in err
+    return err
+
+
+def test_nothing_infinite_is_written(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("trainer.max_steps=40", "trainer.save_every=5", "trainer.log_every=20", "trainer.val_every=0",
+             "trainer.warmup_steps=0", "trainer.learning_rate.base=1e30", "trainer.clip_norm=0")  # fmt: skip
+    assert "not finite" in fails(capsys, toy_config, *words)
+    run = toy_config.parent / "runs" / "toy"
+    written = [*run.glob("checkpoints/*/model.safetensors"), *run.glob("resume/*/model.safetensors")]
+    assert all(tensor.isfinite().all() for file in written for tensor in load_file(file).values())
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(value) for line in logged for value in line.values())
+
+
+def test_the_logged_rate_is_that_of_the_step(toy_config: Path) -> None:
+    assert call(toy_config, "trainer.log_every=1") == 0
+    path = toy_config.parent / "runs" / "toy" / "metrics.jsonl"
+    logged = [json.loads(line) for line in path.read_text().splitlines()]
+    rates = {line["step"]: line["lr"] for line in logged if "lr" in line}
+    factor = lr_factor(compose(load_run_tree([toy_config])).config.trainer)
+    assert rates == {step: 0.01 * factor(step - 1) for step in range(1, 9)}
+
+
+@pytest.mark.parametrize(
+    ("word", "old", "new"),
+    [
+        ("seed=4", "0", "4"),
+        ("datasets.val_fraction=0.4", "0.2", "0.4"),
+        ("trainer.batch_size=2", "4", "2"),
+        ("trainer.ema_decay=0.5", "0.0", "0.5"),
+        ("framework.horizon=3", "4", "3"),
+        ("framework.head.noise_scale=0.3", "0.1", "0.3"),
+        ("framework.transforms=[]", "normalize", "[]"),
+        ("trainer.freeze_modules=[vlm]", "[]", "vlm"),
+    ],
+)
+def test_a_resumed_run_is_the_same_run(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], word: str, old: str, new: str
+) -> None:
+    assert call(toy_config, "trainer.max_steps=2") == 0
+    run = toy_config.parent / "runs" / "toy"
+    before = {name: (run / name).read_text() for name in ("config.yaml", "run.json", "metrics.jsonl")}
+    line = fails(capsys, toy_config, "trainer.resume=true", word)
+    assert old in line
+    assert new in line
+    assert before == {name: (run / name).read_text() for name in before}
+
+
+def test_rates_of_a_resumed_run_are_the_new_ones(toy_config: Path) -> None:
+    common = ("trainer.schedule=constant", "trainer.warmup_steps=0", "trainer.log_every=1")
+    assert call(toy_config, *common, "trainer.max_steps=2", "trainer.resume=auto") == 0
+    words = ("trainer.learning_rate.base=0.002", "trainer.max_steps=3", "trainer.resume=auto")
+    assert call(toy_config, *common, *words) == 0
+    path = toy_config.parent / "runs" / "toy" / "metrics.jsonl"
+    logged = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["lr"] for line in logged if "lr" in line] == [0.01, 0.01, 0.002]
+
+
+def test_head_assets_are_the_newest_by_step(toy_config: Path) -> None:
+    config = compose(load_run_tree([toy_config], ["trainer.resume=true"])).config
+    for step in (200, 1000):
+        (toy_config.parent / f"runs/toy/checkpoints/steps_{step}/assets/head").mkdir(parents=True)
+    found = composition._head_assets(config)
+    assert found is not None
+    assert found.parts[-3] == "steps_1000"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mistake_in_the_data_is_one_line(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    from vla_core.registry import load
+
+    source = load("vla.sources", "toy")
+    read = source.__getitem__
+
+    def broken(self: Any, index: int) -> Any:
+        if index == 17:
+            raise UserError("episode 1, frame 7: cannot be read; record it again")
+        return read(self, index)
+
+    monkeypatch.setattr(source, "__getitem__", broken)
+    line = fails(capsys, toy_config, "trainer.max_steps=40", f"datasets.num_workers={workers}")
+    assert line == "vla-train: episode 1, frame 7: cannot be read; record it again"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run_id=../../x"], "one folder"),
+        (["trainer.learning_rate.base=-1"], ">= 0"),
+        (["trainer.learning_rate.base=.nan"], "finite"),
+        (["trainer.evaluation.tasks=[faucet-opne]"], "did you mean 'faucet-open'"),
+        (["trainer.evaluation.env=metaword", "trainer.evaluation.tasks=[a]"], "did you mean 'metaworld'"),
+        (
+            ["trainer.evaluation.tasks=[faucet-open]", "trainer.evaluation.env_options.imagesize=3"],
+            "image_size",
+        ),
+        (["trainer.freeze_modules=['vlm\\.nothing.*']"], "no module"),
+        (["trainer.keep_statistics=true"], "pretrained_checkpoint is not"),
+        (["trainer.resume=atuo"], "'auto'"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_step(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert message in fails(capsys, toy_config, *words)
+    assert not (toy_config.parent / "runs").exists()
+
+
+def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablat"]) == 2
+    assert "did you mean 'ablate'" in capsys.readouterr().err
+
+
+def test_a_launcher_that_started_fewer_processes() -> None:
+    with pytest.raises(UserError, match="torchrun"):
+        check_launch({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"})
+    check_launch({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"})
+
+
+def test_weights_without_masters_are_refused(toy_config: Path) -> None:
+    composed = compose(load_run_tree([toy_config]))
+    composed.model.vlm.to(torch.bfloat16)
+    with pytest.raises(ConfigError, match="without fp32"):
+        Trainer(composed, toy_config.parent / "run")
+
+
+def test_freezing_by_regex_and_what_no_loss_reaches(toy_config: Path) -> None:
+    composed = compose(load_run_tree([toy_config], ["trainer.freeze_modules=['vlm\\.layers\\.0\\..*']"]))
+    composed.model.head.register_parameter("spare", torch.nn.Parameter(torch.zeros(3)))
+    trainer = Trainer(composed, toy_config.parent / "run")
+    frozen = {name for name, p in composed.model.named_parameters() if not p.requires_grad}
+    assert "head.spare" in trainer.unreached
+    assert frozen == {n for n, _ in composed.model.named_parameters() if n.startswith("vlm.layers.0.")} | set(
+        trainer.unreached
+    )
+
+
+def test_a_signal_saves_and_leaves(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._step
+
+    def signalled(self: Trainer, number: int, *rest: Any) -> Any:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number, *rest)
+
+    monkeypatch.setattr(Trainer, "_step", signalled)
+    assert call(toy_config) == 75
+    assert "step 3" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert call(toy_config, "run_id=whole") == 0
+    runs = toy_config.parent / "runs"
+    assert (runs / "toy" / "checkpoints" / "steps_3").is_dir()
+    assert call(toy_config, "trainer.resume=true") == 0
+    a, b = (load_file(runs / n / "checkpoints" / "steps_8" / "model.safetensors") for n in ("whole", "toy"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_dry_run_writes_nothing(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(toy_config, "--dry_run") == 0
+    out = capsys.readouterr().out
+    assert "images uint8 [4, 1, 3, 16, 16]" in out
+    assert "memory of one process" in out
+    assert not (toy_config.parent / "runs").exists()
+
+
+def test_the_best_is_kept_and_patience_ends(toy_config: Path) -> None:
+    words = ("trainer.max_steps=60", "trainer.val_every=2", "trainer.keep_best=val/action_mae")
+    assert call(toy_config, *words, "trainer.patience=1", "trainer.learning_rate.base=1") == 0
+    run = toy_config.parent / "runs" / "toy"
+    best = json.loads((run / "best.json").read_text())
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = [line["val/action_mae"] for line in logged if "val/action_mae" in line]
+    assert best["value"] == min(values)
+    assert (run / "checkpoints" / "best" / "model.safetensors").exists()
+    assert logged[-1]["step"] < 60
