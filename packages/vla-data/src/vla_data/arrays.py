@@ -42,7 +42,8 @@ class ArraysSource:
     """Random access to the frames of an arrays dataset; implements :class:`vla_core.sources.Source`.
 
     Sample ``i`` holds frame ``i`` of the chosen episodes and the actions of the T steps from there.
-    Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable: a copy maps
+    Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`).
+    Picklable: a copy maps
     the files again.
 
     Args:
