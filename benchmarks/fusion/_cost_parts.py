@@ -14,6 +14,7 @@ from torch import nn
 from vla_core.batch import Batch
 from vla_core.config import build_config
 from vla_core.interfaces import FusionDims, GeometryFeatures
+from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_core.registry import override
 from vla_core.specs import RobotSpec
@@ -124,7 +125,7 @@ def with_fusion(plain: VLAPolicy, encoder: Any, name: str) -> VLAPolicy:
         head = _reading(plain.model.head, fusion.context_dim)
     fusion.to(parameter.dtype)
     head.to(parameter.dtype)
-    return VLAPolicy(plain.model.vlm, head, encoder, fusion, pipelines=plain.pipelines).eval()
+    return VLAPolicy(VLAModel(plain.model.vlm, head, encoder, fusion), plain.pipelines).eval()
 
 
 def _reading(head: Any, context_dim: int | None) -> Any:
@@ -140,7 +141,7 @@ def _reading(head: Any, context_dim: int | None) -> Any:
 
 def own_parameters(policy: VLAPolicy, plain: VLAPolicy, encoder: nn.Module) -> list[nn.Parameter]:
     """What the variant has beside the shared parts."""
-    shared = {id(p) for part in (plain, encoder) for p in part.parameters()}
+    shared = {id(p) for part in (plain.model, encoder) for p in part.parameters()}
     return [p for p in policy.model.parameters() if id(p) not in shared]
 
 

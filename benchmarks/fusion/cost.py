@@ -122,7 +122,7 @@ def infer(run: Cost, name: str) -> None:
     eager, without = call.moved().clone(), base.moved().clone()
     row["moved_by_geometry"] = relative(eager, without)
     check(run, f"{name}: non-finite actions", float((~eager.isfinite()).sum()), 0)
-    fusion = run.policies[name].fusion
+    fusion = run.policies[name].model.fusion
     assert fusion is not None
     idle = fusion.traits.train_only
     wrong = f"{name}: actions {'differ from' if idle else 'equal'} those without geometry"
@@ -151,7 +151,8 @@ def train(run: Cost, name: str, shared: torch.optim.Optimizer) -> None:
         optimizers[name] = [shared, torch.optim.AdamW(own, lr=1e-5, fused=run.cuda)]
     steps = {}
     for key in {NONE: 0, name: 0}:
-        policy = run.policies[key].train()
+        policy = run.policies[key]
+        policy.model.train()
         run.encoder.eval()
         batch = batch_of(policy, run.batch, run.words, run.device, targets=True)
         steps[key] = functools.partial(training_step, policy, batch, optimizers[key])
@@ -174,7 +175,7 @@ def train(run: Cost, name: str, shared: torch.optim.Optimizer) -> None:
             row["train_peak_GiB"] = torch.cuda.max_memory_allocated() / 2**30
     finally:
         for key in steps:
-            run.policies[key].zero_grad(set_to_none=True)
+            run.policies[key].model.zero_grad(set_to_none=True)
             run.policies[key].eval()
 
 
@@ -232,7 +233,7 @@ def measure(run: Cost, names: list[str], head: str, save: Callable[[], None], wa
         section(f"{name}: FLOP", 20, functools.partial(count, run, name))
     for name in names if "inference" in wanted else ():
         section(f"{name}: inference", 45, functools.partial(infer, run, name))
-    shared = torch.optim.AdamW(run.plain.parameters(), lr=1e-5, fused=run.cuda)
+    shared = torch.optim.AdamW(run.plain.model.parameters(), lr=1e-5, fused=run.cuda)
     for name in names if "training" in wanted else ():
         section(f"{name}: training", 45, functools.partial(train, run, name, shared))
     del shared

@@ -33,7 +33,7 @@ class Demonstration:
 
     Args:
         job: what was asked for.
-        success: whether the task was achieved within the time limit.
+        success: whether the task was achieved within the time limit (the last action achieved it).
         instruction: what the robot was told.
         columns: feature name -> ``[N, ...]``; cameras uint8, everything else float32.
     """
@@ -108,7 +108,8 @@ def demonstrate(job: Job) -> Demonstration:
         rows.append(frame(observation, action))
         noise = job.noise * moving * rng.standard_normal(action.shape)
         result = env.step((action + noise).astype(np.float32))
-        if result.terminated or result.truncated:
+        # A simulator may go on after success: what follows is idling at the goal, or undoing it.
+        if result.success or result.terminated or result.truncated or len(rows) >= env.max_steps:
             break
         observation = result.observation
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -6,11 +6,13 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from vla_core.types import Float
 
 from vla_data._layout import Episode, Layout, to_array, to_matrix
+from vla_data.errors import BadDataError, one_line
 
 
 class DepthReader:
@@ -31,10 +33,17 @@ class DepthReader:
         return {"_layout": self._layout, "_groups": OrderedDict(), "_starts": {}}
 
     def read(self, episode: Episode, feature: str, frame: int) -> Float:
-        """Metres ``[H, W]`` of one frame."""
+        """Metres ``[H, W]`` of one frame.
+
+        Raises:
+            BadDataError: the file is gone or damaged.
+        """
         file, index = episode.data, episode.start + frame
         if file not in self._starts:
-            meta = pq.read_metadata(file)
+            try:
+                meta = pq.read_metadata(file)
+            except (OSError, pa.ArrowException) as error:
+                raise BadDataError(f"{file}: not a readable parquet file ({one_line(error)})") from error
             sizes = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
             first = min(e.start for e in self._layout.episodes if e.data == file)
             self._starts[file] = first + np.cumsum([0, *sizes[:-1]])
@@ -43,9 +52,12 @@ class DepthReader:
         if key not in self._groups:
             while len(self._groups) >= self._MOST:
                 self._groups.popitem(last=False)
-            with pq.ParquetFile(file) as opened:
-                # Arrow's threads do not survive a fork.
-                table = opened.read_row_group(group, columns=[feature, "index"], use_threads=False)
+            try:
+                with pq.ParquetFile(file) as opened:
+                    # Arrow's threads do not survive a fork.
+                    table = opened.read_row_group(group, columns=[feature, "index"], use_threads=False)
+            except (OSError, pa.ArrowException) as error:
+                raise BadDataError(f"{file}: '{feature}' is not readable ({one_line(error)})") from error
             shape = tuple(self._layout.features[feature]["shape"])
             depth = to_matrix(table[feature]).reshape(-1, *shape)
             self._groups[key] = (to_array(table["index"], np.int64), depth)

@@ -5,7 +5,6 @@ Source: LeRobot dataset format v3.0. Read with pyarrow alone. Shapes: F frames, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from vla_core.errors import UserError
+
+from vla_data._names import check_unique, read_json
+from vla_data.errors import BadDataError, one_line
 
 SPEC_FILE = "meta/vla_spec.json"
 _IMAGES = "observation.images."
@@ -80,8 +82,8 @@ def _read_table(files: Sequence[Path], columns: Sequence[str] | None = None) -> 
     for file in files:
         try:
             tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+        except (OSError, pa.ArrowException) as error:
+            raise BadDataError(f"{file}: not a readable parquet file ({one_line(error)})") from error
     return pa.concat_tables(tables, promote_options="default")
 
 
@@ -92,10 +94,18 @@ def _info(root: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise UserError(f"{root}: no LeRobot dataset (it has no meta/info.json)")
     try:
-        info: Mapping[str, Any] = json.loads(file.read_text())
+        info: Mapping[str, Any] = read_json(file, "the info of a LeRobot dataset")
         version = str(info["codebase_version"])
-    except (json.JSONDecodeError, KeyError) as error:
+        features, fps = dict(info["features"]), float(info["fps"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{file}: not the info of a LeRobot dataset ({error!r})") from error
+    if not 0 < fps < float("inf"):
+        raise UserError(f"{file}: fps must be a number above 0, is {info['fps']!r}")
+    for key, feature in features.items():
+        if not isinstance(feature, Mapping) or "dtype" not in feature or "shape" not in feature:
+            raise UserError(f"{file}: feature '{key}' needs a dtype and a shape")
     if version.startswith("v2"):
         raise UserError(
             f"{root}: LeRobot {version} is not read; convert it to v3.0 with "
@@ -154,7 +164,9 @@ def open_layout(path: str | Path) -> Layout:
         )
         for row in rows
     )
-    return Layout(root, info, episodes, _tasks(root))
+    layout = Layout(root, info, episodes, _tasks(root))
+    check_unique(((camera_name(key), key) for key in videos), root / "meta" / "info.json", "cameras")
+    return layout
 
 
 def to_array(column: pa.ChunkedArray, dtype: type[np.generic]) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 
 from vla_data._layout import SPEC_FILE, Layout
+from vla_data._names import check_spec_names, read_json
 
 
 def _camera(layout: Layout, name: str, feature: str) -> CameraSpec:
@@ -47,8 +47,10 @@ def read_spec(layout: Layout, horizon: int, cameras: Sequence[str] | None) -> Ro
     file = layout.root / SPEC_FILE
     if file.is_file():
         try:
-            spec = RobotSpec.from_dict(json.loads(file.read_text()))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            node = read_json(file, "a robot spec")
+            check_spec_names(node, file)
+            spec = RobotSpec.from_dict(node)
+        except (KeyError, TypeError) as error:
             raise UserError(f"{file}: not a robot spec ({error!r}); remove it or repair it") from error
     else:
         spec = _derived(layout)

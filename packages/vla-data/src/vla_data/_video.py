@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_data._process import PerProcess
-from vla_data.errors import BadDataError
+from vla_data.errors import BadDataError, one_line
 
 Frames = NDArray[np.uint8]
 _MOST_OPEN = 16  # containers kept open per process
@@ -20,13 +20,19 @@ _MOST_OPEN = 16  # containers kept open per process
 
 def _open(path: Path) -> Any:
     try:
-        return av.open(str(path))
+        container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise BadDataError(f"{path}: not a readable video ({error})") from error
+        raise BadDataError(f"{path}: not a readable video ({one_line(error)})") from error
+    if not container.streams.video:
+        container.close()
+        raise BadDataError(f"{path}: not a readable video (it holds no pictures)")
+    return container
 
 
 def _number(frame: Any, fps: float) -> int:
-    """Index of a frame in its file, from its time stamp."""
+    """Index of a frame in its file, from its time stamp; -1 where it has none."""
+    if frame.pts is None:
+        return -1
     return round(float(frame.pts * frame.time_base) * fps)
 
 
@@ -42,12 +48,15 @@ def decode_frames(
     with _open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            place = places.pop(_number(frame, fps), None)
-            if place is not None:
-                store(place, frame.to_ndarray(format="rgb24"))
-            if not places:
-                return
+        try:
+            for frame in container.decode(stream):
+                place = places.pop(_number(frame, fps), None)
+                if place is not None:
+                    store(place, frame.to_ndarray(format="rgb24"))
+                if not places:
+                    return
+        except (av.error.FFmpegError, OSError) as error:
+            raise BadDataError(f"{path}: frame {min(places)} can't be decoded ({one_line(error)})") from error
     raise BadDataError(f"{path}: lacks frame {min(places)} (at {fps} Hz) which the dataset lists")
 
 
@@ -76,13 +85,19 @@ class FrameReader:
         """
         container = self._container(path)
         stream = container.streams.video[0]
-        # Half a frame early: a key frame exactly at the target must not be skipped by rounding.
-        target = (number - 0.5) / self._fps / float(stream.time_base)
-        container.seek(max(0, int(target)), backward=True, any_frame=False, stream=stream)
-        for frame in container.decode(stream):
-            found = _number(frame, self._fps)
-            if found == number:
-                return frame.to_ndarray(format="rgb24")
-            if found > number:
-                break
+        # A quarter of a frame late: rounding must not skip a key frame that is the target itself, and
+        # the frame after it is still three quarters away.
+        target = (number + 0.25) / self._fps / float(stream.time_base)
+        try:
+            container.seek(int(target), backward=True, any_frame=False, stream=stream)
+            for frame in container.decode(stream):
+                found = _number(frame, self._fps)
+                if found == number:
+                    return frame.to_ndarray(format="rgb24")
+                if found > number:
+                    break
+        except (av.error.FFmpegError, OSError) as error:
+            # The decoder may be left in the middle of the damage; the next read starts anew.
+            self._open.get().pop(path).close()
+            raise BadDataError(f"{path}: frame {number} can't be decoded ({one_line(error)})") from error
         raise BadDataError(f"{path}: lacks frame {number} (at {self._fps} Hz) which the dataset lists")

@@ -6,7 +6,6 @@ depth are exactly what was recorded. Shapes: F frames, T action steps, A action 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Observation, Sample
 
 from vla_data._arrays_writer import FORMAT, META_FILE
+from vla_data._names import check_spec_names, read_json
 from vla_data.stats import compute_norm_stats
 
 
@@ -144,9 +144,9 @@ def _read_meta(root: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{root}: no arrays dataset (no {META_FILE}); record one with --format arrays")
     try:
-        meta: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        meta: dict[str, Any] = read_json(file, "an arrays dataset")
         known = meta["format"], meta["spec"], [(e["frames"], e["instruction"]) for e in meta["episodes"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{file}: not readable ({error!r}); record the dataset again") from error
     if known[0] != FORMAT:
         raise UserError(f"{file}: format {known[0]} is unknown; this version reads {FORMAT}")
@@ -182,6 +182,7 @@ def _spec(
     root: Path, node: Mapping[str, Any], cameras: Sequence[str] | None, columns: Mapping[str, Any]
 ) -> RobotSpec:
     try:
+        check_spec_names(node, root / META_FILE)
         spec = RobotSpec.from_dict(dict(node))
     except (KeyError, TypeError) as error:
         raise UserError(f"{root / META_FILE}: not a robot spec ({error!r})") from error

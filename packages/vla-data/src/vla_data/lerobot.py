@@ -20,6 +20,7 @@ from vla_data._depth import DepthReader
 from vla_data._layout import Episode, Layout, open_layout, read_columns, to_array, to_matrix
 from vla_data._spec import read_spec
 from vla_data._video import FrameReader, decode_frames
+from vla_data.errors import BadDataError
 from vla_data.stats import compute_norm_stats
 
 
@@ -131,11 +132,17 @@ class LeRobotSource:
             kind: {name: self._numbers[key][index] for name, key in keys.items()} or None
             for kind, keys in self._geometry.items()
         }
+        try:
+            images = {name: self._image(name, index, episode, frame) for name in self._cameras}
+            depth = {n: self._maps.read(episode, k, frame) for n, k in self._depth.items()} or None
+        except BadDataError as error:
+            where = f"{self._layout.root}: episode {episode.index}, frame {frame}"
+            raise BadDataError(f"{where}: {error}") from error
         observation = Observation(
-            images={name: self._image(name, index, episode, frame) for name in self._cameras},
+            images=images,
             instruction=self._layout.tasks[int(self._tasks[index])],
             state=state,
-            depth={n: self._maps.read(episode, k, frame) for n, k in self._depth.items()} or None,
+            depth=depth,
             intrinsics=geometry["intrinsics"],
             extrinsics=geometry["extrinsics"],
             embodiment=self.spec.embodiment,
