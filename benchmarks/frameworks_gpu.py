@@ -103,7 +103,7 @@ def train(policy: VLAPolicy, rows: int, device: torch.device, out: dict[str, Any
 
 def measure(policy: VLAPolicy, rows: int, device: torch.device, out: dict[str, Any]) -> None:
     """Fills ``out``, so that what was measured before an error stays."""
-    out["parameters"], out["trainable"] = smoke.count_parameters(policy)
+    out["parameters"], out["trainable"] = smoke.count_parameters(policy.model)
     predict(policy, device, out)
     while True:
         try:

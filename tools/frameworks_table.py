@@ -115,7 +115,7 @@ def full_cells(name: str) -> list[str]:
     except UserError as error:
         print(f"frameworks_table: {name}: {error}", file=sys.stderr)
         return [NONE] * 6
-    total, trainable = smoke.count_parameters(policy)
+    total, trainable = smoke.count_parameters(policy.model)
     head, _ = smoke.count_parameters(policy.model.head)
     tokens = smoke.training_batch(policy, 1).tokens.input_ids.shape[1]
     with smoke.without_storage(policy):
