@@ -29,9 +29,8 @@ bench-gpu: ## measure models of full size, on one CUDA GPU
 proto: ## regenerate the gRPC stubs from proto/
 	uv run tools/gen_proto.py
 
-lock: ## resolve the dependencies afresh and write requirements.lock
-	uv lock --upgrade
-	uv run --locked tools/check_lock.py --write
+lock: ## resolve the dependencies afresh and write requirements.lock and the pins in pyproject.toml
+	uv run --no-project tools/check_lock.py --write
 
 docs: ## write docs/config.md, the key table of docs/starvla.md and the file tree in CONTRIBUTING.md from the code
 	uv run tools/config_reference.py --write

@@ -47,3 +47,22 @@ def test_ci_steps_exist() -> None:
 def test_examples_are_the_ones_tested() -> None:
     shown = set(re.findall(r"\(examples/extending/(\w+\.py)\)", TEXT))
     assert shown == {p.name for p in (ROOT / "examples" / "extending").glob("*.py")}
+
+
+def described() -> list[tuple[str, str]]:
+    """Pages, and sources with docstrings, that name commands."""
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")]
+    paths += [*ROOT.glob("packages/*/src/**/*.py"), *ROOT.glob("examples/**/*.py")]
+    return [(str(path.relative_to(ROOT)), path.read_text()) for path in paths]
+
+
+def test_make_targets_named_anywhere_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+    # StarVLA's own commands stand in the left column of its table.
+    texts = [(name, re.sub(r"^\| [^|]* \|", "|", text, flags=re.MULTILINE)) for name, text in described()]
+    wrong = [(name, word) for name, text in texts for word in re.findall(r"`make ([a-z-]+)`", text)]
+    assert not [(name, word) for name, word in wrong if word not in targets]
+
+
+def test_env_options_are_spelled_as_the_programs_read_them() -> None:
+    assert not [name for name, text in described() if re.search(r"--env [a-z_]+=", text)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST = 400
+LONGEST_IN_A_PACKAGE = 300
 MACHINE_PATH = re.compile(r"(?<![A-Za-z0-9_.$}>-])/(root|work|home|Users|tmp)/")
 REGISTRY = re.compile(r"pypi\.(org|python)|pythonhosted\.|anaconda\.(org|com)|\bregistry *= *.https?:")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError|mark\.xfail)\b")
@@ -45,6 +46,11 @@ def test_files_are_small() -> None:
     lengths = {path: text.count("\n") for path, text in sources()}
     assert not {str(path): n for path, n in lengths.items() if n > LONGEST}
     assert statistics.median(lengths.values()) < 200
+
+
+def test_library_files_are_smaller() -> None:
+    lengths = {str(path): text.count("\n") for path, text in library()}
+    assert not {path: n for path, n in lengths.items() if n >= LONGEST_IN_A_PACKAGE}
 
 
 def test_no_prints_in_library_code() -> None:

@@ -118,21 +118,21 @@ def seeing() -> VLAPolicy:
 
 @pytest.fixture
 def address(seeing: VLAPolicy) -> Iterator[str]:
-    assert seeing.geometry is not None
-    seeing.geometry.cache.clear()
+    assert seeing.model.geometry is not None
+    seeing.model.geometry.cache.clear()
     with PolicyServer(seeing) as server:
         yield server.address
 
 
 def test_a_known_picture_is_not_encoded_again(seeing: VLAPolicy, address: str) -> None:
     (spec,) = seeing.specs.values()
-    cache, seen = seeing.geometry.cache, list[int]()
+    cache, seen = seeing.model.geometry.cache, list[int]()
     observation = make_observation(spec, 0)
     dark = replace(
         observation, images={**observation.images, "camera_0": np.zeros_like(observation.images["camera_0"])}
     )
-    see = seeing.geometry._see
-    seeing.geometry._see = lambda images: seen.append(len(images)) or see(images)
+    see = seeing.model.geometry._see
+    seeing.model.geometry._see = lambda images: seen.append(len(images)) or see(images)
     try:
         with PolicyClient(address) as client:
 
@@ -155,7 +155,7 @@ def test_a_known_picture_is_not_encoded_again(seeing: VLAPolicy, address: str) -
             other.predict(observation, 1, view_keys={"camera_0": "cell 1"})
             assert seen == [2]  # another robot's cell
     finally:
-        seeing.geometry._see = see
+        seeing.model.geometry._see = see
     assert len(cache) == 5
     np.testing.assert_array_equal(first, seeing.act([observation], [1])[0].actions)
     # The backbone sees the dark picture, the geometry the one that its key stands for.

@@ -39,16 +39,16 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def outcome(policy: Any, batch: Any, noise: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    policy.zero_grad()
-    policy.train()
+def outcome(model: Any, batch: Any, noise: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    model.zero_grad()
+    model.train()
     torch.manual_seed(3)
-    terms = policy(batch)
+    terms = model(batch)
     torch.stack(list(terms.values())).sum().backward()
-    grads = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
-    policy.eval()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.eval()
     with torch.no_grad():
-        actions = policy.predict(batch, noise)
+        actions = model.predict(batch, noise)
     return {k: v.detach() for k, v in terms.items()}, {k: whole(v) for k, v in grads.items()}, actions
 
 
@@ -61,17 +61,18 @@ def differences(name: str) -> list[str]:
     preset, overrides = VARIANTS[name]
     torch.manual_seed(0)
     policy: Any = build(framework_tree(preset, "tiny", overrides), "tiny")
+    model = policy.model
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     batch, noise = training_batch(policy, 2), noise_for(policy, 2)
-    expected = outcome(copy.deepcopy(policy), batch, noise)
-    units = shard_units(policy)
+    expected = outcome(copy.deepcopy(model), batch, noise)
+    units = shard_units(model)
     for module in units:
         fully_shard(module)
-    fully_shard(policy)
-    register_fsdp_forward_method(policy, "predict")
-    found = outcome(policy, batch, noise)
+    fully_shard(model)
+    register_fsdp_forward_method(model, "predict")
+    found = outcome(model, batch, noise)
     lines = [f"{len(units)} units"] if len(units) < 3 else []
     for theirs, ours, what in zip(expected[:2], found[:2], ("term", "gradient"), strict=True):
         if theirs.keys() != ours.keys():

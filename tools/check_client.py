@@ -119,7 +119,11 @@ def main() -> int:
             environment = scratch / name
             run(uv, "venv", "--quiet", "--no-project", "--python", base, environment)
             python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-            run(uv, "pip", "install", "--quiet", "--python", python, *wheels, *runtime)
+            # Elsewhere: the workspace pins versions for its own Python, and uv reads them from where it runs.
+            wheels = [path.resolve() for path in wheels]
+            run(
+                uv, "--directory", scratch, "pip", "install", "--quiet", "--python", python, *wheels, *runtime
+            )
             # Isolated and elsewhere, so that the sources cannot stand in for the wheels.
             script = scratch / "client.py"
             script.write_text(CLIENT)

@@ -1,15 +1,15 @@
-"""Keep requirements.lock (committed) and uv.lock (written by uv, not committed) in agreement.
+"""Keep requirements.lock and the pins in pyproject.toml (committed) equal to uv.lock (not committed).
 
 uv.lock hard-codes the address of the package index, which breaks every lab behind a mirror.
 requirements.lock holds the same versions and hashes and no addresses. It serves as a constraint
 file (``uv pip install -c requirements.lock``) and shows what a change of dependencies brings in.
 
-    uv run tools/check_lock.py            fails when the two disagree
-    uv run tools/check_lock.py --write    refreshes requirements.lock (``make lock``)
-    python tools/check_lock.py --restore  writes uv.lock with the versions of requirements.lock
+    uv run tools/check_lock.py                       fails when the three disagree
+    uv run --no-project tools/check_lock.py --write  resolves afresh, writes both files (``make lock``)
 
 An index may show a release days after the date it carries, so a fresh resolution is not the same everywhere
-in spite of ``exclude-newer``; that is why CI restores. What no longer fits the pyprojects still fails.
+in spite of ``exclude-newer``. The pins, a generated block of ``[tool.uv] constraint-dependencies``, leave it
+no choice: every ``uv run`` in a fresh clone gets the committed versions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ROOT / "requirements.lock"
+PROJECT = ROOT / "pyproject.toml"
+BEGIN = "  # begin: pins of requirements.lock, written by `make lock`\n"
+END = "  # end: pins\n"
 EXPORT = [
     "uv",
     "export",
@@ -74,49 +77,89 @@ def difference(committed: Lock, exported: Lock) -> str:
         parts.append("requirements.lock lacks " + ", ".join(missing[:3]) + (" ..." if missing[3:] else ""))
     if extra := sorted(committed.keys() - exported.keys()):
         parts.append("uv.lock lacks " + ", ".join(extra[:3]) + (" ..." if extra[3:] else ""))
-    if not parts and (changed := sorted(pin for pin in exported if exported[pin] != committed[pin])):
+    # An index may gain files of a version later (a wheel for another machine); none may vanish or change.
+    if not parts and (changed := sorted(p for p in exported if not set(committed[p]) <= set(exported[p]))):
         parts.append("hashes differ for " + ", ".join(changed[:3]) + (" ..." if changed[3:] else ""))
     return "; ".join(parts)
 
 
-def restore() -> int:
-    """Resolve with every committed version as a constraint; returns uv's exit code."""
-    pins = [pin.partition(" ;")[0] for pin in parse(COMMITTED.read_text(), "requirements.lock")]
-    words = [word for pin in pins for word in ("--upgrade-package", re.sub(r"\[.*\]", "", pin))]
-    return subprocess.run(["uv", "lock", *words], cwd=ROOT).returncode
+def pins(lock: Lock) -> str:
+    """The generated lines of ``constraint-dependencies``: one requirement of ``lock`` a line.
+
+    An extra says what to install, not which version, and a constraint may not have one.
+    """
+    lines = sorted({re.sub(r"\[[^]]*\](?===)", "", pin, count=1) for pin in lock})
+    return "".join(f'  "{line}",\n' for line in lines)
+
+
+def replace_pins(project: str, generated: str) -> str:
+    """The text of pyproject.toml with ``generated`` between the markers; ValueError when they are missing."""
+    before, begin, rest = project.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"pyproject.toml: no lines '{BEGIN.strip()}' and '{END.strip()}'")
+    return before + begin + generated + end + after
+
+
+def export() -> Lock:
+    """What uv.lock pins; ValueError with uv's reason when it does not fit the pyprojects."""
+    done = subprocess.run(EXPORT, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["uv export failed"])[-1]
+        raise ValueError(f"{reason} (run `make lock`)")
+    return parse(done.stdout, "uv.lock")
+
+
+def write() -> int:
+    """Resolve without the old pins, then write requirements.lock and the new pins; returns how many.
+
+    The old ones go first: they may be newer than an ``exclude-newer`` that was moved back, or stand against
+    a changed dependency. When uv finds no solution, pyproject.toml stays as it was.
+    """
+    before = PROJECT.read_text()
+    try:
+        PROJECT.write_text(replace_pins(before, ""))
+        subprocess.run(["uv", "lock", "--upgrade"], cwd=ROOT, check=True)
+        lock = export()
+        PROJECT.write_text(replace_pins(before, pins(lock)))
+        subprocess.run(["uv", "lock"], cwd=ROOT, check=True)
+        if problem := difference(lock, export()):
+            raise ValueError(f"the pins change the resolution: {problem}")
+    except BaseException:
+        PROJECT.write_text(before)
+        raise
+    COMMITTED.write_text(render(lock))
+    return len(lock)
+
+
+def check() -> int:
+    """Compare the three; returns how many requirements agree, ValueError with the first difference."""
+    if not COMMITTED.exists():
+        raise ValueError("requirements.lock is missing; run `make lock`")
+    committed, project = parse(COMMITTED.read_text(), "requirements.lock"), PROJECT.read_text()
+    if replace_pins(project, pins(committed)) != project:
+        raise ValueError("the pins in pyproject.toml are not those of requirements.lock; run `make lock`")
+    if problem := difference(committed, export()):
+        raise ValueError(f"{problem}; run `make lock` and commit requirements.lock and pyproject.toml")
+    return len(committed)
 
 
 def main() -> int:
-    """Compare, or write with ``--write`` or ``--restore``; returns the exit code."""
-    parser = argparse.ArgumentParser(description="requirements.lock agrees with uv.lock")
-    parser.add_argument("--write", action="store_true", help="refresh requirements.lock from uv.lock")
-    parser.add_argument("--restore", action="store_true", help="write uv.lock from requirements.lock")
+    """Compare, or write with ``--write``; returns the exit code."""
+    parser = argparse.ArgumentParser(description="requirements.lock and the pins agree with uv.lock")
+    parser.add_argument("--write", action="store_true", help="resolve afresh and write both files")
     args = parser.parse_args()
-    write = args.write
-    if args.restore:
-        return restore()
-    export = subprocess.run(EXPORT, cwd=ROOT, capture_output=True, text=True)
-    if export.returncode != 0:
-        reason = (export.stderr.strip().splitlines() or ["uv export failed"])[-1]
-        print(f"check_lock: {reason} (run `make lock`)", file=sys.stderr)
-        return 1
     try:
-        exported = parse(export.stdout, "uv.lock")
-        if write:
-            COMMITTED.write_text(render(exported))
-            print(f"check_lock: wrote {len(exported)} requirements")
-            return 0
-        if not COMMITTED.exists():
-            print("check_lock: requirements.lock is missing; run `make lock`", file=sys.stderr)
-            return 1
-        problem = difference(parse(COMMITTED.read_text(), "requirements.lock"), exported)
+        if args.write:
+            print(f"check_lock: wrote {write()} requirements")
+        else:
+            print(f"check_lock: {check()} requirements agree")
     except ValueError as error:
         print(f"check_lock: {error}", file=sys.stderr)
         return 1
-    if problem:
-        print(f"check_lock: {problem}; run `make lock` and commit requirements.lock", file=sys.stderr)
+    except subprocess.CalledProcessError as error:
+        print(f"check_lock: '{' '.join(error.cmd)}' failed", file=sys.stderr)
         return 1
-    print(f"check_lock: {len(exported)} requirements agree")
     return 0
 
 

@@ -20,7 +20,6 @@ import tomllib
 from omegaconf import MISSING
 from vla_core import registry
 from vla_core.framework import FrameworkConfig
-from vla_core.transforms.pipeline import STEPS
 from vla_train.config import DatasetsConfig, RunConfig, TrainerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +142,8 @@ def render() -> str:
     lines += section("`framework`", FrameworkConfig)
     lines += section("`datasets`", DatasetsConfig)
     lines += section("`trainer`", TrainerConfig)
-    for name, step in STEPS.items():
+    for name in registry.names("vla.transforms"):
+        step = registry.load("vla.transforms", name)
         lines += section(f"Transform `{name}`", step.Config, f"{summary(step)} In `framework.transforms`.")
     for group, name in shipped():
         place, kind = PLACES[group]

@@ -111,7 +111,7 @@ def with_fusion(plain: VLAPolicy, encoder: Any, name: str) -> VLAPolicy:
     if name == NONE:
         return plain
     cls, options = FUSIONS[name]
-    dims, parameter = plain.vlm.dims, next(plain.parameters())
+    dims, parameter = plain.model.vlm.dims, next(plain.model.parameters())
     torch.manual_seed(1)
     with parameter.device:
         fusion = cls.build(
@@ -121,10 +121,10 @@ def with_fusion(plain: VLAPolicy, encoder: Any, name: str) -> VLAPolicy:
         with torch.no_grad():
             for weight in fusion.parameters():  # most start where geometry has no influence
                 weight.add_(torch.randn_like(weight), alpha=0.02)
-        head = _reading(plain.head, fusion.context_dim)
+        head = _reading(plain.model.head, fusion.context_dim)
     fusion.to(parameter.dtype)
     head.to(parameter.dtype)
-    return VLAPolicy(plain.vlm, head, encoder, fusion, pipelines=plain.pipelines).eval()
+    return VLAPolicy(plain.model.vlm, head, encoder, fusion, pipelines=plain.pipelines).eval()
 
 
 def _reading(head: Any, context_dim: int | None) -> Any:

@@ -82,7 +82,7 @@ def build(run: Cost, variants: list[str], head: str) -> None:
         policy = run.policies[name] = with_fusion(plain, run.encoder, name)
         run.rows[name] = {"parameters": sum(p.numel() for p in own_parameters(policy, plain, run.encoder))}
     synchronize(run.device)
-    parts: dict[str, Any] = {"backbone": plain.vlm, "encoder": run.encoder, "head": plain.head}
+    parts: dict[str, Any] = {"backbone": plain.model.vlm, "encoder": run.encoder, "head": plain.model.head}
     run.facts["parameters"] = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
 
 

@@ -22,7 +22,7 @@ class MyEnv:
 
     @dataclass(frozen=True)
     class Config:
-        """The ``--env key=value`` options."""
+        """The ``--env.KEY VALUE`` options."""
 
         task: str = "middle"
         size: int = 32

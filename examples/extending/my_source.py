@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from vla_core.sources import action_chunk
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.stats import NormStats, VectorStats
 from vla_core.types import Observation, Sample
@@ -73,10 +74,8 @@ class MySource:
         """The frame and the actions from there on; steps past the episode's end are masked."""
         episode, frame = divmod(index, self.config.frames)
         states, actions = self.states[episode], self.actions[episode]
-        chunk_TA = np.zeros((self.horizon, 2), np.float32)
-        mask_TA = np.zeros((self.horizon, 2), np.bool_)
-        known = actions[frame : frame + self.horizon]
-        chunk_TA[: len(known)], mask_TA[: len(known)] = known, True
+        groups = self.spec.action.groups
+        chunk_TA, mask_TA = action_chunk(actions, frame, len(actions), self.horizon, groups)
         observation = Observation(
             images={"top": self._image(states[frame])},
             instruction="push the dot to the middle",

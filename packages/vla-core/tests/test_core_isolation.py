@@ -18,6 +18,7 @@ TORCH = {
     "collate",
     "features",
     "fitting",
+    "graphs",
     "initialisation",
     "interfaces",
     "model",
@@ -28,6 +29,7 @@ TORCH = {
     "realtime",
     "rows",
     "testing/models",
+    "threads",
     "weights",
 }
 TORCH_NAMES = ("Batch", "Row", "VLAModel", "VLAPolicy", "build_policy")

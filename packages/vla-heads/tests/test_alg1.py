@@ -125,6 +125,18 @@ def test_geometry_reconstructs_frozen_tokens_at_their_patches() -> None:
     assert all(p.grad is not None and p.grad.any() for p in auxiliary.decoder.parameters())
 
 
+def test_views_without_depth_are_no_target() -> None:
+    auxiliary = build(geo_target="depth")
+    known: Any = inputs()
+    zeros: Any = inputs()
+    mask = torch.ones_like(known.batch.view_mask)
+    mask[0, 0] = False
+    known.batch.cameras.known.depth = mask
+    known.batch.cameras.depth[0, 0] = 3.0  # means nothing
+    zeros.batch.cameras.depth[0, 0] = 0.0  # no measurement
+    assert torch.equal(auxiliary(known)["geo_loss"], auxiliary(zeros)["geo_loss"])
+
+
 def test_depth_in_place_of_tokens_leaves_unmeasured_patches_out() -> None:
     auxiliary, given = build(geo_target="depth"), inputs()
     assert given.batch.cameras is not None

@@ -96,12 +96,15 @@ def test_bfloat16_answers_close(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--ckpt_path", "no/such/steps_1"), "no/such/steps_1"),
-        (("--ckpt_path", "CHECKPOINT", "--max_sessions", 0), "max_sessions: 0 is outside"),
-        (("--ckpt_path", "CHECKPOINT", "--threads", 0), "--threads: must be at least 1"),
-        (("--ckpt_path", "CHECKPOINT", "--host", "256.0.0.1", "--port", 0), "cannot listen on 256.0.0.1:0"),
-        (("--ckpt_path", "CHECKPOINT", "--cache_mib", 8), "cache_mib: given, but this policy"),
-        (("--ckpt_path", "CHECKPOINT", "--device", "cuda"), "no CUDA device here"),
+        (("--ckpt_path", "no/such/steps_1", "--port", 0), "no/such/steps_1"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--max_sessions", 0), "max_sessions: 0 is outside"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--threads", 0), "--threads: must be at least 1"),
+        (
+            ("--ckpt_path", "CHECKPOINT", "--host", "256.0.0.1", "--port", 0),
+            "host: '256.0.0.1' is no name or address",
+        ),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--cache_mib", 8), "cache_mib: given, but this policy"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "cuda"), "no CUDA device here"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(checkpoint, capsys, arguments, words):
@@ -142,7 +145,7 @@ def test_damaged_checkpoints_are_one_line_and_exit_code_2(checkpoint, tmp_path, 
     shutil.copytree(checkpoint[1], path)
     damage(path / "model.safetensors")
     with register_fakes():
-        assert main(["--ckpt_path", str(path)]) == 2
+        assert main(["--ckpt_path", str(path), "--port", "0"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("vla-serve: ")
     assert words in line

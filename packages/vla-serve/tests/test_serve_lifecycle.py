@@ -48,7 +48,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(server, policy,
     first = pool.submit(ask, server, spec, 1)
     until(policy.running.is_set)
     second = pool.submit(ask, server, spec, 2)
-    until(lambda: server._queue._pending == 2)
+    until(lambda: server.engine.pending == 2)
     start = time.monotonic()
     with pytest.raises(PolicyBusy, match="1 requests are waiting") as caught:
         ask(server, spec, 3)
@@ -70,7 +70,7 @@ def test_a_request_whose_deadline_passed_while_it_waited_is_never_run(server, po
     first.result()
     assert ask(server, spec, 3)
     assert [seed for _, seed, _ in policy.calls] == [1, 3]
-    until(lambda: server._queue._pending == 0)
+    until(lambda: server.engine.pending == 0)
 
 
 def test_a_deadline_during_the_run_frees_the_client(server, policy, spec):
@@ -93,7 +93,7 @@ def test_requests_in_flight_are_finished_and_new_ones_refused(policy, spec, pool
         running = pool.submit(ask, server, spec, 5)
         until(policy.running.is_set)
         waiting = pool.submit(ask, server, spec, 6)
-        until(lambda: server._queue._pending == 2)
+        until(lambda: server.engine.pending == 2)
         stopping = pool.submit(server.stop)
         until(lambda: server._health._gracefully_shutting_down)
         time.sleep(0.1)
@@ -198,7 +198,7 @@ def test_an_answer_larger_than_grpcs_default_arrives(policy):
 
 
 def test_a_taken_port_is_an_error(policy, server):
-    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{server.port}"):
+    with pytest.raises(UserError, match=f"port: {server.port} of 127.0.0.1 is taken"):
         PolicyServer(policy, port=server.port).start()
 
 

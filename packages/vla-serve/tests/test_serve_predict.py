@@ -122,3 +122,37 @@ def test_a_policy_of_torch_parts():
     for i, observation in enumerate(observations):
         direct = policy.act([observation], [i], 2)[0].actions
         np.testing.assert_array_equal(served[i], direct)
+
+
+def test_rows_that_share_a_run_get_the_answers_of_their_solo_runs():
+    """Beyond rounding an answer does not depend on who else asks; with ``deterministic`` not even by that."""
+    pytest.importorskip("torch")
+    from vla_core.testing import tiny_policy
+
+    spec = make_spec()
+    policy = tiny_policy(spec).eval()
+    observations = [make_observation(spec, i) for i in range(16)]
+    for deterministic in (False, True):
+        with PolicyServer(policy, denoise_steps=2, deterministic=deterministic) as server:
+            with PolicyClient(server.address) as client:
+                solo = [client.predict(o, seed=i).actions for i, o in enumerate(observations)]
+            together: dict[int, np.ndarray] = {}
+            sizes = set()
+
+            def drive(i: int, server=server, together=together, sizes=sizes) -> None:
+                with PolicyClient(server.address) as client:
+                    for _ in range(5):
+                        together[i] = client.predict(observations[i], seed=i).actions
+                        sizes.add(client.timings.batch)
+
+            threads = [threading.Thread(target=drive, args=(i,)) for i in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+        assert max(sizes) > 1
+        for i, alone in enumerate(solo):
+            if deterministic:
+                np.testing.assert_array_equal(together[i], alone)
+            else:
+                np.testing.assert_allclose(together[i], alone, atol=1e-5)

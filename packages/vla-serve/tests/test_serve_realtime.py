@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from vla_core.testing import make_observation, make_spec
 from vla_core.types import ActionChunk
 from vla_serve import HandshakeError, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError
-from vla_serve.kept_chunks import CHUNKS_KEPT
+from vla_serve.engine.kept_chunks import CHUNKS_KEPT
 from vla_serve.observation_codec import encode_observation
 from vla_serve.status import details_of, find
 from vla_serve.v1 import policy_pb2

@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 # In place, on a tensor that exists: leaving it out leaves the memory as it was allocated.
 _FILLS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.erfinv_})
+# torch.nn.init's own functions arrive as wholes, and what they call is not seen any more.
+_INIT_CONSTANTS = frozenset({"constant_", "ones_", "zeros_", "eye_", "dirac_"})
 _DRAWS: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     torch.randn: torch.empty,
     torch.rand: torch.empty,
@@ -35,8 +37,10 @@ class without_random_init(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("generator") is None:
-            if func in _FILLS:
-                return args[0]
+            name = getattr(func, "__name__", "")
+            inits = getattr(func, "__module__", None) == "torch.nn.init" and name not in _INIT_CONSTANTS
+            if func in _FILLS or (inits and name.endswith("_")):
+                return args[0] if args else kwargs["tensor"]
             if func in _DRAWS:
                 kwargs.pop("generator", None)
                 return _DRAWS[func](*args, **kwargs)

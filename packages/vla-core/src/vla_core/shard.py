@@ -41,6 +41,16 @@ _UNITS: dict[Any, Any] = {}
 
 def _unit_of(cls: type[nn.Module]) -> Any:
     if cls not in _UNITS:
-        # The name stays: others find layers by it.
-        _UNITS[cls] = type(cls.__name__, (ShardUnit, cls), {"__module__": cls.__module__})
+
+        def reduce(self: Any, protocol: Any) -> tuple[Any, tuple[type], dict[str, Any]]:
+            return _again, (cls,), self.__dict__
+
+        # The name stays: others find layers by it. Copies and pickles find the class by what it was made of.
+        body = {"__module__": cls.__module__, "__reduce_ex__": reduce}
+        _UNITS[cls] = type(cls.__name__, (ShardUnit, cls), body)
     return _UNITS[cls]
+
+
+def _again(cls: type[nn.Module]) -> Any:
+    unit = _unit_of(cls)
+    return unit.__new__(unit)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from vla_core.specs import RobotSpec
+import numpy as np
+
+from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.types import Bool, Float, Sample
 
 
@@ -53,3 +56,36 @@ class TellsChunkEnd(Protocol):
         None where the episode has no such frame: a chunk that reaches its end or beyond.
         """
         ...
+
+
+@lru_cache(maxsize=64)
+def _deltas(groups: tuple[GroupSpec, ...]) -> Bool:
+    return np.concatenate([np.full(g.dim, g.representation == "delta") for g in groups])
+
+
+def action_chunk(
+    rows: Float, index: int, stop: int, horizon: int, groups: tuple[GroupSpec, ...]
+) -> tuple[Float, Bool]:
+    """The T actions from row ``index`` on, and which of them the episode has.
+
+    Past the episode's end the robot stays where its last command sent it, in the words of each group: an
+    absolute target is held; a delta is 0, for a repeated one would go on moving; a relative offset is
+    held, as all offsets of a chunk count from the same present state. The mask is False there, so
+    none of this is learned.
+
+    Args:
+        rows: actions ``[F, A]`` in real units.
+        index: first row of the chunk.
+        stop: the row after the episode's last.
+        horizon: T.
+        groups: of the action spec, A dims together.
+
+    Returns:
+        Actions ``[T, A]`` and mask ``[T, A]``.
+    """
+    steps = index + np.arange(horizon)
+    real = steps < stop
+    actions: Float = rows[np.minimum(steps, stop - 1)]
+    if not real[-1]:
+        actions[np.ix_(~real, _deltas(groups))] = 0
+    return actions, np.repeat(real[:, None], actions.shape[1], axis=1)

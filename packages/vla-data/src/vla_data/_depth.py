@@ -23,6 +23,7 @@ class DepthReader:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        # Copies in memory: no file stays open, so a forked process may go on with them.
         self._groups: OrderedDict[tuple[Any, int, str], tuple[NDArray[np.int64], Float]] = OrderedDict()
         self._starts: dict[Any, NDArray[np.int64]] = {}
 
@@ -42,7 +43,9 @@ class DepthReader:
         if key not in self._groups:
             while len(self._groups) >= self._MOST:
                 self._groups.popitem(last=False)
-            table = pq.ParquetFile(file).read_row_group(group, columns=[feature, "index"])
+            with pq.ParquetFile(file) as opened:
+                # Arrow's threads do not survive a fork.
+                table = opened.read_row_group(group, columns=[feature, "index"], use_threads=False)
             shape = tuple(self._layout.features[feature]["shape"])
             depth = to_matrix(table[feature]).reshape(-1, *shape)
             self._groups[key] = (to_array(table["index"], np.int64), depth)

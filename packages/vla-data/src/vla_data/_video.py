@@ -10,7 +10,9 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from vla_core.errors import UserError
+
+from vla_data._process import PerProcess
+from vla_data.errors import BadDataError
 
 Frames = NDArray[np.uint8]
 _MOST_OPEN = 16  # containers kept open per process
@@ -20,7 +22,7 @@ def _open(path: Path) -> Any:
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{path}: not a readable video ({error})") from error
+        raise BadDataError(f"{path}: not a readable video ({error})") from error
 
 
 def _number(frame: Any, fps: float) -> int:
@@ -34,7 +36,7 @@ def decode_frames(
     """Decode ``path`` once, in order, and call ``store(i, image)`` for the frame ``wanted[i]``.
 
     Raises:
-        UserError: unreadable, or it lacks a wanted frame.
+        BadDataError: unreadable, or it lacks a wanted frame.
     """
     places = {int(number): i for i, number in enumerate(wanted)}
     with _open(path) as container:
@@ -46,33 +48,31 @@ def decode_frames(
                 store(place, frame.to_ndarray(format="rgb24"))
             if not places:
                 return
-    raise UserError(f"{path}: lacks frame {min(places)} (at {fps} Hz) which the dataset lists")
+    raise BadDataError(f"{path}: lacks frame {min(places)} (at {fps} Hz) which the dataset lists")
 
 
 class FrameReader:
-    """Random access to frames. Keeps files open per process; pickles without them."""
+    """Random access to frames. Every process opens files of its own; pickles without them."""
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
-        self._open: OrderedDict[Path, Any] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_fps": self._fps, "_open": OrderedDict()}
+        self._open: PerProcess[OrderedDict[Path, Any]] = PerProcess(OrderedDict)
 
     def _container(self, path: Path) -> Any:
-        if path in self._open:
-            self._open.move_to_end(path)
+        files = self._open.get()
+        if path in files:
+            files.move_to_end(path)
         else:
-            while len(self._open) >= _MOST_OPEN:
-                self._open.popitem(last=False)[1].close()
-            self._open[path] = _open(path)
-        return self._open[path]
+            while len(files) >= _MOST_OPEN:
+                files.popitem(last=False)[1].close()
+            files[path] = _open(path)
+        return files[path]
 
     def read(self, path: Path, number: int) -> Frames:
         """Frame ``number`` of ``path``: uint8 RGB ``[H, W, 3]``.
 
         Raises:
-            UserError: unreadable, or there is no such frame.
+            BadDataError: unreadable, or there is no such frame.
         """
         container = self._container(path)
         stream = container.streams.video[0]
@@ -85,4 +85,4 @@ class FrameReader:
                 return frame.to_ndarray(format="rgb24")
             if found > number:
                 break
-        raise UserError(f"{path}: lacks frame {number} (at {self._fps} Hz) which the dataset lists")
+        raise BadDataError(f"{path}: lacks frame {number} (at {self._fps} Hz) which the dataset lists")

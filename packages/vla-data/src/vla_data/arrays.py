@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError, UserError, suggest
+from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Observation, Sample
 
@@ -41,8 +42,8 @@ class ArraysSource:
     """Random access to the frames of an arrays dataset; implements :class:`vla_core.sources.Source`.
 
     Sample ``i`` holds frame ``i`` of the chosen episodes and the actions of the T steps from there.
-    Beyond the episode's end the last action repeats and ``action_mask`` is False. Picklable: a copy maps
-    the files again.
+    Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable: a
+    copy maps the files again.
 
     Args:
         config: which dataset.
@@ -59,7 +60,7 @@ class ArraysSource:
     def __init__(self, config: ArraysConfig, horizon: int, episodes: Sequence[int] | None = None) -> None:
         if horizon < 1:
             raise ConfigError(f"horizon: must be at least 1, got {horizon}")
-        self._root, self._config = Path(config.path), config
+        self._root, self._config, self._horizon = Path(config.path), config, horizon
         meta = _read_meta(self._root)
         lengths = np.array([e["frames"] for e in meta["episodes"]])
         self._chosen = np.array(_choose(self._root, len(lengths), episodes))
@@ -77,7 +78,6 @@ class ArraysSource:
         self._states: Float | None = None
         if spec.observation.state:
             self._states = np.asarray(self._columns["observation.state"])[self._frame]
-        self._steps = np.arange(horizon)
         spec = replace(spec, action=replace(spec.action, horizon=horizon))
         self.spec = replace(spec, statistics=compute_norm_stats(self))
 
@@ -106,15 +106,14 @@ class ArraysSource:
 
     def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
         """State ``[S]`` or None, actions and mask ``[T, A]``."""
-        stop = self._stop[index]
-        steps = index + self._steps
-        actions = self._actions[np.minimum(steps, stop - 1)]
-        mask = np.repeat((steps < stop)[:, None], actions.shape[1], axis=1)
+        actions, mask = action_chunk(
+            self._actions, index, int(self._stop[index]), self._horizon, self.spec.action.groups
+        )
         return None if self._states is None else self._states[index], actions, mask
 
     def chunk_end(self, index: int) -> int | None:
         """Index of the frame after the T actions of a sample, or None past the episode's last frame."""
-        end = index + len(self._steps)
+        end = index + self._horizon
         return end if end < self._stop[index] else None
 
     def __getitem__(self, index: int) -> Sample:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError
+from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Image, Observation, Sample
 
@@ -42,8 +43,8 @@ class LeRobotSource:
     """Random access to the frames of a LeRobot dataset; implements :class:`vla_core.sources.Source`.
 
     Sample ``i`` holds frame ``i`` of the chosen episodes and the actions of the T steps from there.
-    Beyond the episode's end the last action repeats and ``action_mask`` is False. Picklable, so that
-    DataLoader workers can have copies (forked workers share a ``ram`` cache).
+    Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable, so
+    that DataLoader workers can have copies (forked workers share a ``ram`` cache).
 
     Args:
         config: which dataset.
@@ -62,6 +63,7 @@ class LeRobotSource:
             raise ConfigError(f"horizon: must be at least 1, got {horizon}")
         if config.cache not in ("none", "ram"):
             raise ConfigError(f"cache: '{config.cache}' is neither 'none' nor 'ram'")
+        self._horizon = horizon
         self._layout = open_layout(config.path)
         self._episodes = _choose(self._layout, episodes)
         spec = read_spec(self._layout, horizon, config.cameras)
@@ -73,7 +75,6 @@ class LeRobotSource:
         self._depth = {n: key for n, key in self._layout.extras("depth").items() if n in self._cameras}
         self._load_numbers(has_state=bool(spec.observation.state))
         self.spec = replace(spec, statistics=compute_norm_stats(self))
-        self._steps = np.arange(horizon)
         self._frames = FrameReader(self._layout.fps)
         self._maps = DepthReader(self._layout)
         self._ram = {name: self._decode(name) for name in self._cameras} if config.cache == "ram" else None
@@ -105,15 +106,18 @@ class LeRobotSource:
 
     def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
         """State ``[S]`` or None, actions and mask ``[T, A]``; decodes nothing."""
-        stop = self._stop[self._position[index]]
-        steps = index + self._steps
-        actions = self._actions[np.minimum(steps, stop - 1)]
-        mask = np.repeat((steps < stop)[:, None], actions.shape[1], axis=1)
+        actions, mask = action_chunk(
+            self._actions,
+            index,
+            int(self._stop[self._position[index]]),
+            self._horizon,
+            self.spec.action.groups,
+        )
         return None if self._states is None else self._states[index], actions, mask
 
     def chunk_end(self, index: int) -> int | None:
         """Index of the frame after the T actions of a sample, or None past the episode's last frame."""
-        end = index + len(self._steps)
+        end = index + self._horizon
         return end if end < self._stop[self._position[index]] else None
 
     def __getitem__(self, index: int) -> Sample:

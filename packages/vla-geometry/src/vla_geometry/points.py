@@ -8,12 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from vla_core.batch import Known
 
 from vla_geometry.rays import pinhole_rays
 
 
 def patch_points(
-    depth_BVHW: Tensor, intrinsics: Tensor, extrinsics: Tensor | None, grid: tuple[int, int]
+    depth_BVHW: Tensor,
+    intrinsics: Tensor,
+    extrinsics: Tensor | None,
+    grid: tuple[int, int],
+    given: Known | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The mean point of each patch.
 
@@ -22,18 +27,25 @@ def patch_points(
         intrinsics: ``[B, V, 3, 3]`` pixels of the depth image.
         extrinsics: camera-to-world ``[B, V, 4, 4]``, or None: points stay in each camera's own frame.
         grid: (h, w) patches that cover the image.
+        given: which views have a depth, intrinsics and (where they are applied) extrinsics; None: all.
 
     Returns:
         points fp32 ``[B, V, h, w, 3]`` metres, and bool ``[B, V, h, w]``: patches with at least one
-        measurement in a view with usable intrinsics. The points of the others are zero.
+        measurement in a view whose depth, intrinsics and extrinsics are known and usable. The points of
+        the others are zero.
     """
     depth = depth_BVHW.float()
-    rays, usable = pinhole_rays(intrinsics, (depth.shape[2], depth.shape[3]))
+    given = given or Known()
+    rays, usable = pinhole_rays(intrinsics, (depth.shape[2], depth.shape[3]), given.intrinsics)
+    if given.depth is not None:
+        usable = usable & given.depth
     measured = depth.isfinite() & (depth > 0) & usable[..., None, None]
     if extrinsics is not None:
         pose = extrinsics.float()
         # A pose that is not finite is no pose; where, because 0 * NaN is NaN.
         posed = pose.isfinite().all(dim=(-1, -2))
+        if given.extrinsics is not None:
+            posed = posed & given.extrinsics
         measured = measured & posed[..., None, None]
         pose = pose.where(posed[..., None, None], 0.0)
     mean, known = _patch_means(rays * depth.where(measured, 0.0)[:, :, None], measured, grid)

@@ -74,8 +74,8 @@ class TinyGeometryEncoder(nn.Module):
     """Per-view ViT with registers (DINOv2's shape), geometric input, multi-view attention, scale token.
 
     Reads ``cameras.intrinsics`` when given, as viewing rays; without them (or for a view whose matrix
-    is not usable) the features come from the images alone. Extrinsics and depth are not read. Views that
-    ``cameras.view_mask`` says are missing are left out of the attention across views.
+    is not known or not usable) the features come from the images alone. Extrinsics and depth are not
+    read. Views that ``cameras.view_mask`` says are missing are left out of the attention across views.
     """
 
     Config: ClassVar[type] = TinyGeometryConfig
@@ -155,7 +155,7 @@ class TinyGeometryEncoder(nn.Module):
         (x,) = encode_views(self.cache, images, cameras, self._see)
         patches, registers = x[:, :, : h * w], x[:, :, h * w :]
         if cameras is not None and cameras.intrinsics is not None:
-            patches = patches + self._ray_tokens(cameras.intrinsics, b, v)
+            patches = patches + self._ray_tokens(cameras.intrinsics, cameras.known.intrinsics, b, v)
         x = self.project(torch.cat([self.fusion_norm(patches), registers], dim=2))
         x, scale = self.info_sharing(x, None if cameras is None else cameras.view_mask)
         tokens = x[:, :, : h * w].unflatten(2, (h, w))
@@ -177,12 +177,12 @@ class TinyGeometryEncoder(nn.Module):
             x = block(x)
         return (self.encoder_norm(x),)
 
-    def _ray_tokens(self, intrinsics: Tensor, b: int, v: int) -> Tensor:
+    def _ray_tokens(self, intrinsics: Tensor, given: Tensor | None, b: int, v: int) -> Tensor:
         if tuple(intrinsics.shape) != (b, v, 3, 3):
             raise UserError(
                 f"cameras.intrinsics: shape {list(intrinsics.shape)} must be [{b}, {v}, 3, 3], as the images"
             )
-        rays, known = ray_directions(intrinsics, self.image_size)
+        rays, known = ray_directions(intrinsics, self.image_size, given)
         return torch.where(known[:, :, None, None], self.rays(rays), 0.0)
 
     def _check_needs(self, needs: frozenset[str]) -> None:

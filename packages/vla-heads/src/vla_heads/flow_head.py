@@ -7,7 +7,6 @@ dims, L own tokens = [state | future | actions], S context tokens, H hidden size
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -22,24 +21,8 @@ from vla_heads.dit import AdaLN, Block, KeysValues, init_weights
 from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder
 from vla_heads.flow_config import FlowConfig
 from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.prepared import Prepared
 from vla_heads.time_condition import TimeCondition
-
-
-@dataclass
-class Prepared:
-    """What an observation contributes, computed once and read by every step and repeat.
-
-    Args:
-        context: keys and values ``[B, n, S, d]`` of each block; None where a block reads none.
-        context_mask: bool ``[B, 1, 1, S]``.
-        prefix: state and future tokens ``[B, P, W]``.
-        embodiment: long ``[B]``, or None.
-    """
-
-    context: tuple[KeysValues | None, ...]
-    context_mask: Tensor
-    prefix: Tensor
-    embodiment: Tensor | None = None
 
 
 class FlowHead(nn.Module):

@@ -18,6 +18,7 @@ from vla_serve.client_errors import (
     PolicyUnavailable,
     SessionLost,
 )
+from vla_serve.connection import TLS
 from vla_serve.control_loop import ControlLoop, LoopStats
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vla_serve.server import PolicyServer
 
 __all__ = [
+    "TLS",
     "Continuation",
     "ControlLoop",
     "HandshakeError",

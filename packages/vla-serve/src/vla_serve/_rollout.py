@@ -49,6 +49,7 @@ class RolloutSettings:
         policy, embodiment: names on the server; empty: its only ones.
         encoding: of images on the wire.
         timeout_s: deadline of a request, and how long a busy server is asked again.
+        restart_s: a server that went away is waited for so long; the episode starts again with the new one.
     """
 
     address: str
@@ -69,6 +70,7 @@ class RolloutSettings:
     embodiment: str = ""
     encoding: Encoding = "raw"
     timeout_s: float = 30.0
+    restart_s: float = 120.0
 
     def __post_init__(self) -> None:
         for name, low in (("episodes", 1), ("seed", 0), ("workers", 1), ("max_failures_videos", 0)):
@@ -157,6 +159,7 @@ def rollout(
         delay_steps=settings.delay_steps,
         stop_at=settings.instruction_from,
         video_dir=out / "videos",
+        restart_s=settings.restart_s,
     )
     setups = {task: replace(base, task=task, env_config=configs[task]) for task in settings.tasks}
     jobs = {

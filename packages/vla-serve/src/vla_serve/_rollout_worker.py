@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -16,9 +18,12 @@ from vla_core.types import Observation
 
 from vla_serve import _video
 from vla_serve.client import PolicyClient
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
 from vla_serve.control_loop import ControlLoop
+
+RETRY_S = 0.5
+"""Between two looks for a server that went away."""
 
 Videos = Literal["failures", "all", "none"]
 
@@ -43,6 +48,7 @@ class Setup:
     delay_steps: int | None
     stop_at: str | None
     video_dir: Path
+    restart_s: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,23 @@ def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
     return Done(episode, tuple(loop.stats.round_trips_ms))
 
 
+def _run_through(env: Env, client: PolicyClient, loop: ControlLoop, setup: Setup, job: Job) -> Done:
+    """The episode, from its start again when the server went away and came back within ``restart_s``."""
+    end: float | None = None
+    while True:
+        try:
+            return run_episode(env, loop, setup, job)
+        except (PolicyUnavailable, SessionLost) as error:
+            end = end or time.monotonic() + setup.restart_s
+            if time.monotonic() > end:
+                raise PolicyServerError(str(error)) from error
+            time.sleep(RETRY_S)
+            # It may be gone again before the session is open: then the next turn says so.
+            with contextlib.suppress(PolicyUnavailable, PolicyTimeout):
+                client.wait_ready(max(RETRY_S, end - time.monotonic()))
+                client.open()
+
+
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve jobs from ``pipe`` until it sends None. The unexpected ends it, traceback and all."""
     try:
@@ -155,7 +178,7 @@ def work(setup: Setup, pipe: Connection) -> None:
             pipe.send(loop.execute_steps)
             while (job := pipe.recv()) is not None:
                 try:
-                    pipe.send(run_episode(env, loop, setup, job))
+                    pipe.send(_run_through(env, client, loop, setup, job))
                 except PolicyServerError as error:
                     pipe.send(Done(Episode(setup.task, job.seed, error=str(error))))
     except UserError as error:

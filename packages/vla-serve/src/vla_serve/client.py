@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,11 +22,16 @@ from vla_serve.client_errors import (
     PolicyClientError,
     PolicyServerError,
     PolicyTimeout,
+    SessionLost,
     from_rpc,
 )
-from vla_serve.codec import Encoding, FieldError, check_encoding, decode_tensor
+from vla_serve.codec import Encoding, check_encoding, decode_tensor
+from vla_serve.connection import TLS, connect
+from vla_serve.engine.errors import FieldError
 from vla_serve.observation_codec import encode_observation
+from vla_serve.request_options import write_options, write_previous, write_view_keys
 from vla_serve.spec_codec import decode_spec, encode_action_spec, encode_observation_spec
+from vla_serve.timings import Timings as Timings
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 from vla_serve.wire import serialise
@@ -34,26 +39,6 @@ from vla_serve.wire import serialise
 R = TypeVar("R")
 
 _PREDICT = f"/{pb.DESCRIPTOR.services_by_name['PolicyService'].full_name}/Predict"
-_OPTIONS = [
-    ("grpc.max_receive_message_length", 64 * 2**20),
-    ("grpc.max_send_message_length", -1),
-    # A robot's link may drop silently: notice within seconds instead of at the deadline.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # Each client is one robot: a connection of its own, not one shared through the process.
-    ("grpc.use_local_subchannel_pool", 1),
-]
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Milliseconds of the last answer: the round trip, encoding included, and the share of the server."""
-
-    round_trip_ms: float
-    queue_ms: float
-    decode_ms: float
-    model_ms: float
-    server_ms: float
 
 
 class PolicyClient:
@@ -74,6 +59,8 @@ class PolicyClient:
         timeout_s: deadline of each call unless it says otherwise.
         real_time_chunking: a policy that cannot continue a chunk (``previous`` of :meth:`predict`) is an
             error on entering.
+        tls: how to know the server, and what to show it; None: no TLS.
+        token: that the server asks for; sent with every call.
 
     Raises:
         UserError: a bad argument, here.
@@ -95,6 +82,8 @@ class PolicyClient:
         encoding: Encoding = "raw",
         timeout_s: float = 10.0,
         real_time_chunking: bool = False,
+        tls: TLS | None = None,
+        token: str | None = None,
     ) -> None:
         if ":" not in address:
             raise UserError(f"address: '{address}' has no port; write HOST:PORT, for example 127.0.0.1:10093")
@@ -108,13 +97,16 @@ class PolicyClient:
             self._config.observation_spec.CopyFrom(encode_observation_spec(observation_spec))
         if action_spec is not None:
             self._config.action_spec.CopyFrom(encode_action_spec(action_spec))
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = connect(address, tls)
+        self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
         self._stub = PolicyServiceStub(self._channel)
         # Takes bytes: a large request is serialised once, also for the check of its size.
         self._predict: Callable[..., pb.PredictResponse] = self._channel.unary_unary(
             _PREDICT, request_serializer=bytes, response_deserializer=pb.PredictResponse.FromString
         )
         self._session: str | None = None
+        self._lost = False
+        self._hold: Any = None
         self._contract: RobotSpec | None = None
         self._max_bytes = 0
         self._max_delay: int | None = None
@@ -173,17 +165,27 @@ class PolicyClient:
         return self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest())
 
     def open(self) -> None:
-        """Open the session; entering the context does this."""
-        if self._session is None:
+        """Open the session, and a new one after :class:`SessionLost`; entering the context does this."""
+        if self._session is None or self._lost:
+            self._hold = None
             reply = self._call(self._stub.OpenSession, pb.OpenSessionRequest(config=self._config))
             self._contract = decode_spec(reply.contract)
+            self._lost = False
             self._session, self._max_bytes = reply.session_id, reply.max_message_bytes
+            self._stay(reply.session_id)
             if reply.HasField("real_time_chunking"):
                 self._max_delay = reply.real_time_chunking.max_delay_steps
             elif self._config.real_time_chunking:  # a server that knows of it would have refused
                 raise HandshakeError(
                     f"config.real_time_chunking: the server at {self._address} is of a version without it"
                 )
+
+    def _stay(self, session: str) -> None:
+        """Have the server know that this client is there, for as long as the connection is."""
+        if self._hold is None or self._hold.done():
+            self._hold = self._stub.HoldSession(
+                pb.HoldSessionRequest(session_id=session), metadata=self._metadata
+            )
 
     def reset(self, instruction: str | None = None) -> None:
         """Start a new episode.
@@ -239,33 +241,19 @@ class PolicyClient:
             )
         except FieldError as error:
             raise PolicyClientError(str(error), {error.field: error.description}) from None
-        for field, value, limit in (
-            ("seed", seed, 2**63),
-            ("step", step, 2**32),
-            ("denoise_steps", denoise_steps, 1001),
-        ):
-            if value is not None:
-                setattr(request, field, _within(value, limit, field))
-        if previous is not None:
-            request.previous.chunk_id = previous.chunk_id
-            for field in ("executed_steps", "delay_steps"):
-                number = _within(getattr(previous, field), 2**32, f"previous.{field}")
-                setattr(request.previous, field, number)
-        for camera, key in (view_keys or {}).items():
-            if not isinstance(key, str):
-                field, description = f"view_keys[{camera}]", f"{key!r} must be a text"
-                raise PolicyClientError(f"{field}: {description}", {field: description})
-            request.view_keys[camera] = key
+        write_options(request, seed, step, denoise_steps)
+        write_previous(request, previous)
+        write_view_keys(request, view_keys)
         data = serialise(request, raw_images)
         if len(data) > self._max_bytes:
             raise PolicyClientError(
                 f"observation: {len(data)} bytes, the server takes {self._max_bytes}; "
                 "use encoding='png' or 'jpeg', or raise its --max_message_mb"
             )
+        self._stay(request.session_id)
         reply = self._call(self._predict, data, timeout_s)
         took_ms = (time.perf_counter() - start) * 1000
-        t = reply.timings
-        self._timings = Timings(took_ms, t.queue_ms, t.decode_ms, t.model_ms, t.total_ms)
+        self._timings = Timings.of(took_ms, reply.timings)
         self._seed = reply.seed
         if previous is not None and (not reply.chunk_id or reply.frozen_steps != previous.delay_steps):
             raise PolicyServerError(f"{self._address}: the server did not continue the previous chunk")
@@ -279,6 +267,9 @@ class PolicyClient:
             # It may have expired, or the server went away: closed is what was wanted.
             with contextlib.suppress(PolicyClientError, PolicyServerError):
                 self._call(self._stub.CloseSession, pb.CloseSessionRequest(session_id=session), 2.0)
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
         self._channel.close()
 
     def _open_session(self) -> str:
@@ -291,22 +282,16 @@ class PolicyClient:
     ) -> R:
         deadline = self._timeout_s if timeout_s is None else _positive(timeout_s)
         try:
-            return method(request, timeout=deadline, wait_for_ready=wait)
+            return method(request, timeout=deadline, wait_for_ready=wait, metadata=self._metadata)
         except grpc.RpcError as error:
             mapped = from_rpc(error, self._address)
+            self._lost |= isinstance(mapped, SessionLost)
             if wait and isinstance(mapped, PolicyTimeout):
                 mapped = PolicyTimeout(f"{self._address}: not ready after {deadline:g} s")
             raise mapped from None
 
 
-def _within(value: int, limit: int, field: str) -> int:
-    if int(value) != value or not 0 <= value < limit:
-        description = f"{value} is no whole number in 0 to {limit - 1}"
-        raise PolicyClientError(f"{field}: {description}", {field: description})
-    return int(value)
-
-
 def _positive(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise UserError(f"timeout_s: must be positive, got {timeout_s}")
+    if not 0 < timeout_s < math.inf:
+        raise UserError(f"timeout_s: must be positive and finite, got {timeout_s}")
     return float(timeout_s)

@@ -77,6 +77,8 @@ def from_rpc(error: Any, address: str) -> PolicyClientError | PolicyServerError:
         return PolicyTimeout(f"{address}: no answer before the deadline ({text})")
     if code in (codes.UNAVAILABLE, codes.CANCELLED):
         return PolicyUnavailable(f"{address}: {text}; is vla-serve running there?")
+    if code is codes.UNAUTHENTICATED:
+        return PolicyClientError(f"token: {address}: {text}", {"token": text})
     if code is codes.UNIMPLEMENTED:
         return PolicyServerError(f"{address}: not a vla-serve server of this version ({text})")
     return PolicyServerError(f"{address}: {code.name}: {text}")

@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from vla_core.errors import UserError, suggest
 
+from vla_serve.engine.errors import FieldError
 from vla_serve.v1 import types_pb2 as pb
+
+__all__ = [
+    "Encoding",
+    "FieldError",
+    "check_encoding",
+    "decode_image",
+    "decode_tensor",
+    "encode_image",
+    "encode_tensor",
+]
 
 Encoding = Literal["raw", "png", "jpeg"]
 
@@ -40,14 +51,6 @@ _ENCODINGS = {
     "jpeg": pb.IMAGE_ENCODING_JPEG,
 }
 _FILE_FORMATS = {pb.IMAGE_ENCODING_PNG: "PNG", pb.IMAGE_ENCODING_JPEG: "JPEG"}
-
-
-class FieldError(UserError):
-    """A value that a message cannot hold or a field that cannot be read; ``field`` is its path."""
-
-    def __init__(self, field: str, description: str) -> None:
-        super().__init__(f"{field}: {description}")
-        self.field, self.description = field, description
 
 
 def encode_tensor(array: NDArray[Any], field: str = "tensor") -> pb.Tensor:
@@ -142,6 +145,8 @@ def decode_image(message: pb.Image, height: int, width: int, field: str = "image
 
 
 def _decode_file(data: bytes, kind: str, height: int, width: int, field: str) -> NDArray[np.uint8]:
+    if kind == "PNG":
+        data = _pixels_of_png(data)
     try:
         # Only the header is read here, so that a file that would unpack to gigabytes never does.
         picture = PILImage.open(io.BytesIO(data), formats=[kind])
@@ -155,3 +160,14 @@ def _decode_file(data: bytes, kind: str, height: int, width: int, field: str) ->
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise FieldError(field, f"not a readable {kind} file") from error
     return np.asarray(picture)
+
+
+def _pixels_of_png(data: bytes) -> bytes:
+    """The file without its texts, profiles and further frames: a few kB of those can unpack to gigabytes."""
+    out, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            out.append(data[at : at + 12 + size])
+        at += 12 + size
+    return b"".join(out)

@@ -121,7 +121,10 @@ class ControlLoop:
                 " (delay_steps: one request at a time)" if delay > 1 else ""
             )
             raise UserError(f"execute_steps: must be {least}, got {wanted}")
-        return min(wanted, horizon - delay)
+        if wanted > horizon - delay:
+            left = f"; a delay of {delay} leaves {horizon - delay}" if delay else ""
+            raise UserError(f"execute_steps: {wanted}, but a chunk has {horizon} steps{left}")
+        return wanted
 
     def __enter__(self) -> ControlLoop:
         return self

@@ -15,7 +15,8 @@ from vla_core.errors import suggest
 from vla_core.specs import CameraSpec, ObservationSpec
 from vla_core.types import Observation
 
-from vla_serve.codec import Encoding, FieldError, decode_image, decode_tensor, encode_image, encode_tensor
+from vla_serve.codec import Encoding, decode_image, decode_tensor, encode_image, encode_tensor
+from vla_serve.engine.errors import FieldError
 from vla_serve.v1 import types_pb2 as pb
 
 MAX_INSTRUCTION = 4096
@@ -69,7 +70,8 @@ def _as_float32(value: Any, field: str) -> NDArray[np.float32]:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise FieldError(field, f"expected numbers, got {array.dtype}")
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        return array.astype(np.float32, copy=False)
 
 
 def encode_observation(

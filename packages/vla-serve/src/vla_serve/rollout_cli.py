@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--embodiment", default="", help="name in the policy (default: its only one)")
     add("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of images (default: %(default)s)")
     add("--timeout_s", type=float, default=30.0, help="deadline of a request (default: %(default)s)")
+    add("--restart_s", type=float, default=120.0, help="wait for a server that went (default: %(default)s)")
     return parser
 
 

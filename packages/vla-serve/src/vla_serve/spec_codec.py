@@ -7,7 +7,7 @@ from typing import Any
 
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 
-from vla_serve.codec import FieldError
+from vla_serve.engine.errors import FieldError
 from vla_serve.v1 import specs_pb2 as pb
 
 

@@ -6,8 +6,8 @@ The details travel as a serialised ``google.rpc.Status`` in the trailing metadat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -16,6 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details_pb
 from google.rpc import status_pb2
+from vla_core.errors import UserError
+
+from vla_serve.engine.errors import DeadlinePassed, FieldError, NotServing, Refused, Superseded
 
 DOMAIN = "vla_serve"
 KEY = "grpc-status-details-bin"
@@ -62,7 +65,37 @@ def unsupported(field: str, description: str) -> RpcFailure:
     return RpcFailure(grpc.StatusCode.FAILED_PRECONDITION, f"{field}: {description}", details)
 
 
-def exhausted(message: str, reason: str, retry_after_s: float) -> RpcFailure:
+def from_engine(error: BaseException) -> RpcFailure | None:
+    """An error of the engine in the words of gRPC; None: it is none of those that a client is told of."""
+    codes = grpc.StatusCode
+    if isinstance(error, FieldError):
+        return invalid(error.field, error.description, error.reason)
+    if isinstance(error, Refused):
+        return _exhausted(str(error), error.reason, error.retry_after_s)
+    if isinstance(error, DeadlinePassed):
+        message = "the deadline passed before the model answered"
+        return RpcFailure(codes.DEADLINE_EXCEEDED, message, (info("DEADLINE"),))
+    if isinstance(error, Superseded):
+        message = "a newer observation of the session took its place"
+        return RpcFailure(codes.ABORTED, message, (info("SUPERSEDED"),))
+    if isinstance(error, NotServing):
+        return RpcFailure(codes.UNAVAILABLE, str(error), (info("NOT_SERVING"),))
+    if isinstance(error, UserError):
+        return invalid("observation", without_paths(str(error)))
+    return None
+
+
+def without_paths(text: str) -> str:
+    """A message for a client: where files lie on the server is none of its business."""
+    return re.sub(r"(?<![\w.])/(?:[\w.\-]+/)+[\w.\-]*", "(a file of the server)", text)
+
+
+def one_line(text: str) -> str:
+    """For a log: what a client wrote cannot begin a line of its own."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _exhausted(message: str, reason: str, retry_after_s: float) -> RpcFailure:
     """RESOURCE_EXHAUSTED that says when to try again."""
     delay = Duration()
     delay.FromMilliseconds(max(1, round(retry_after_s * 1000)))
@@ -79,23 +112,14 @@ def internal(request_id: str) -> RpcFailure:
     )
 
 
-@dataclass(frozen=True)
-class WireStatus(grpc.Status):
-    """What ``ServicerContext.abort_with_status`` takes."""
-
-    code: grpc.StatusCode
-    details: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
-
-
-def to_wire(failure: RpcFailure) -> WireStatus:
-    """The failure with its details packed."""
+def to_wire(failure: RpcFailure) -> tuple[tuple[str, bytes], ...]:
+    """The trailing metadata of a failure: its details, packed."""
     status = status_pb2.Status(code=failure.code.value[0], message=failure.message)
     for detail in failure.details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return WireStatus(failure.code, failure.message, ((KEY, status.SerializeToString()),))
+    return ((KEY, status.SerializeToString()),)
 
 
 def details_of(error: Any) -> list[any_pb2.Any]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from vla_core.envs import StepResult
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.types import ActionChunk, Observation, PreviousChunk
+
+from vla_serve.engine.policy import Row
 
 _CONTROL_HZ = 10.0
 _REACH_M = 0.8
@@ -121,6 +124,26 @@ class ToyPolicy:
         """It can keep any start of an earlier chunk."""
         return self.specs[embodiment].action.horizon - 1
 
+    def prepare(self, rows: Sequence[Row]) -> FakeRows:
+        """See :class:`vla_serve.server.Policy`."""
+        return FakeRows(tuple(rows))
+
+    def predict(self, prepared: FakeRows, steps: int | None = None) -> NDArray[np.float32]:
+        """Velocities ``[B, T, 1]``."""
+        horizon = self.specs["toy"].action.horizon
+        speeds_B = [self._speed(row.observation) for row in prepared.rows]
+        return np.tile(np.array(speeds_B, np.float32)[:, None, None], (1, horizon, 1))
+
+    def finish(self, actions: NDArray[np.float32], rows: Sequence[Row]) -> list[ActionChunk]:
+        """A continued chunk keeps its start."""
+        chunks = []
+        for actions_T1, row in zip(actions.copy(), rows, strict=True):
+            kept = row.previous
+            if kept is not None:
+                actions_T1[: kept.n_frozen] = kept.actions[: kept.n_frozen]
+            chunks.append(ActionChunk(actions_T1, self.specs["toy"].action))
+        return chunks
+
     def act(
         self,
         observations: Sequence[Observation],
@@ -128,17 +151,71 @@ class ToyPolicy:
         steps: int | None = None,
         previous: Sequence[PreviousChunk | None] | None = None,
     ) -> list[ActionChunk]:
+        """All three."""
+        left = previous or [None] * len(observations)
+        rows = [Row(o, s, steps, p) for o, s, p in zip(observations, seeds, left, strict=True)]
+        return self.finish(self.predict(self.prepare(rows), steps), rows)
+
+    def _speed(self, observation: Observation) -> float:
+        columns = np.flatnonzero(observation.images["top"].any(axis=(0, 2)))
+        left = columns.size > 0 and columns.mean() < observation.images["top"].shape[1] / 2
+        if left and self._stuck_left:
+            return 0.0
+        return -1.0 if "left" in observation.instruction else 1.0
+
+
+@dataclass(frozen=True)
+class FakeRows:
+    """What the fakes prepare: the rows themselves."""
+
+    rows: tuple[Row, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @staticmethod
+    def join(parts: Sequence[FakeRows]) -> FakeRows:
+        """All rows, in order."""
+        return FakeRows(tuple(row for part in parts for row in part.rows))
+
+
+class TimedPolicy:
+    """Takes the time that it is told to; answers ``seed + mean of the state + t`` in every dim.
+
+    Args:
+        spec: of its only embodiment.
+        run_s, row_s: seconds of a run, and of each of its rows.
+    """
+
+    framework = "Timed"
+
+    def __init__(self, spec: RobotSpec, run_s: float = 0.0, row_s: float = 0.0) -> None:
+        self.specs: Mapping[str, RobotSpec] = {spec.embodiment: spec}
+        self.run_s, self.row_s = run_s, row_s
+        self.runs: list[tuple[int, float]] = []
+        """Rows and seconds of each run."""
+
+    def prepare(self, rows: Sequence[Row]) -> FakeRows:
         """See :class:`vla_serve.server.Policy`."""
-        spec = self.specs["toy"].action
-        chunks = []
-        for observation, kept in zip(observations, previous or [None] * len(observations), strict=True):
-            columns = np.flatnonzero(observation.images["top"].any(axis=(0, 2)))
-            left = columns.size > 0 and columns.mean() < observation.images["top"].shape[1] / 2
-            speed = -1.0 if "left" in observation.instruction else 1.0
-            if left and self._stuck_left:
-                speed = 0.0
-            actions_T1 = np.full((spec.horizon, 1), speed, np.float32)
-            if kept is not None:
-                actions_T1[: kept.n_frozen] = kept.actions[: kept.n_frozen]
-            chunks.append(ActionChunk(actions_T1, spec))
-        return chunks
+        return FakeRows(tuple(rows))
+
+    def predict(self, prepared: FakeRows, steps: int | None = None) -> NDArray[np.float32]:
+        """Actions ``[B, T, A]``, after a while."""
+        start = time.monotonic()
+        time.sleep(self.run_s + self.row_s * len(prepared))
+        self.runs.append((len(prepared), time.monotonic() - start))
+        spec = next(iter(self.specs.values())).action
+        values_B = [row.seed % 1000 + _mean(row.observation.state) for row in prepared.rows]
+        values_BT = np.array(values_B)[:, None] + np.arange(spec.horizon)
+        return np.repeat(values_BT[..., None], spec.dim, 2).astype(np.float32)
+
+    def finish(self, actions: NDArray[np.float32], rows: Sequence[Row]) -> list[ActionChunk]:
+        """The chunks."""
+        return [
+            ActionChunk(actions_TA, self.specs[row.observation.embodiment].action)
+            for actions_TA, row in zip(actions, rows, strict=True)
+        ]
+
+
+def _mean(state: NDArray[np.float32] | None) -> float:
+    return 0.0 if state is None else float(state.mean())

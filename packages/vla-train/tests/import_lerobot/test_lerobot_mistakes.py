@@ -120,7 +120,7 @@ def test_weights_that_are_not_explained(case, complaint, change, message):
         ({"action": [{"name": "m", "dim": 2, "unit": "m", "representation": "delta"}]}, "groups have 2"),
         ({"state": []}, "the robot file's state groups have 0"),
         ({"cameras": [{"name": "frnt", "height": 4, "width": 4}]}, "'frnt' (did you mean 'front'?)"),
-        ({"cameras": [{"name": "front", "height": 4, "width": 4}] * 2}, "names camera 'front' twice"),
+        ({"cameras": [{"name": "front", "height": 4, "width": 4}] * 2}, "'front' is that of cameras.0.name"),
         ({"embodyment": "x"}, "unknown key 'embodyment' (did you mean 'embodiment'?)"),
         ({"action": []}, "'action' must list at least one entry"),
     ],

@@ -43,10 +43,10 @@ def test_loss(case):
     expected = directory.expected
     noise, time = expected["noise"], 1.0 - expected["time"]  # here 1 is clean
     with torch.no_grad():
-        together = policy(policy.collator(samples), noise, time)["action_loss"]
+        together = policy.model(policy.collator(samples), noise, time)["action_loss"]
         close(together, expected["loss"].mean())
         for b, sample in enumerate(samples):
-            alone = policy(policy.collator([sample]), noise[b : b + 1], time[b : b + 1])["action_loss"]
+            alone = policy.model(policy.collator([sample]), noise[b : b + 1], time[b : b + 1])["action_loss"]
             close(alone, expected["loss"][b])
 
 

@@ -39,6 +39,55 @@ ROBOT = {
     ],
 }
 
+TRAINING = {
+    "run_id": "starvla",
+    "run_root_dir": "playground/Checkpoints",
+    "seed": 42,
+    "wandb_project": "x",
+    "is_debug": False,
+    "version_id": "0.21",
+    "framework": {
+        "name": "QwenGR00T",
+        "qwenvl": {
+            "base_vlm": "playground/Qwen3-VL-4B-Instruct",
+            "attn_implementation": "flash_attention_2",
+            "vl_hidden_dim": 2048,
+        },
+        "action_model": {
+            "action_model_type": "DiT-L",
+            "hidden_size": 512,
+            "action_dim": 7,
+            "future_action_window_size": 7,
+            "num_target_vision_tokens": 16,
+            "noise_beta_beta": 1.0,
+            "diffusion_model_cfg": {"dropout": 0.1, "num_layers": 12, "output_dim": 768},
+        },
+    },
+    "datasets": {
+        "vlm_data": {"dataset_use": "a,b"},
+        "vla_data": {
+            "dataset_py": "lerobot_datasets",
+            "data_root_dir": "data/libero",
+            "data_mix": "libero_goal",
+            "CoT_prompt": "Your task is {instruction}.",
+            "per_device_batch_size": 3,
+            "obs_image_size": [320, 256],
+        },
+    },
+    "trainer": {
+        "max_train_steps": 100,
+        "num_warmup_steps": 5,
+        "learning_rate": {"base": "2.5e-05", "qwen_vl_interface": 1.0e-05, "action_model": 1.0e-04},
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "scheduler_specific_kwargs": {"min_lr": "1.0e-06"},
+        "freeze_modules": "qwen_vl_interface.model.model.visual, action_model",
+        "gradient_clipping": 0.5,
+        "weight_decay": 0.3,
+        "optimizer": {"name": "AdamW", "betas": [0.9, 0.95], "eps": "1e-08", "weight_decay": 0.01},
+    },
+}
+"""A training YAML of StarVLA."""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -161,3 +210,22 @@ def samples(with_state: bool) -> list[Sample]:
         Sample(o, actions[b], np.ones(actions[b].shape, np.bool_))
         for b, o in enumerate(observations(with_state))
     ]
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Callable[..., Path]:
+    """``theirs(a__b=1)``: a StarVLA training YAML with ``a.b`` changed."""
+
+    def write(**changes: Any) -> Path:
+        data = yaml.safe_load(yaml.safe_dump(TRAINING))
+        for key, value in changes.items():
+            *path, last = key.split("__")
+            node = data
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = value
+        file = tmp_path / "starvla.yaml"
+        file.write_text(yaml.safe_dump(data))
+        return file
+
+    return write

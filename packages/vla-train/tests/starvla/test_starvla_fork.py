@@ -169,7 +169,7 @@ def test_loss_and_actions_equal_the_forks(fork_run, golden_observations, golden_
         _close(policy.model.predict(batch, run.expected["start"]), run.expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
-        loss = policy(train, run.expected["noise"], run.expected["time"])["action_loss"]
+        loss = policy.model(train, run.expected["noise"], run.expected["time"])["action_loss"]
     _close(loss.reshape(1), run.expected["loss"])
 
 
@@ -200,9 +200,10 @@ def test_the_report_accounts_for_every_tensor(fork_run, fork_weights, tmp_path, 
     dead = [line.split(": ")[1] for line in lines if f"{ROOT}geometric_projector" in line and ": " in line]
     assert dead == ([] if case == CASES[0] else ["dead"] * 2)
     shown = capsys.readouterr().out
-    assert f"{ROOT}vision_projector.weight -> vlm.model.mm_projector.weight" in shown
+    assert f"mapped  {ROOT}vision_projector.weight -> vlm.model.mm_projector.weight" in lines
     assert "state: read, but no action attends to it" in shown
-    assert f"dropped {ROOT}language_model.model.model.mm_projector.*.weight: dead: LLaVA's own" in shown
+    own = f"dropped {ROOT}language_model.model.model.mm_projector.0.weight: dead: LLaVA's own"
+    assert any(line.startswith(own) for line in lines)
 
 
 def test_the_config_becomes_ours(fork_run, tmp_path, capsys):
@@ -260,9 +261,11 @@ def test_an_imported_policy_trains_on(fork_run, golden_samples, tmp_path):
     run = fork_run(CASES[0])
     run.change(trainer__freeze_modules=f"{ROOT}geometric_model")
     assert main(run.words(tmp_path / "out")) == 0
-    policy = VLAPolicy.from_pretrained(tmp_path / "out").train()
+    policy = VLAPolicy.from_pretrained(tmp_path / "out")
+    policy.model.train()
     pipeline = policy.pipelines["tiny"]
-    policy(policy.collator([pipeline(sample) for sample in golden_samples(True)]))["action_loss"].backward()
+    batch = policy.collator([pipeline(sample) for sample in golden_samples(True)])
+    policy.model(batch)["action_loss"].backward()
     still = {name for name, p in policy.model.named_parameters() if p.grad is None or not p.grad.any()}
     apart = ("geometry.", "head.state_encoder.", "head.future")
     assert still == {name for name, _ in policy.model.named_parameters() if name.startswith(apart)}

@@ -61,7 +61,9 @@ def test_the_report_accounts_for_every_tensor(starvla_run, golden_weights, tmp_p
     assert sources == set(golden_weights("QwenPI"))
     assert any(line.startswith("dropped action_model.model.proj_out_1.weight: dead") for line in lines)
     shown = capsys.readouterr().out
-    assert "transformer_blocks.*.attn1.to_q.weight -> head.blocks.*.q.weight (x2)" in shown
+    assert "attn1.to_q.weight" not in shown
+    assert "tensors     123 mapped, 5 dropped, 0 new\n" in shown
+    assert f"report      {tmp_path / 'out' / 'import_report.txt'}" in shown
     assert f"checkpoint  {tmp_path / 'out'}" in shown
 
 
@@ -259,3 +261,114 @@ def test_the_checkpoint_loader_names_the_command(starvla_run):
     for path in (golden.run, golden.run / "checkpoints", next((golden.run / "checkpoints").iterdir())):
         with pytest.raises(UserError, match=f"vla-train import-starvla {path} OUT"):
             VLAPolicy.from_pretrained(path)
+
+
+def _stats(golden, vector, **changes):
+    file = golden.run / "dataset_statistics.json"
+    data = json.loads(file.read_text())
+    data["tiny"][vector] |= changes
+    file.write_text(json.dumps(data))
+
+
+def _groups(*modes):
+    common = {"dim": 1, "unit": "1", "representation": "delta"}
+    return [{"name": f"g{i}", "normalize": mode, **common} for i, mode in enumerate(modes)]
+
+
+def test_a_dim_outside_the_normalisation_may_stay_raw(starvla_run, robot_file, refused, tmp_path, capsys):
+    """A continuous gripper that StarVLA leaves alone: what the head says is the answer."""
+    golden = starvla_run("QwenGR00T")
+    _stats(golden, "action", mask=[True, True, False], min=[-2, -2, 0.25], max=[2, 2, 0.75])
+    words = golden.words(tmp_path / "out")
+    assert main(["import-starvla", str(golden.run), "--print_robot"]) == 0
+    assert "dim_2 out: binary (0 or 1), or none" in capsys.readouterr().out
+    words[3] = str(robot_file(action=_groups("min_max", "min_max", "q99")))
+    assert "mask: the run leaves dim 2 out of its normalisation" in refused(*words)
+    words[3] = str(robot_file(action=_groups("min_max", "min_max", "none")))
+    assert main(["import-starvla", *words]) == 0
+    pipeline = VLAPolicy.from_pretrained(tmp_path / "out").pipelines["tiny"]
+    answer = pipeline.inverse(np.array([[0.5, 3.0, 0.6]], np.float32), np.zeros(2, np.float32))
+    np.testing.assert_allclose(answer, [[1.0, 6.0, 0.6]], atol=1e-6)
+
+
+def test_state_and_action_of_one_name_have_modes_of_their_own(starvla_run, robot_file, tmp_path):
+    golden = starvla_run("QwenGR00T")
+    words = golden.words(tmp_path / "out")
+    state = [{"name": "g2", "dim": 2, "normalize": "q99", "unit": "1", "representation": "absolute"}]
+    words[3] = str(robot_file(action=_groups("q99", "q99", "binary"), state=state))
+    assert main(["import-starvla", *words]) == 0
+    steps = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["framework"]["transforms"]
+    assert steps[-1]["groups"] == {
+        "action.g0": "q99", "action.g1": "q99", "action.g2": "binary", "state.g2": "q99"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("vector", "head"), [("action", 3), ("state", 2)])
+def test_statistics_of_another_width_than_the_head(starvla_run, refused, tmp_path, vector, head):
+    golden = starvla_run("QwenGR00T")
+    fields = ("mean", "std", "min", "max", "q01", "q99")
+    _stats(golden, vector, **{name: [0.0] * 8 for name in fields})
+    line = refused(*golden.words(tmp_path / "out"))
+    assert f"the statistics of 'tiny' have 8 {vector} dims, the head of" in line
+    assert f"steps_20_pytorch_model.pt has {head}" in line
+
+
+def test_a_base_vlm_is_looked_for_near_the_run(starvla_run, refused, tmp_path, capsys, monkeypatch):
+    golden = starvla_run("QwenGR00T")
+    monkeypatch.chdir(tmp_path / "base")
+    words = [str(golden.run), str(tmp_path / "out"), "--robot", str(golden.robot)]
+    named = "./playground/Pretrained_models/Qwen2.5-VL-tiny"
+    _config(golden, framework__qwenvl__base_vlm=named)
+    line = refused(*words)
+    assert f"config.yaml: framework.qwenvl.base_vlm '{named}': no such directory (tried " in line
+    assert str(tmp_path / "base" / "playground") in line
+    assert "pass --base_vlm DIR" in line
+    near = tmp_path / "playground" / "Pretrained_models" / "Qwen2.5-VL-tiny"
+    near.parent.mkdir(parents=True)
+    golden.base_vlm.rename(near)
+    assert main(["import-starvla", *words]) == 0
+    assert f"note        base VLM: {near}" in capsys.readouterr().out
+
+
+def test_a_wrong_base_vlm_is_called_so(starvla_run, refused, tmp_path):
+    golden = starvla_run("QwenGR00T")
+    other = starvla_run("qwen3/QwenGR00T", tmp_path / "other")
+    words = golden.words(tmp_path / "out")
+    words[5] = str(other.base_vlm)
+    line = refused(*words)
+    assert "trained from a qwen2_5_vl of hidden size 32 with 3 layers, and --base_vlm" in line
+    assert "is a qwen3_vl of hidden size 32 with 4 layers; pass --base_vlm DIR" in line
+    file = golden.base_vlm / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"]["hidden_size"] = 64
+    file.write_text(json.dumps(config))
+    assert "is a qwen2_5_vl of hidden size 64 with 3 layers; pass" in refused(*golden.words(tmp_path / "out"))
+
+
+def test_a_state_that_no_action_attends_to_is_said(starvla_run, tmp_path, capsys):
+    note = "state: read, but no action attends to it"
+    words = starvla_run("QwenPI").words(tmp_path / "out")
+    assert main(["import-starvla", *words, "--dit_blocks", "interleaved"]) == 0
+    assert note not in capsys.readouterr().out
+    words[1] = str(tmp_path / "cross")
+    assert main(["import-starvla", *words, "--dit_blocks", "cross"]) == 0
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["cameras", "action"])
+def test_two_of_one_name_are_refused_with_both_places(starvla_run, refused, tmp_path, key):
+    golden = starvla_run("QwenGR00T")
+    words = golden.words(tmp_path / "out")
+    file = tmp_path / "twice.yaml"
+    groups = "".join(
+        f"- {{name: {name}, normalize: q99, unit: m, representation: delta}}\n"
+        for name in ("x", "y", "x" if key == "action" else "z")
+    )
+    cameras = "- {name: front, height: 8, width: 8}\n" * (2 if key == "cameras" else 1)
+    file.write_text(f"embodiment: e\ncontrol_hz: 5\ncameras:\n{cameras}action:\n{groups}")
+    words[3] = str(file)
+    line = refused(*words)
+    if key == "cameras":
+        assert f"{file}:5: cameras.1.name 'front' is that of cameras.0.name already ({file}:4)" in line
+    else:
+        assert f"{file}:8: action.2.name 'x' is that of action.0.name already ({file}:6)" in line

@@ -18,71 +18,6 @@ from vla_train.spellings import load_run
 from vla_train.testing import trace as smoke
 from vla_train.testing.sizes import framework_tree
 
-RUN = {
-    "run_id": "starvla",
-    "run_root_dir": "playground/Checkpoints",
-    "seed": 42,
-    "wandb_project": "x",
-    "is_debug": False,
-    "version_id": "0.21",
-    "framework": {
-        "name": "QwenGR00T",
-        "qwenvl": {
-            "base_vlm": "playground/Qwen3-VL-4B-Instruct",
-            "attn_implementation": "flash_attention_2",
-            "vl_hidden_dim": 2048,
-        },
-        "action_model": {
-            "action_model_type": "DiT-L",
-            "hidden_size": 512,
-            "action_dim": 7,
-            "future_action_window_size": 7,
-            "num_target_vision_tokens": 16,
-            "noise_beta_beta": 1.0,
-            "diffusion_model_cfg": {"dropout": 0.1, "num_layers": 12, "output_dim": 768},
-        },
-    },
-    "datasets": {
-        "vlm_data": {"dataset_use": "a,b"},
-        "vla_data": {
-            "dataset_py": "lerobot_datasets",
-            "data_root_dir": "data/libero",
-            "data_mix": "libero_goal",
-            "CoT_prompt": "Your task is {instruction}.",
-            "per_device_batch_size": 3,
-            "obs_image_size": [320, 256],
-        },
-    },
-    "trainer": {
-        "max_train_steps": 100,
-        "num_warmup_steps": 5,
-        "learning_rate": {"base": "2.5e-05", "qwen_vl_interface": 1.0e-05, "action_model": 1.0e-04},
-        "lr_scheduler_type": "cosine_with_min_lr",
-        "scheduler_specific_kwargs": {"min_lr": "1.0e-06"},
-        "freeze_modules": "qwen_vl_interface.model.model.visual, action_model",
-        "gradient_clipping": 0.5,
-        "weight_decay": 0.3,
-        "optimizer": {"name": "AdamW", "betas": [0.9, 0.95], "eps": "1e-08", "weight_decay": 0.01},
-    },
-}
-
-
-@pytest.fixture
-def theirs(tmp_path):
-    def write(**changes):
-        data = yaml.safe_load(yaml.safe_dump(RUN))
-        for key, value in changes.items():
-            *path, last = key.split("__")
-            node = data
-            for part in path:
-                node = node.setdefault(part, {})
-            node[last] = value
-        file = tmp_path / "starvla.yaml"
-        file.write_text(yaml.safe_dump(data))
-        return file
-
-    return write
-
 
 def _read(file, *words):
     lines: list[str] = []
@@ -113,9 +48,10 @@ def test_a_training_yaml_becomes_ours_and_each_key_is_printed(theirs):
     }  # fmt: skip
     assert framework.transforms == [
         {"name": "resize", "height": 256, "width": 320, "interpolation": "bicubic"},
-        {"name": "normalize", "state": "q99", "action": "q99", "clip": 2.2},
+        {"name": "normalize", "state": "none", "action": "min_max", "groups": {"action.gripper": "none"},
+         "clip": 0.0},
         {"name": "drop_state"},
-    ]
+    ]  # fmt: skip
     shown = "\n".join(lines)
     for key in (
         "trainer.max_train_steps=100 -> trainer.max_steps=100",
@@ -124,6 +60,7 @@ def test_a_training_yaml_becomes_ours_and_each_key_is_printed(theirs):
         "StarVLA's autocast -> trainer.precision=bf16",
     ):
         assert f"starvla  {key}" in shown
+    assert "(the modes of StarVLA's 'libero_goal')" in shown
 
 
 def test_our_own_keys_win_over_translated_ones(theirs, tmp_path):
@@ -322,5 +259,5 @@ def test_the_spatial_policys_spellings_train_it(toy, tmp_path, capsys):
     assert "-> framework.vlm.prefix_image_dropout_prob=0.1" in out
     assert "-> trainer.learning_rate.vlm.model.mm_projector=0.001" in out
     saved = VLAPolicy.from_pretrained(tmp_path / "spatial" / "checkpoints" / "steps_2")
-    assert saved.vlm.config.prefix_lang_dropout_prob == 0.2
-    assert saved.head.config.vl_layer_selection == "first"
+    assert saved.model.vlm.config.prefix_lang_dropout_prob == 0.2
+    assert saved.model.head.config.vl_layer_selection == "first"

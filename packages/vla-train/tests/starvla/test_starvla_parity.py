@@ -44,7 +44,7 @@ def test_flow_matching(imported, golden_observations, golden_samples, case):
         _close(policy.model.predict(batch, expected["start"]), expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
-        loss = policy(train, expected["noise"], expected["time"])["action_loss"]
+        loss = policy.model(train, expected["noise"], expected["time"])["action_loss"]
     _close(loss.reshape(1), expected["loss"])
 
 
@@ -57,7 +57,7 @@ def test_regression(imported, golden_observations, golden_samples, case):
         _close(policy.model.predict(batch, torch.zeros(2, 4, 3)), expected["predicted"])
         pipeline = policy.pipelines["tiny"]
         train = policy.collator([pipeline(sample) for sample in golden_samples(with_state)])
-        _close(policy(train)["action_loss"].reshape(1), expected["loss"])
+        _close(policy.model(train)["action_loss"].reshape(1), expected["loss"])
 
 
 def test_fast(imported, golden_samples, golden_observations, starvla_golden, tmp_path):
@@ -67,13 +67,13 @@ def test_fast(imported, golden_samples, golden_observations, starvla_golden, tmp
     pipeline = policy.pipelines["tiny"]
     with torch.no_grad():
         train = policy.collator([pipeline(sample) for sample in golden_samples(False)])
-        _close(policy(train)["action_loss"].reshape(1), expected["loss"])
+        _close(policy.model(train)["action_loss"].reshape(1), expected["loss"])
     config = tmp_path / "out" / "config.yaml"
     config.write_text(config.read_text().replace("compat: starvla", "compat: none"))
     plain = VLAPolicy.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         train = plain.collator([pipeline(sample) for sample in golden_samples(False)])
-        _close(plain(train)["action_loss"].reshape(1), expected["loss_action_tokens"])
+        _close(plain.model(train)["action_loss"].reshape(1), expected["loss_action_tokens"])
     chunks = policy.act(golden_observations(False), [0, 1])
     assert [chunk.actions.shape for chunk in chunks] == [(4, 3)] * 2
 
@@ -86,7 +86,7 @@ def test_hidden_states_of_qwen3_are_those_of_its_transformers(imported, golden_o
     config.write_text(config.read_text().replace("transformers4", "transformers5"))
     other = VLAPolicy.from_pretrained(tmp_path / "out")
     with torch.no_grad():
-        answer = other.predict(other.collate(golden_observations(True)), torch.zeros(2, 4, 3))
+        answer = other.model.predict(other.collate(golden_observations(True)), torch.zeros(2, 4, 3))
     assert (answer - expected["predicted"]).abs().max() > 0.2
 
 

@@ -37,7 +37,7 @@ class StepResult:
 class Env(Protocol):
     """One simulated task instance. Not thread-safe; one process each.
 
-    ``Config`` is a dataclass whose fields are the YAML keys and ``--env key=value`` options;
+    ``Config`` is a dataclass whose fields are the YAML keys and ``--env.KEY VALUE`` options;
     ``__init__(config)`` builds the simulator. ``observation_spec`` and ``action_spec`` are fixed
     after that (``action_spec.horizon`` is 1: a simulator takes single steps).
     """

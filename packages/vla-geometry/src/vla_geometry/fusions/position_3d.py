@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
-from vla_core.batch import Cameras
+from vla_core.batch import Cameras, Known
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
 from vla_core.traits import FusionTraits
@@ -29,7 +30,8 @@ class Position3DConfig:
             encoder predicts; ``points`` takes the points that it predicts, in the frame of the first camera,
             and needs no calibration.
         frame: points are in the ``world`` frame (needs extrinsics), in each ``camera``'s own, or (``auto``)
-            in the world when a batch has extrinsics. Name one when only some data has extrinsics.
+            in the world in rows that have the extrinsics of all their views. Name one when only some data
+            has extrinsics.
         n_frequencies: F, sines and cosines per axis.
         shortest, longest: wavelengths in metres of the fastest and the slowest of them.
         cells: s, a patch gives the mean points of its s x s cells instead of one of its own: the shape of
@@ -62,11 +64,12 @@ class Position3D(GeometryFusion):
     Shapes: depth ``[B, V, H', W']`` metres, intrinsics ``[B, V, 3, 3]`` pixels, extrinsics ``[B, V, 4, 4]``
     camera-to-world (``depth: points``: points ``[B, V, H', W', 3]`` alone) -> points
     ``[B, V, s h, s w, 3]`` -> sinusoids ``6 F s^2`` a patch -> MLP -> vision ``[B, V h w, H]``.
-    Patches without a measurement, views without usable intrinsics and missing views get nothing added; a cell
-    without one, in a patch with others, counts as zeros before the MLP.
-    The MLP ends at zero, so training starts exactly at the vision-only policy. Missing cameras are an error,
-    never an identity. The geometry tokens themselves are not read: with ``depth: camera`` any encoder
-    does; it should be frozen, and does not run at inference.
+    Patches without a measurement, missing views and those whose intrinsics, depth or (``frame: world``)
+    extrinsics are not known or not usable get nothing added; a cell without a measurement, in a patch with
+    others, counts as zeros before the MLP.
+    The MLP ends at zero, so training starts exactly at the vision-only policy. A batch in which no view has
+    what is needed (None in its cameras) is an error, never an identity. The geometry tokens themselves are
+    not read: with ``depth: camera`` any encoder does; it should be frozen, and does not run at inference.
 
     Source: LLaVA-3D (arXiv 2409.18125) and the egocentric encoding of SpatialVLA (arXiv 2501.15830).
     Cost: parameters ``6 F s^2 H + H^2``; FLOP a row ``2 N (6 F s^2 H + H^2)``. No extra tokens.
@@ -112,7 +115,8 @@ class Position3D(GeometryFusion):
         if config.depth == "points":
             points, measured = pool_points(_predicted_points(visual, geometry), cells)
         else:
-            points, measured = patch_points(*self._cameras(visual, geometry, cameras), cells)
+            depth, intrinsics, extrinsics, given = self._cameras(visual, geometry, cameras)
+            points, measured = patch_points(depth, intrinsics, extrinsics, cells, given)
         features = sinusoid(points, 2 * config.n_frequencies, config.shortest, config.longest).flatten(-2)
         features = _by_patch(features.where(measured[..., None], 0.0), config.cells)
         known = _by_patch(measured[..., None], config.cells).any(dim=-1)
@@ -123,8 +127,8 @@ class Position3D(GeometryFusion):
 
     def _cameras(
         self, visual: VisualTokens, geometry: GeometryFeatures, cameras: Cameras | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Depth, intrinsics and the extrinsics to apply, checked."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Known]:
+        """Depth, intrinsics and the extrinsics to apply, checked, and which views have them."""
         cameras = cameras or Cameras()
         rows, v = visual.tokens.shape[0], visual.grid[0]
         if self.config.depth == "geometry":
@@ -154,7 +158,18 @@ class Position3D(GeometryFusion):
             )
         if extrinsics is not None and tuple(extrinsics.shape) != (rows, v, 4, 4):
             raise UserError(f"cameras.extrinsics: shape {list(extrinsics.shape)} must be [{rows}, {v}, 4, 4]")
-        return depth, cameras.intrinsics, extrinsics
+        given = cameras.known
+        if self.config.depth == "geometry":
+            given = replace(given, depth=None)  # predicted for every view
+        if extrinsics is not None and self.config.frame == "auto" and given.extrinsics is not None:
+            # Points of a row are in one frame, or each camera's in its own: identities leave them there.
+            posed = (given.extrinsics | ~valid_views(visual)).all(dim=1)
+            own = torch.eye(4, dtype=extrinsics.dtype, device=extrinsics.device)
+            extrinsics, given = (
+                extrinsics.where(posed[:, None, None, None], own),
+                replace(given, extrinsics=None),
+            )
+        return depth, cameras.intrinsics, extrinsics, given
 
 
 def _by_patch(cells: Tensor, s: int) -> Tensor:

@@ -37,9 +37,10 @@ logger = logging.getLogger(__name__)
 class MapAnythingEncoder(nn.Module):
     """DINOv2 per view, rays of known intrinsics added and normalised, then attention across views.
 
-    Reads ``cameras.intrinsics`` when given; without them (or for a view whose matrix is not usable) it is
-    the model's images-only path. Extrinsics and depth are not read. With ``compat: starvla_llava3d``
-    intrinsics aren't either, and the config's docstring says what else is left out.
+    Reads ``cameras.intrinsics`` when given; without them (or for a view whose matrix is not known or not
+    usable) it is the model's images-only path. Extrinsics and depth are not read. With
+    ``compat: starvla_llava3d`` intrinsics aren't either, and the config's docstring says what else is left
+    out.
     """
 
     Config: ClassVar[type] = MapAnythingConfig
@@ -176,7 +177,7 @@ class MapAnythingEncoder(nn.Module):
             return self.fusion_norm_layer(x if rays_BVLE is None else x + rays_BVLE.to(x.dtype))
 
     def _ray_tokens(self, images: Tensor, cameras: Cameras | None) -> Tensor | None:
-        """``[B, V, h * w, E]``, zero for a view without usable intrinsics; None when there are none."""
+        """``[B, V, h * w, E]``, zero for a view without known, usable intrinsics; None when none has any."""
         if self.fork or cameras is None or cameras.intrinsics is None:
             return None
         intrinsics, (b, v) = cameras.intrinsics, images.shape[:2]
@@ -185,7 +186,7 @@ class MapAnythingEncoder(nn.Module):
                 f"cameras.intrinsics: shape {list(intrinsics.shape)} must be [{b}, {v}, 3, 3], as the images"
             )
         with torch.autocast(images.device.type, enabled=False):
-            rays, known = ray_directions(intrinsics, self.image_size)
+            rays, known = ray_directions(intrinsics, self.image_size, cameras.known.intrinsics)
             rays = rays.flatten(0, 1).to(self.ray_dirs_encoder.conv_in.weight.dtype)
             tokens = self.ray_dirs_encoder(rays).unflatten(0, (b, v))
             return torch.where(known[:, :, None, None], tokens, 0.0)

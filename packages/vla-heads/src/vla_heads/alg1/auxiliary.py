@@ -134,10 +134,10 @@ class Alg1(nn.Module):
             cameras = inputs.batch.cameras
             if cameras is None or cameras.depth is None:
                 raise UserError(
-                    "cameras.depth: missing; framework.auxiliary.geo_target is depth, so every view of every "
-                    "sample needs recorded depth, or set loss_w_geo: 0"
+                    "cameras.depth: missing; framework.auxiliary.geo_target is depth, and no view of the "
+                    "batch has recorded depth; record it, or set loss_w_geo: 0"
                 )
-            target, known = depth_targets(cameras.depth, self.dims.grid)
+            target, known = depth_targets(cameras.depth, self.dims.grid, cameras.known.depth)
             valid = valid & known
         else:
             assert inputs.geometry is not None

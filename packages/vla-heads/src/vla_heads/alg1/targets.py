@@ -23,18 +23,23 @@ def token_targets(tokens_BVHWC: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.layer_norm(x, (c,))
 
 
-def depth_targets(depth_BVHW: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def depth_targets(
+    depth_BVHW: Tensor, grid: tuple[int, int], given_BV: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean log depth of each patch, and where there is any.
 
     Args:
         depth_BVHW: metres; not finite or not positive is no measurement.
         grid: (h, w).
+        given_BV: bool, the views that have a depth (``Cameras.known``); None: all.
 
     Returns:
         fp32 ``[B, N, 1]`` (0 without a measurement) and bool ``[B, N]``.
     """
     depth = depth_BVHW.float()
     measured = depth.isfinite() & (depth > 0)
+    if given_BV is not None:
+        measured = measured & given_BV[..., None, None]
     logs = depth.where(measured, 1.0).log()
     pooled = F.adaptive_avg_pool2d(torch.stack([logs, measured.float()], dim=2).flatten(0, 1), grid)
     pooled = pooled.unflatten(0, depth.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)

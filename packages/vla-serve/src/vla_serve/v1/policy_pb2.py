@@ -26,7 +26,7 @@ from vla_serve.v1 import specs_pb2 as vla__serve_dot_v1_dot_specs__pb2
 from vla_serve.v1 import types_pb2 as vla__serve_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vla_serve/v1/policy.proto\x12\x0cvla_serve.v1\x1a\x18vla_serve/v1/specs.proto\x1a\x18vla_serve/v1/types.proto\"\x16\n\x14GetServerInfoRequest\"B\n\nPolicyInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tframework\x18\x02 \x01(\t\x12\x13\n\x0b\x65mbodiments\x18\x03 \x03(\t\"\xbf\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12*\n\x08policies\x18\x02 \x03(\x0b\x32\x18.vla_serve.v1.PolicyInfo\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x11\n\tmax_queue\x18\x04 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x05 \x01(\r\x12\x1e\n\x16session_idle_timeout_s\x18\x06 \x01(\x01\">\n\x18GetPolicyContractRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x12\n\nembodiment\x18\x02 \x01(\t\"V\n\x19GetPolicyContractResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12)\n\x08\x63ontract\x18\x02 \x01(\x0b\x32\x17.vla_serve.v1.RobotSpec\"\xbd\x01\n\rSessionConfig\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x12\n\nembodiment\x18\x02 \x01(\t\x12\x37\n\x10observation_spec\x18\x03 \x01(\x0b\x32\x1d.vla_serve.v1.ObservationSpec\x12-\n\x0b\x61\x63tion_spec\x18\x04 \x01(\x0b\x32\x18.vla_serve.v1.ActionSpec\x12\x1a\n\x12real_time_chunking\x18\x10 \x01(\x08J\x04\x08\x05\x10\x10\"A\n\x12OpenSessionRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.vla_serve.v1.SessionConfig\"@\n\x10RealTimeChunking\x12\x17\n\x0fmax_delay_steps\x18\x01 \x01(\r\x12\x13\n\x0b\x63hunks_kept\x18\x02 \x01(\r\"\xd3\x01\n\x13OpenSessionResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12)\n\x08\x63ontract\x18\x03 \x01(\x0b\x32\x17.vla_serve.v1.RobotSpec\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\x12\x16\n\x0eidle_timeout_s\x18\x05 \x01(\x01\x12:\n\x12real_time_chunking\x18\x06 \x01(\x0b\x32\x1e.vla_serve.v1.RealTimeChunking\">\n\x13ResetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0binstruction\x18\x02 \x01(\t\"\x16\n\x14ResetSessionResponse\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse\"{\n\rPreviousChunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x65xecuted_steps\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65lay_steps\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_executed_stepsB\x0e\n\x0c_delay_steps\"\xdf\x02\n\x0ePredictRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x0bobservation\x18\x02 \x01(\x0b\x32\x19.vla_serve.v1.Observation\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\x04step\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rdenoise_steps\x18\x05 \x01(\rH\x02\x88\x01\x01\x12-\n\x08previous\x18\x10 \x01(\x0b\x32\x1b.vla_serve.v1.PreviousChunk\x12=\n\tview_keys\x18\x11 \x03(\x0b\x32*.vla_serve.v1.PredictRequest.ViewKeysEntry\x1a/\n\rViewKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_seedB\x07\n\x05_stepB\x10\n\x0e_denoise_stepsJ\x04\x08\x06\x10\x10\"X\n\rServerTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08model_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\"\xa2\x01\n\x0fPredictResponse\x12%\n\x07\x61\x63tions\x18\x01 \x01(\x0b\x32\x14.vla_serve.v1.Tensor\x12,\n\x07timings\x18\x02 \x01(\x0b\x32\x1b.vla_serve.v1.ServerTimings\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x10\n\x08\x63hunk_id\x18\x10 \x01(\t\x12\x14\n\x0c\x66rozen_steps\x18\x11 \x01(\rJ\x04\x08\x04\x10\x10\x32\x99\x04\n\rPolicyService\x12X\n\rGetServerInfo\x12\".vla_serve.v1.GetServerInfoRequest\x1a#.vla_serve.v1.GetServerInfoResponse\x12\x64\n\x11GetPolicyContract\x12&.vla_serve.v1.GetPolicyContractRequest\x1a\'.vla_serve.v1.GetPolicyContractResponse\x12R\n\x0bOpenSession\x12 .vla_serve.v1.OpenSessionRequest\x1a!.vla_serve.v1.OpenSessionResponse\x12U\n\x0cResetSession\x12!.vla_serve.v1.ResetSessionRequest\x1a\".vla_serve.v1.ResetSessionResponse\x12U\n\x0c\x43loseSession\x12!.vla_serve.v1.CloseSessionRequest\x1a\".vla_serve.v1.CloseSessionResponse\x12\x46\n\x07Predict\x12\x1c.vla_serve.v1.PredictRequest\x1a\x1d.vla_serve.v1.PredictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vla_serve/v1/policy.proto\x12\x0cvla_serve.v1\x1a\x18vla_serve/v1/specs.proto\x1a\x18vla_serve/v1/types.proto\"\x16\n\x14GetServerInfoRequest\"B\n\nPolicyInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tframework\x18\x02 \x01(\t\x12\x13\n\x0b\x65mbodiments\x18\x03 \x03(\t\"\x82\x01\n\x06Limits\x12\x19\n\x11max_denoise_steps\x18\x01 \x01(\r\x12\x15\n\rmax_in_flight\x18\x02 \x01(\r\x12\x11\n\tmax_batch\x18\x03 \x01(\r\x12\x1b\n\x13max_in_flight_bytes\x18\x04 \x01(\x04\x12\x16\n\x0e\x62ody_timeout_s\x18\x05 \x01(\x01\"\xe5\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12*\n\x08policies\x18\x02 \x03(\x0b\x32\x18.vla_serve.v1.PolicyInfo\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x11\n\tmax_queue\x18\x04 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x05 \x01(\r\x12\x1e\n\x16session_idle_timeout_s\x18\x06 \x01(\x01\x12$\n\x06limits\x18\x07 \x01(\x0b\x32\x14.vla_serve.v1.Limits\">\n\x18GetPolicyContractRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x12\n\nembodiment\x18\x02 \x01(\t\"V\n\x19GetPolicyContractResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12)\n\x08\x63ontract\x18\x02 \x01(\x0b\x32\x17.vla_serve.v1.RobotSpec\"\xbd\x01\n\rSessionConfig\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x12\n\nembodiment\x18\x02 \x01(\t\x12\x37\n\x10observation_spec\x18\x03 \x01(\x0b\x32\x1d.vla_serve.v1.ObservationSpec\x12-\n\x0b\x61\x63tion_spec\x18\x04 \x01(\x0b\x32\x18.vla_serve.v1.ActionSpec\x12\x1a\n\x12real_time_chunking\x18\x10 \x01(\x08J\x04\x08\x05\x10\x10\"A\n\x12OpenSessionRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.vla_serve.v1.SessionConfig\"@\n\x10RealTimeChunking\x12\x17\n\x0fmax_delay_steps\x18\x01 \x01(\r\x12\x13\n\x0b\x63hunks_kept\x18\x02 \x01(\r\"\xf9\x01\n\x13OpenSessionResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12)\n\x08\x63ontract\x18\x03 \x01(\x0b\x32\x17.vla_serve.v1.RobotSpec\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\x12\x16\n\x0eidle_timeout_s\x18\x05 \x01(\x01\x12:\n\x12real_time_chunking\x18\x06 \x01(\x0b\x32\x1e.vla_serve.v1.RealTimeChunking\x12$\n\x06limits\x18\x07 \x01(\x0b\x32\x14.vla_serve.v1.Limits\">\n\x13ResetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0binstruction\x18\x02 \x01(\t\"\x16\n\x14ResetSessionResponse\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse\"(\n\x12HoldSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x15\n\x13HoldSessionResponse\"{\n\rPreviousChunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x65xecuted_steps\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65lay_steps\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_executed_stepsB\x0e\n\x0c_delay_steps\"\xf3\x02\n\x0ePredictRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x0bobservation\x18\x02 \x01(\x0b\x32\x19.vla_serve.v1.Observation\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\x04step\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rdenoise_steps\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nsupersedes\x18\x06 \x01(\x08\x12-\n\x08previous\x18\x10 \x01(\x0b\x32\x1b.vla_serve.v1.PreviousChunk\x12=\n\tview_keys\x18\x11 \x03(\x0b\x32*.vla_serve.v1.PredictRequest.ViewKeysEntry\x1a/\n\rViewKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_seedB\x07\n\x05_stepB\x10\n\x0e_denoise_stepsJ\x04\x08\x07\x10\x10\"\xa3\x01\n\rServerTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08model_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\x12\x12\n\nprepare_ms\x18\x05 \x01(\x01\x12\x11\n\tfinish_ms\x18\x06 \x01(\x01\x12\r\n\x05\x62\x61tch\x18\x07 \x01(\r\x12\x13\n\x0bqueue_depth\x18\x08 \x01(\r\"\xa2\x01\n\x0fPredictResponse\x12%\n\x07\x61\x63tions\x18\x01 \x01(\x0b\x32\x14.vla_serve.v1.Tensor\x12,\n\x07timings\x18\x02 \x01(\x0b\x32\x1b.vla_serve.v1.ServerTimings\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x10\n\x08\x63hunk_id\x18\x10 \x01(\t\x12\x14\n\x0c\x66rozen_steps\x18\x11 \x01(\rJ\x04\x08\x04\x10\x10\x32\xef\x04\n\rPolicyService\x12X\n\rGetServerInfo\x12\".vla_serve.v1.GetServerInfoRequest\x1a#.vla_serve.v1.GetServerInfoResponse\x12\x64\n\x11GetPolicyContract\x12&.vla_serve.v1.GetPolicyContractRequest\x1a\'.vla_serve.v1.GetPolicyContractResponse\x12R\n\x0bOpenSession\x12 .vla_serve.v1.OpenSessionRequest\x1a!.vla_serve.v1.OpenSessionResponse\x12U\n\x0cResetSession\x12!.vla_serve.v1.ResetSessionRequest\x1a\".vla_serve.v1.ResetSessionResponse\x12U\n\x0c\x43loseSession\x12!.vla_serve.v1.CloseSessionRequest\x1a\".vla_serve.v1.CloseSessionResponse\x12T\n\x0bHoldSession\x12 .vla_serve.v1.HoldSessionRequest\x1a!.vla_serve.v1.HoldSessionResponse0\x01\x12\x46\n\x07Predict\x12\x1c.vla_serve.v1.PredictRequest\x1a\x1d.vla_serve.v1.PredictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,38 +39,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_end=117
   _globals['_POLICYINFO']._serialized_start=119
   _globals['_POLICYINFO']._serialized_end=185
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=188
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=379
-  _globals['_GETPOLICYCONTRACTREQUEST']._serialized_start=381
-  _globals['_GETPOLICYCONTRACTREQUEST']._serialized_end=443
-  _globals['_GETPOLICYCONTRACTRESPONSE']._serialized_start=445
-  _globals['_GETPOLICYCONTRACTRESPONSE']._serialized_end=531
-  _globals['_SESSIONCONFIG']._serialized_start=534
-  _globals['_SESSIONCONFIG']._serialized_end=723
-  _globals['_OPENSESSIONREQUEST']._serialized_start=725
-  _globals['_OPENSESSIONREQUEST']._serialized_end=790
-  _globals['_REALTIMECHUNKING']._serialized_start=792
-  _globals['_REALTIMECHUNKING']._serialized_end=856
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=859
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=1070
-  _globals['_RESETSESSIONREQUEST']._serialized_start=1072
-  _globals['_RESETSESSIONREQUEST']._serialized_end=1134
-  _globals['_RESETSESSIONRESPONSE']._serialized_start=1136
-  _globals['_RESETSESSIONRESPONSE']._serialized_end=1158
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=1160
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=1201
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1203
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1225
-  _globals['_PREVIOUSCHUNK']._serialized_start=1227
-  _globals['_PREVIOUSCHUNK']._serialized_end=1350
-  _globals['_PREDICTREQUEST']._serialized_start=1353
-  _globals['_PREDICTREQUEST']._serialized_end=1704
-  _globals['_PREDICTREQUEST_VIEWKEYSENTRY']._serialized_start=1615
-  _globals['_PREDICTREQUEST_VIEWKEYSENTRY']._serialized_end=1662
-  _globals['_SERVERTIMINGS']._serialized_start=1706
-  _globals['_SERVERTIMINGS']._serialized_end=1794
-  _globals['_PREDICTRESPONSE']._serialized_start=1797
-  _globals['_PREDICTRESPONSE']._serialized_end=1959
-  _globals['_POLICYSERVICE']._serialized_start=1962
-  _globals['_POLICYSERVICE']._serialized_end=2499
+  _globals['_LIMITS']._serialized_start=188
+  _globals['_LIMITS']._serialized_end=318
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=321
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=550
+  _globals['_GETPOLICYCONTRACTREQUEST']._serialized_start=552
+  _globals['_GETPOLICYCONTRACTREQUEST']._serialized_end=614
+  _globals['_GETPOLICYCONTRACTRESPONSE']._serialized_start=616
+  _globals['_GETPOLICYCONTRACTRESPONSE']._serialized_end=702
+  _globals['_SESSIONCONFIG']._serialized_start=705
+  _globals['_SESSIONCONFIG']._serialized_end=894
+  _globals['_OPENSESSIONREQUEST']._serialized_start=896
+  _globals['_OPENSESSIONREQUEST']._serialized_end=961
+  _globals['_REALTIMECHUNKING']._serialized_start=963
+  _globals['_REALTIMECHUNKING']._serialized_end=1027
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=1030
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=1279
+  _globals['_RESETSESSIONREQUEST']._serialized_start=1281
+  _globals['_RESETSESSIONREQUEST']._serialized_end=1343
+  _globals['_RESETSESSIONRESPONSE']._serialized_start=1345
+  _globals['_RESETSESSIONRESPONSE']._serialized_end=1367
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=1369
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=1410
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1412
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1434
+  _globals['_HOLDSESSIONREQUEST']._serialized_start=1436
+  _globals['_HOLDSESSIONREQUEST']._serialized_end=1476
+  _globals['_HOLDSESSIONRESPONSE']._serialized_start=1478
+  _globals['_HOLDSESSIONRESPONSE']._serialized_end=1499
+  _globals['_PREVIOUSCHUNK']._serialized_start=1501
+  _globals['_PREVIOUSCHUNK']._serialized_end=1624
+  _globals['_PREDICTREQUEST']._serialized_start=1627
+  _globals['_PREDICTREQUEST']._serialized_end=1998
+  _globals['_PREDICTREQUEST_VIEWKEYSENTRY']._serialized_start=1909
+  _globals['_PREDICTREQUEST_VIEWKEYSENTRY']._serialized_end=1956
+  _globals['_SERVERTIMINGS']._serialized_start=2001
+  _globals['_SERVERTIMINGS']._serialized_end=2164
+  _globals['_PREDICTRESPONSE']._serialized_start=2167
+  _globals['_PREDICTRESPONSE']._serialized_end=2329
+  _globals['_POLICYSERVICE']._serialized_start=2332
+  _globals['_POLICYSERVICE']._serialized_end=2955
 # @@protoc_insertion_point(module_scope)

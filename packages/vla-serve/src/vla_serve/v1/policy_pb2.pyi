@@ -21,21 +21,37 @@ class PolicyInfo(_message.Message):
     embodiments: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, name: _Optional[str] = ..., framework: _Optional[str] = ..., embodiments: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Limits(_message.Message):
+    __slots__ = ("max_denoise_steps", "max_in_flight", "max_batch", "max_in_flight_bytes", "body_timeout_s")
+    MAX_DENOISE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BODY_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    max_denoise_steps: int
+    max_in_flight: int
+    max_batch: int
+    max_in_flight_bytes: int
+    body_timeout_s: float
+    def __init__(self, max_denoise_steps: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., body_timeout_s: _Optional[float] = ...) -> None: ...
+
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("server_version", "policies", "max_message_bytes", "max_queue", "max_sessions", "session_idle_timeout_s")
+    __slots__ = ("server_version", "policies", "max_message_bytes", "max_queue", "max_sessions", "session_idle_timeout_s", "limits")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
     MAX_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SESSION_IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     policies: _containers.RepeatedCompositeFieldContainer[PolicyInfo]
     max_message_bytes: int
     max_queue: int
     max_sessions: int
     session_idle_timeout_s: float
-    def __init__(self, server_version: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[PolicyInfo, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_sessions: _Optional[int] = ..., session_idle_timeout_s: _Optional[float] = ...) -> None: ...
+    limits: Limits
+    def __init__(self, server_version: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[PolicyInfo, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_sessions: _Optional[int] = ..., session_idle_timeout_s: _Optional[float] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class GetPolicyContractRequest(_message.Message):
     __slots__ = ("policy", "embodiment")
@@ -82,20 +98,22 @@ class RealTimeChunking(_message.Message):
     def __init__(self, max_delay_steps: _Optional[int] = ..., chunks_kept: _Optional[int] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s", "real_time_chunking")
+    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s", "real_time_chunking", "limits")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     REAL_TIME_CHUNKING_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     policy: str
     contract: _specs_pb2.RobotSpec
     max_message_bytes: int
     idle_timeout_s: float
     real_time_chunking: RealTimeChunking
-    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., real_time_chunking: _Optional[_Union[RealTimeChunking, _Mapping]] = ...) -> None: ...
+    limits: Limits
+    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., real_time_chunking: _Optional[_Union[RealTimeChunking, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class ResetSessionRequest(_message.Message):
     __slots__ = ("session_id", "instruction")
@@ -119,6 +137,16 @@ class CloseSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class HoldSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class HoldSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class PreviousChunk(_message.Message):
     __slots__ = ("chunk_id", "executed_steps", "delay_steps")
     CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -130,7 +158,7 @@ class PreviousChunk(_message.Message):
     def __init__(self, chunk_id: _Optional[str] = ..., executed_steps: _Optional[int] = ..., delay_steps: _Optional[int] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("session_id", "observation", "seed", "step", "denoise_steps", "previous", "view_keys")
+    __slots__ = ("session_id", "observation", "seed", "step", "denoise_steps", "supersedes", "previous", "view_keys")
     class ViewKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +171,7 @@ class PredictRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     DENOISE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDES_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     VIEW_KEYS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
@@ -150,21 +179,30 @@ class PredictRequest(_message.Message):
     seed: int
     step: int
     denoise_steps: int
+    supersedes: bool
     previous: PreviousChunk
     view_keys: _containers.ScalarMap[str, str]
-    def __init__(self, session_id: _Optional[str] = ..., observation: _Optional[_Union[_types_pb2.Observation, _Mapping]] = ..., seed: _Optional[int] = ..., step: _Optional[int] = ..., denoise_steps: _Optional[int] = ..., previous: _Optional[_Union[PreviousChunk, _Mapping]] = ..., view_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., observation: _Optional[_Union[_types_pb2.Observation, _Mapping]] = ..., seed: _Optional[int] = ..., step: _Optional[int] = ..., denoise_steps: _Optional[int] = ..., supersedes: bool = ..., previous: _Optional[_Union[PreviousChunk, _Mapping]] = ..., view_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ServerTimings(_message.Message):
-    __slots__ = ("queue_ms", "decode_ms", "model_ms", "total_ms")
+    __slots__ = ("queue_ms", "decode_ms", "model_ms", "total_ms", "prepare_ms", "finish_ms", "batch", "queue_depth")
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     DECODE_MS_FIELD_NUMBER: _ClassVar[int]
     MODEL_MS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_MS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_MS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_DEPTH_FIELD_NUMBER: _ClassVar[int]
     queue_ms: float
     decode_ms: float
     model_ms: float
     total_ms: float
-    def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+    prepare_ms: float
+    finish_ms: float
+    batch: int
+    queue_depth: int
+    def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., prepare_ms: _Optional[float] = ..., finish_ms: _Optional[float] = ..., batch: _Optional[int] = ..., queue_depth: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("actions", "timings", "seed", "chunk_id", "frozen_steps")

@@ -60,6 +60,11 @@ class PolicyServiceStub(object):
                 request_serializer=vla__serve_dot_v1_dot_policy__pb2.CloseSessionRequest.SerializeToString,
                 response_deserializer=vla__serve_dot_v1_dot_policy__pb2.CloseSessionResponse.FromString,
                 _registered_method=True)
+        self.HoldSession = channel.unary_stream(
+                '/vla_serve.v1.PolicyService/HoldSession',
+                request_serializer=vla__serve_dot_v1_dot_policy__pb2.HoldSessionRequest.SerializeToString,
+                response_deserializer=vla__serve_dot_v1_dot_policy__pb2.HoldSessionResponse.FromString,
+                _registered_method=True)
         self.Predict = channel.unary_unary(
                 '/vla_serve.v1.PolicyService/Predict',
                 request_serializer=vla__serve_dot_v1_dot_policy__pb2.PredictRequest.SerializeToString,
@@ -106,6 +111,15 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldSession(self, request, context):
+        """Says that the client of a session is there, for as long as the stream is open. When it ends, by a closed
+        connection too, the session makes room for a newcomer at once and is closed seconds later. A client that
+        never holds its session loses it to a newcomer when it has been quiet for long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Predict(self, request, context):
         """One action chunk for one observation.
         """
@@ -140,6 +154,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.CloseSession,
                     request_deserializer=vla__serve_dot_v1_dot_policy__pb2.CloseSessionRequest.FromString,
                     response_serializer=vla__serve_dot_v1_dot_policy__pb2.CloseSessionResponse.SerializeToString,
+            ),
+            'HoldSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.HoldSession,
+                    request_deserializer=vla__serve_dot_v1_dot_policy__pb2.HoldSessionRequest.FromString,
+                    response_serializer=vla__serve_dot_v1_dot_policy__pb2.HoldSessionResponse.SerializeToString,
             ),
             'Predict': grpc.unary_unary_rpc_method_handler(
                     servicer.Predict,
@@ -283,6 +302,33 @@ class PolicyService(object):
             '/vla_serve.v1.PolicyService/CloseSession',
             vla__serve_dot_v1_dot_policy__pb2.CloseSessionRequest.SerializeToString,
             vla__serve_dot_v1_dot_policy__pb2.CloseSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vla_serve.v1.PolicyService/HoldSession',
+            vla__serve_dot_v1_dot_policy__pb2.HoldSessionRequest.SerializeToString,
+            vla__serve_dot_v1_dot_policy__pb2.HoldSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

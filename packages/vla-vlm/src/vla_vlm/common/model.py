@@ -6,39 +6,36 @@ Q query tokens.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from vla_core.answers import AnswerIds
 from vla_core.batch import Batch, Role, TokenFields
 from vla_core.interfaces import PromptSpec, TextTokens, VisualTokens, VLMDims, VLMOutput, VLMRequest
 
 from vla_vlm.common.answers import (
-    AnswerTokens,
-    add_tokens,
     before_answers,
     closing_tokens,
     every_answer,
-    grow,
     last_column,
 )
 from vla_vlm.common.collator import PromptCollator
 from vla_vlm.common.config import BackboneConfig
 from vla_vlm.common.decoder import KVCache, TextDecoder
 from vla_vlm.common.kernels import check_runs
-from vla_vlm.common.owned import LanguageHead, TiedEmbedding, retype
 from vla_vlm.common.positions import Positions
+from vla_vlm.common.reach import above, highest, names_of
 from vla_vlm.common.reserved import check_counts, overwrite, where
 from vla_vlm.common.rope import TextRope
+from vla_vlm.common.speaking import Speaking
 from vla_vlm.common.text import Deepstack, run_layers
 from vla_vlm.common.tokenizer import SpecialIds
 
 
-class DecoderVLM(nn.Module, ABC):
+class DecoderVLM(Speaking):
     """Everything of the protocol but building: a subclass sets these and encodes images.
 
     Attributes:
@@ -47,7 +44,6 @@ class DecoderVLM(nn.Module, ABC):
         rope: rotary tables of the language model.
         n_views, image_size: of every batch.
         dims: sizes other parts are built from; with ``decoder``, :meth:`make_head` is right for it.
-        lm_head: once :meth:`add_answers` needed one; None where the embedding serves as such.
     """
 
     Config: ClassVar[type]
@@ -60,17 +56,6 @@ class DecoderVLM(nn.Module, ABC):
     image_size: tuple[int, int]
     dims: VLMDims
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.lm_head: LanguageHead | None
-        self.register_module("lm_head", None)
-        self.answers: AnswerTokens | None = None
-
-    @property
-    @abstractmethod
-    def language_model(self) -> Any:
-        """transformers' decoder: ``embed_tokens``, ``layers``, ``norm``."""
-
     @property
     def raw_states(self) -> bool:
         """Whether heads get hidden states as :func:`~.text.run_layers` calls them raw."""
@@ -80,39 +65,17 @@ class DecoderVLM(nn.Module, ABC):
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """uint8 (or [0, 1]) ``[M, 3, H, W]`` -> tokens ``[M, N / V, H]``, and more of them for deepstack."""
 
-    def make_head(self) -> LanguageHead | None:
-        """The language head before any answer is added; None: the embedding's weight serves (it is tied)."""
-        return None
+    def unused(self, request: VLMRequest) -> list[str]:
+        """Names of the modules that a request never runs; their parameters have no gradient."""
+        return names_of(self, self.unreached(request))
 
-    def add_answers(self, answer_ids: AnswerIds) -> None:
-        """See :class:`~vla_core.interfaces.AnsweringModel`.
-
-        Tokens that the tokenizer lacks are appended to it, and as many rows to the embedding and, where it
-        is not the same, to the language head: spare rows that a published model has stay spare.
-
-        Raises:
-            ConfigError: the tokenizer has the tokens out of order.
-        """
-        first, added = add_tokens(self.tokenizer, answer_ids.tokens)
-        self.answers = AnswerTokens(first, len(answer_ids.tokens))
-        self.lm_head = self.make_head()
-        if self.lm_head is None:
-            retype(self.language_model.embed_tokens, TiedEmbedding)
-        if added:
-            embed, config = self.language_model.embed_tokens, self.language_model.config
-            rows = len(embed.weight) + added
-            for module in (embed, self.lm_head):
-                if module is not None:
-                    grow(module, rows, first + self.answers.count - added, added, config.initializer_range)
-            config.vocab_size = rows
-
-    @property
-    def answer_modules(self) -> list[str]:
-        """Names of the modules that hold the rows of an answer's tokens; none without an answer."""
-        if self.answers is None:
-            return []
-        holders = (self.language_model.embed_tokens, self.lm_head)
-        return [name for name, module in self.named_modules() if any(module is holder for holder in holders)]
+    def unreached(self, request: VLMRequest) -> list[nn.Module]:
+        """The modules that a request never runs."""
+        top, n_layers = highest(request, self.dims.n_layers), self.dims.n_layers
+        speaks = request.decoder > 0 or request.logits != "none"
+        normed = top == n_layers and (speaks or not self.raw_states)
+        head = [self.lm_head] if self.lm_head is not None and not speaks else []
+        return [*above(self.language_model, top, normed), *head]
 
     def collator(self, prompt: PromptSpec) -> PromptCollator:
         """The prompt writer of this model for ``prompt``; holds no reference to the module."""
@@ -234,10 +197,10 @@ class DecoderVLM(nn.Module, ABC):
             last = hidden[self.dims.n_layers]
             if request.logits == "labels":
                 before = before_answers(last, roles, fields.labels.shape[1])
-                out.logits, out.labels = self._read(before), fields.labels
+                out.logits, out.labels = self.read(before), fields.labels
             else:
                 before, out.labels = every_answer(last, fields.input_ids, roles, fields.n_answer)
-                out.logits = self._logits(before, slice(None))
+                out.logits = self.logits_of(before, slice(None))
         if cache is not None:
             out.decoder = self._decoder(fields, text_BS, mask, hidden[self.dims.n_layers], cache)
         return out
@@ -272,19 +235,6 @@ class DecoderVLM(nn.Module, ABC):
         )
         return hidden, {}
 
-    def _logits(self, hidden: Tensor, rows: slice) -> Tensor:
-        """Logits of some tokens, through the head or the embedding that serves as one."""
-        head = self.language_model.embed_tokens if self.lm_head is None else self.lm_head
-        logits: Tensor = head(hidden, rows)
-        return logits
-
-    def _read(self, hidden: Tensor) -> Tensor:
-        """Logits ``[..., n_ids]`` of the answer ids, and of no other token."""
-        if self.answers is None:
-            raise ValueError("this model knows no answer; call add_answers first (build_policy does)")
-        first = self.answers.first
-        return self._logits(hidden, slice(first, first + self.answers.count))
-
     def _decoder(
         self, fields: TokenFields, text_BS: Tensor, mask: Tensor, hidden: Tensor, cache: KVCache
     ) -> TextDecoder:
@@ -300,6 +250,6 @@ class DecoderVLM(nn.Module, ABC):
             position_B=(fields.position_ids * text_BS).amax(dim=(0, 2)) + 1,
             axes=len(fields.position_ids),
             embed=lambda ids: self.language_model.embed_tokens(ids + first),
-            read=self._read,
+            read=self.read,
             hidden_BH=hidden.gather(1, column)[:, 0],
         )

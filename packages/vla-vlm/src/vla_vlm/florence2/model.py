@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.florence2.configuration_florence2 import Florence2Config
 from vla_core.batch import Role
 from vla_core.errors import ConfigError
@@ -151,6 +151,10 @@ class Florence2(DecoderVLM):
             mask=text.mask.scatter(1, column, visual.mask[:, ::n]),
         )
         return super().forward(text, visual, prefix, request)
+
+    def unreached(self, request: VLMRequest) -> list[nn.Module]:
+        """See the base; there is no final norm."""
+        return list(self.language_model.layers[max(request.layers, default=0) :])
 
     def run(
         self,

@@ -12,15 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PaliGemmaConfig
 from vla_core.dims import KVDims
 from vla_core.errors import ConfigError
-from vla_core.interfaces import VLMDims
+from vla_core.interfaces import VLMDims, VLMRequest
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.model import DecoderVLM
 from vla_vlm.common.pixels import ImageStats, image_stats, save_image_stats
+from vla_vlm.common.reach import above
 from vla_vlm.common.rope import TextRope
 from vla_vlm.common.towers import TOWERS
 from vla_vlm.paligemma import shapes as loading
@@ -87,6 +88,17 @@ class PaliGemma(DecoderVLM):
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Through ``vision_tower`` and ``multi_modal_projector``; no deepstack."""
         return self.model.multi_modal_projector(self.vision_runner(self.model.vision_tower, images)), ()
+
+    def unreached(self, request: VLMRequest) -> list[nn.Module]:
+        """See the base; of a layer whose keys and values alone are wanted, all that these do not need."""
+        read, kv = max(request.layers, default=0), max(request.kv, default=0)
+        top, layers = max(read, kv - 1, 0), self.language_model.layers
+        idle = above(self.language_model, max(top, kv), read == self.dims.n_layers)
+        if kv > top:
+            last = layers[kv - 1]
+            attention = last.self_attn
+            idle += [attention.q_proj, attention.o_proj, last.post_attention_layernorm, last.mlp]
+        return idle
 
     def number(self, position_ids: Tensor, mask_BS: Tensor) -> Tensor:
         """1, 2, 3, ... over the tokens that are there, as pi0 counts: a missing view takes no numbers."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from torch import nn
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig as Qwen3VLShapes
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration, Qwen3VLModel
+from vla_core.interfaces import VLMRequest
 
+from vla_vlm.common.reach import highest, unused_mergers
 from vla_vlm.qwen.family import Family
 from vla_vlm.qwen.model import QwenVLM
 from vla_vlm.qwen.shapes import text_shapes, vision_shapes
@@ -53,6 +56,13 @@ class Qwen3VL(QwenVLM):
         rope_axes=rope_axes,
         vision=DeepstackVision,
     )
+
+    def unreached(self, request: VLMRequest) -> list[nn.Module]:
+        """See the base; with it, what projects features of deepstack for layers that are not run."""
+        n_layers = self.dims.n_layers
+        top = highest(request, n_layers)
+        mergers = self.model.visual.deepstack_merger_list
+        return [*super().unreached(request), *unused_mergers(mergers, top, n_layers, self.raw_states)]
 
     @property
     def raw_states(self) -> bool:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vla_core.errors import ConfigError
+
+from vla_train.dialects.starvla.mixtures import MIXTURES, Modes
 from vla_train.dialects.starvla.rules import Given, Outcome, Rule, converted, dropped, moved, only
 
 V = "datasets.vla_data"
-LIBERO = tuple(f"libero_{suite}_no_noops_1.0.0_lerobot" for suite in ("object", "goal", "spatial", "10"))
-MIXTURES = {"libero_all": LIBERO, "libero_goal": LIBERO[1:2]}
-"""Mixtures of StarVLA's code that are lists of directories, with equal weights."""
-
 TEXT_STATE = ("QwenPI_v3", "QwenOFT")
 DECODING = "how videos are decoded; PyAV here"
 
@@ -29,7 +28,9 @@ def _datasets(given: Given) -> Outcome:
     if root is None:
         given.refuse(f"{V}.data_root_dir is not set")
     mix = str(given.value)
-    names = MIXTURES.get(mix) or ((mix,) if (Path(str(root)) / mix).is_dir() else ())
+    names = MIXTURES[mix][1] if mix in MIXTURES else ()
+    if not names and (Path(str(root)) / mix).is_dir():
+        names = (mix,)
     if not names:
         given.refuse(
             "the mixture is a list in StarVLA's code; write its data sets as "
@@ -70,8 +71,33 @@ def _mode(given: Given) -> Outcome:
     return _piped(given)
 
 
-def pipeline(whole: Mapping[str, Any], framework: str) -> list[dict[str, Any]]:
-    """``framework.transforms``: what StarVLA's loader and data configs do, as far as a config tells."""
+def _normalize(whole: Mapping[str, Any], with_state: bool, where: str) -> tuple[dict[str, Any], str]:
+    """The ``normalize`` step, and where its modes are from."""
+    mix = str(whole.get(f"{V}.data_mix"))
+    modes = MIXTURES[mix][0] if mix in MIXTURES else None
+    if "datasets.train" in whole or modes is None:
+        why = "datasets.train is set" if modes is not None else "StarVLA's modes stand in its code"
+        theirs = "" if modes is None else f"; there: {modes.step(with_state)}"
+        return Modes("q99", "q99").step(True), f"q99 for every group: {why}{theirs}"
+    if modes.sin_cos and with_state:
+        raise ConfigError(
+            f"{where}{V}.include_state: StarVLA gives sine and cosine of each state dim of '{mix}' to the "
+            "model, and no transform here does; set it to false, or write framework.transforms"
+        )
+    return modes.step(with_state), f"the modes of StarVLA's '{mix}'"
+
+
+def pipeline(whole: Mapping[str, Any], framework: str, where: str) -> tuple[list[dict[str, Any]], str]:
+    """``framework.transforms``: what StarVLA's loader and data configs do; and a note on the normalisation.
+
+    Args:
+        whole: all dotted keys and values.
+        framework: our preset's name.
+        where: ``file:line: `` of ``include_state``, for errors.
+
+    Raises:
+        ConfigError: a state that no transform here makes.
+    """
     size = whole.get(f"{V}.obs_image_size") or [224, 224]
     steps: list[dict[str, Any]] = [
         {"name": "resize", "height": int(size[1]), "width": int(size[0]), "interpolation": "bicubic"}
@@ -86,12 +112,14 @@ def pipeline(whole: Mapping[str, Any], framework: str) -> list[dict[str, Any]]:
         }
         name = {"delta": "delta", "rel": "relative"}[mode]
         steps.append({"name": "relative_actions", "groups": groups, "mode": name})
-    steps.append({"name": "normalize", "state": "q99", "action": "q99", "clip": 2.2})
-    if not is_on(whole.get(f"{V}.include_state", False)):
+    with_state = is_on(whole.get(f"{V}.include_state", False))
+    step, note = _normalize(whole, with_state, where)
+    steps.append(step)
+    if not with_state:
         steps.append({"name": "drop_state"})
     elif framework in TEXT_STATE:
         steps.append({"name": "state_as_text"})
-    return steps
+    return steps, note
 
 
 RULES: tuple[Rule, ...] = (
@@ -99,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     converted(f"{V}.data_root_dir", "datasets.train", "with data_mix", _root),
     converted(
         f"{V}.data_mix", "datasets.train",
-        "libero_all, libero_goal, or a folder of data_root_dir; others stand in StarVLA's code", _datasets,
+        "StarVLA's mixtures of a few folders, or a folder of data_root_dir", _datasets,
     ),
     moved(f"{V}.per_device_batch_size", "trainer.batch_size"),
     moved(f"{V}.num_workers", "datasets.num_workers"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from vla_core.errors import ConfigError
@@ -109,3 +109,14 @@ def only(theirs: str, allowed: tuple[Any, ...], why: str, advice: str) -> Rule:
 def converted(theirs: str, ours: str, note: str, apply: Apply) -> Rule:
     """Anything else."""
     return Rule(theirs, ours, note, apply)
+
+
+def read_by(frameworks: Collection[str], who: str, rule: Rule) -> Rule:
+    """``rule`` for ``frameworks``; in a config of another one the key has no effect, as in StarVLA."""
+
+    def apply(given: Given) -> Outcome:
+        if given.framework not in frameworks:
+            return Outcome(note=f"only {who} read{'s' if who in frameworks else ''} it")
+        return rule.apply(given)
+
+    return replace(rule, apply=apply)

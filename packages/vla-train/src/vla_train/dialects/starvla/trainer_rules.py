@@ -48,11 +48,9 @@ def _trackers(given: Given) -> Outcome:
 
 
 def _repeats(given: Given) -> Outcome:
-    if given.framework == "QwenPI_v3":
+    if given.framework in ("QwenPI_v3", "MapAnythingLlava3DPI"):
         return Outcome({"framework.head.repeated_diffusion_steps": given.value})
-    return Outcome(
-        note="only QwenPI_v3 reads it here; framework.action_model.repeated_diffusion_steps decides"
-    )
+    return Outcome(note="only QwenPI_v3 and MapAnythingLlava3DPI read it; framework.action_model's decides")
 
 
 def _vla_weight(given: Given) -> Outcome:
@@ -99,6 +97,7 @@ RULES: tuple[Rule, ...] = (
     converted(
         "trainer.scheduler_specific_kwargs.min_lr", "trainer.min_lr_ratio", "min_lr / base rate", _min_lr
     ),
+    only("trainer.scheduler_specific_kwargs", ({}, None), "nothing is set", "name its keys one by one"),
     moved("trainer.scheduler_specific_kwargs.min_lr_rate", "trainer.min_lr_ratio"),
     converted("trainer.gradient_clipping", "trainer.clip_norm", "null is 0", _clip),
     dropped("trainer.max_grad_norm", "StarVLA never reads it; trainer.gradient_clipping decides"),
@@ -113,7 +112,8 @@ RULES: tuple[Rule, ...] = (
     moved("trainer.enable_gradient_checkpointing", "framework.vlm.gradient_checkpointing"),
     dropped("trainer.enable_mixed_precision_training", "StarVLA never reads it; trainer.precision is bf16"),
     converted(
-        "trainer.repeated_diffusion_steps", "framework.head.repeated_diffusion_steps", "QwenPI_v3", _repeats
+        "trainer.repeated_diffusion_steps", "framework.head.repeated_diffusion_steps",
+        "QwenPI_v3, MapAnythingLlava3DPI", _repeats
     ),
     dropped("trainer.epochs", "StarVLA never reads it; max_train_steps decides"),
     dropped("trainer.warmup_ratio", "StarVLA never reads it; num_warmup_steps decides"),

@@ -116,10 +116,9 @@ def _one(given: Given, tree: Tree, built: _Builder, own: OwnKeys) -> None:
 def _whole_run(context: Mapping[str, Any], framework: str, tree: Tree, built: _Builder) -> None:
     """What StarVLA does without a key: its pipeline, and bf16."""
     origin = tree.where(V).removesuffix(": ")
-    steps = pipeline(context, framework)
-    built.put("framework.transforms", steps, origin)
-    built.lines.append(
-        f"{V} -> framework.transforms={steps} (q99 for every group: StarVLA's modes stand in its code)"
-    )
+    if "framework.transforms" not in context:
+        steps, note = pipeline(context, framework, tree.where(f"{V}.include_state"))
+        built.put("framework.transforms", steps, origin)
+        built.lines.append(f"{V} -> framework.transforms={steps} ({note})")
     built.put("trainer.precision", "bf16", origin)
     built.lines.append("StarVLA's autocast -> trainer.precision=bf16")

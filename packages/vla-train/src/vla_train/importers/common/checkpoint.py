@@ -23,10 +23,10 @@ REPORT = "import_report.txt"
 
 @dataclass(frozen=True)
 class Imported:
-    """The checkpoint and what to tell the user, in lines."""
+    """The checkpoint and what to tell the user: how many tensors went where, and notes."""
 
     path: Path
-    summary: list[str]
+    counts: str
     notes: list[str]
 
     @property
@@ -79,5 +79,5 @@ def write(
         late(own)
     policy.model.load_state_dict(ledger.finish(own), strict=True, assign=True)
     policy.save(out, step=step)
-    (out / REPORT).write_text("\n".join([origin, *notes, *ledger.lines()]) + "\n")
-    return Imported(out, ledger.summary(), list(notes))
+    (out / REPORT).write_text("\n".join([origin, ledger.counts(), *notes, *ledger.lines()]) + "\n")
+    return Imported(out, ledger.counts(), list(notes))

@@ -31,8 +31,8 @@ class ImportParser(argparse.ArgumentParser):
 
 
 def show(done: Imported, console: Console) -> None:
-    """Print what was imported, layer numbers folded, and where the rest is."""
-    for line in [*done.summary, *done.notes]:
+    """Print how many tensors were imported, what the user should know, and where the rest is."""
+    lines = [f"tensors     {done.counts}", *(f"note        {note}" for note in done.notes),
+             f"checkpoint  {done.path}", f"report      {done.report} (where each tensor went)"]  # fmt: skip
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"checkpoint  {done.path}", highlight=False, soft_wrap=True)
-    console.print(f"every tensor is in {done.report}", highlight=False, soft_wrap=True)

@@ -57,9 +57,10 @@ class Ledger:
             )
         return tuple(self.state[name].shape)
 
-    def count(self, pattern: str) -> int:
-        """One more than the largest number that the only group of ``pattern`` finds at a name's start."""
-        found = [int(match[1]) for name in self.state if (match := re.match(pattern, name))]
+    def count(self, pattern: str, prefix: str = "") -> int:
+        """One more than the largest number that the only group of ``pattern`` finds after ``prefix``."""
+        names = [name.removeprefix(prefix) for name in self.state if name.startswith(prefix)]
+        found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
         return max(found, default=-1) + 1
 
     def move(
@@ -113,7 +114,7 @@ class Ledger:
         if problems:
             raise UserError(
                 f"{self.file}: {'; '.join(problems)}; the weights come from another release of {self.origin} "
-                "than those this command knows, or the config is not theirs"
+                "than those this command knows, or the config or --base_vlm is not theirs"
             )
         for name, tensor in self.result.items():
             if tensor.shape != wanted[name].shape:
@@ -125,26 +126,16 @@ class Ledger:
 
     def lines(self) -> list[str]:
         """The whole report, a line a tensor."""
-        return [_line(entry, " + ".join(entry.sources), entry.target) for entry in self.entries]
+        return [_line(entry) for entry in self.entries]
 
-    def summary(self) -> list[str]:
-        """The report with layer numbers folded: ``blocks.*.q.weight (x4)``."""
-        groups: dict[tuple[str, str, str, str], int] = {}
-        for entry in self.entries:
-            sources = " + ".join(_fold(name) for name in entry.sources)
-            key = (entry.what, sources, _fold(entry.target), entry.note)
-            groups[key] = groups.get(key, 0) + 1
-        return [
-            _line(Entry(what, (), "", note), sources, target) + (f" (x{n})" if n > 1 else "")
-            for (what, sources, target, note), n in groups.items()
-        ]
+    def counts(self) -> str:
+        """How many tensors are mapped, dropped or new."""
+        kinds = [entry.what for entry in self.entries]
+        return ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("mapped", "dropped", "new"))
 
 
-def _fold(name: str) -> str:
-    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-
-
-def _line(entry: Entry, sources: str, target: str) -> str:
+def _line(entry: Entry) -> str:
+    sources, target = " + ".join(entry.sources), entry.target
     arrow = f"{sources} -> {target}" if sources and target else sources or target
     return f"{entry.what:7} {arrow}" + (f": {entry.note}" if entry.note else "")
 

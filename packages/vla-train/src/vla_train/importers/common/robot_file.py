@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from omegaconf import MISSING
-from vla_core.config import build_config, load_tree
+from vla_core.config import Tree, build_config, load_tree
 from vla_core.errors import ConfigError
 from vla_core.specs import (
     ActionSpec,
@@ -87,10 +87,27 @@ def read_robot_file(cls: type[Robot], path: Path) -> Robot:
     """The file at ``path``.
 
     Raises:
-        ConfigError: no such file, or a key that is unknown, missing or of the wrong type.
+        ConfigError: no such file, a key that is unknown, missing or of the wrong type, or two cameras or
+            groups of one name.
     """
     tree = load_tree([path])
-    return build_config(cls, tree.data, "", tree)
+    robot = build_config(cls, tree.data, "", tree)
+    _check_names("cameras", [camera.name for camera in robot.cameras], tree)
+    for vector in ("action", "state"):
+        _check_names(vector, [group.name for group in robot.groups(vector)], tree)
+    return robot
+
+
+def _check_names(key: str, names: Sequence[str], tree: Tree) -> None:
+    """Two cameras of one name would both show the picture of one of them."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if first.setdefault(name, i) != i:
+            place = f"{key}.{first[name]}.name"
+            raise ConfigError(
+                f"{tree.where(f'{key}.{i}.name')}{key}.{i}.name '{name}' is that of {place} already "
+                f"({tree.where(place).removesuffix(': ')}); names must differ"
+            )
 
 
 def _groups(entries: Sequence[GroupEntry]) -> tuple[GroupSpec, ...]:

@@ -21,7 +21,8 @@ these do not: control rate, and the meaning of the dims. Start from what the dir
 """
 
 
-def _parser() -> ImportParser:
+def make_parser() -> ImportParser:
+    """The parser of the command."""
     parser = ImportParser(
         "import-lerobot",
         "Turn a pi0 or pi0.5 of lerobot or openpi into a checkpoint that vla-serve and vla-train read.",
@@ -62,7 +63,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     Raises:
         UserError: one line that says what is wrong and how to fix it.
     """
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
 
     # Heavy imports only now: a typo in the command answers at once.
     from vla_train.importers.lerobot.importer import Request, import_policy, read_published

@@ -14,6 +14,7 @@ from vla_core.weights import load_weights
 
 from vla_train.importers.common.checkpoint import Imported, check_free, write
 from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.common.places import find_model
 from vla_train.importers.common.robot_file import robot_spec
 from vla_train.importers.lerobot import lerobot_files, openpi_files
 from vla_train.importers.lerobot.published import CONFIG, Published, find, read_json
@@ -132,6 +133,8 @@ def _base(name: str) -> tuple[str, int]:
     from vla_vlm.common import tokenizer
     from vla_vlm.paligemma.shapes import IMAGE_TOKEN, hub_shapes
 
+    advice = "give a directory with config.json and tokenizer.json of PaliGemma"
+    name = find_model(name, "--base_vlm", advice)
     try:
         hub_shapes(name)
         tokens = tokenizer.from_pretrained(name)

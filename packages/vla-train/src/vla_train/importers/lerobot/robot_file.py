@@ -37,7 +37,7 @@ def cameras_of(source: Published, robot: RobotFile) -> tuple[tuple[CameraSpec, .
     """The cameras of the policy that the robot has, and notes.
 
     Raises:
-        UserError: the robot file names one twice, or one that the policy does not know.
+        UserError: the robot file names one that the policy does not know.
     """
     if not robot.cameras:
         return source.cameras, []
@@ -48,8 +48,6 @@ def cameras_of(source: Published, robot: RobotFile) -> tuple[tuple[CameraSpec, .
             raise UserError(
                 f"{source.directory}: the policy has no camera '{entry.name}'{suggest(entry.name, known)}"
             )
-        if entry.name in sizes:
-            raise UserError(f"the robot file names camera '{entry.name}' twice")
         sizes[entry.name] = CameraSpec(entry.name, entry.height, entry.width)
     left = [name for name in known if name not in sizes]
     notes = [f"camera {name}: the robot has none; the policy sees it as missing" for name in left]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vla_core.errors import UserError
 
+from vla_train.importers.common.places import find_model
 from vla_train.importers.starvla.run_files import StarVLARun
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 KINDS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}
 """transformers' ``model_type`` -> our part."""
+ADVICE = (
+    "pass --base_vlm DIR, a directory with the config.json, tokenizer.json and preprocessor_config.json of "
+    "the model the run was trained from"
+)
 RECORDED = "transformers4"
 """Whose hidden states the heads of a run on Qwen3-VL read: StarVLA pins transformers 4.57.0."""
 
@@ -29,6 +34,7 @@ class Backbone:
         part, source: see above.
         factor, min_pixels, max_pixels: of Qwen's processor.
         side: pixels a side that the processor gives any image instead; None: it is Qwen's.
+        hidden_size, n_layers: of the language model, where the weights are to be checked against them.
         options: further keys of the part's node.
     """
 
@@ -38,6 +44,8 @@ class Backbone:
     min_pixels: int
     max_pixels: int
     side: int | None = None
+    hidden_size: int = 0
+    n_layers: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     def tokenizer(self) -> Tokenizer:
@@ -79,17 +87,15 @@ def find_backbone(run: StarVLARun, base_vlm: str | None, hidden_states: str | No
     where = "--base_vlm" if base_vlm else f"{run.config_file}: framework.qwenvl.base_vlm"
     if not source:
         raise UserError(f"{where}: missing; pass --base_vlm DIR, the model the run was trained from")
+    source = find_model(source, where, ADVICE, None if base_vlm else run.directory)
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise UserError(
-            f"{where}: '{source}' cannot be read ({reason}); pass --base_vlm DIR, a directory with the "
-            "config.json, tokenizer.json and preprocessor_config.json of the model the run was trained from"
-        ) from error
+        raise UserError(f"{where} '{source}': cannot be read ({reason}); {ADVICE}") from error
     if config.model_type not in KINDS:
         raise UserError(
-            f"{where}: '{source}' is a '{config.model_type}'; only {', '.join(KINDS)} can be imported"
+            f"{where} '{source}': a '{config.model_type}'; only {', '.join(KINDS)} can be imported; {ADVICE}"
         )
     part, vision = KINDS[config.model_type], config.vision_config
     if part != "qwen3_vl" and hidden_states is not None:
@@ -108,6 +114,8 @@ def find_backbone(run: StarVLARun, base_vlm: str | None, hidden_states: str | No
         vision.patch_size * vision.spatial_merge_size,
         int(limits[0] or 0),
         int(limits[1] or 2**62),
+        hidden_size=config.text_config.hidden_size,
+        n_layers=config.text_config.num_hidden_layers,
         options={"hidden_states": hidden_states or RECORDED} if part == "qwen3_vl" else {},
     )
 

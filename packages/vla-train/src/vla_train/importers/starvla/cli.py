@@ -31,7 +31,8 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _parser() -> ImportParser:
+def make_parser() -> ImportParser:
+    """The parser of the command."""
     parser = ImportParser(
         "import-starvla", "Turn a StarVLA run into a checkpoint that vla-serve and vla-train read.", EPILOG
     )
@@ -74,7 +75,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     Raises:
         UserError: one line that says what is wrong and how to fix it.
     """
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
 
     # Heavy imports only now: a typo in the command answers at once.
     from vla_train.importers.starvla import importer

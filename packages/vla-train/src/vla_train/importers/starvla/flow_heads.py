@@ -220,6 +220,10 @@ def import_layerwise(run: StarVLARun, ledger: Ledger, choices: Choices, _: Backb
     ledger.drop(f"{MODEL}.proj_out_", "dead: the layerwise head decodes the last block's output as it is")
     action_dim = ledger.shape(f"{HEAD}.action_decoder.layer2.weight")[0]
     notes = [f"odd blocks attend {'among their own tokens' if interleaved else 'to the backbone'} ({why})"]
+    if state and not interleaved:
+        notes.append(
+            "state: read, but no action attends to it: all blocks of this head see the backbone alone"
+        )
     how: StateUse = "none" if not given else "text" if v3 else "vector"
     name = "QwenPI_v3" if v3 else "QwenPI"
     return Plan(name, horizon, action_dim, _state_dim(ledger, state) if not v3 else None, node, how, notes)

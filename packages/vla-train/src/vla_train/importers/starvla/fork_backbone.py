@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vla_core.errors import UserError
 
+from vla_train.importers.common.places import find_model
 from vla_train.importers.starvla.backbone import Backbone
 from vla_train.importers.starvla.run_files import StarVLARun
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 KEY = "framework.mapanything_llava3d.base_vlm"
 MERGED = "mapanything_llava3d"
 """``model_type`` of the directory that the fork starts a run from."""
+LLAVA = "pass --base_vlm DIR, the LLaVA-3D that the run was trained from"
+SIGLIP = "pass --vision_weights DIR, the SigLIP that the run was trained from"
 PATCH = 14
 """The fork counts image tokens by patches of this size, whatever the tower's."""
 DROPOUT = ("prefix_image_dropout_prob", "prefix_lang_dropout_prob")
@@ -34,6 +37,8 @@ def find_fork_backbone(run: StarVLARun, base_vlm: str | None, vision_weights: st
     where = "--base_vlm" if base_vlm else f"{run.config_file}: {KEY}"
     if not source:
         raise UserError(f"{where}: missing; pass --base_vlm DIR, the LLaVA-3D that the run was trained from")
+    near = None if base_vlm else run.directory
+    source = find_model(source, where, LLAVA, near)
     published = read_json(source, "config.json", where)
     options: dict[str, Any] = {}
     if published.get("model_type") == MERGED:
@@ -45,6 +50,9 @@ def find_fork_backbone(run: StarVLARun, base_vlm: str | None, vision_weights: st
                 f"{where}: its config.json has no language_model_name_or_path; pass the LLaVA-3D that the "
                 "run was trained from as --base_vlm, and its SigLIP as --vision_weights"
             )
+        source = find_model(source, f"{where}: language_model_name_or_path", LLAVA, run.directory)
+    if vision_weights is not None:
+        vision_weights = find_model(vision_weights, "--vision_weights", SIGLIP, run.directory)
     options |= {"vision_weights": vision_weights, "projector": "linear"}
     # Shapes alone are read: the weights are the run's.
     config = Llava3DConfig(base_vlm=source, init="random", **options)

@@ -22,7 +22,7 @@ from vla_train.importers.starvla.prompt import vlm_node
 from vla_train.importers.starvla.regression_heads import import_adapter, import_oft
 from vla_train.importers.starvla.robot_file import RobotFile, choose_key
 from vla_train.importers.starvla.run_files import StarVLARun
-from vla_train.importers.starvla.shared import move_vlm, reads_state
+from vla_train.importers.starvla.shared import check_backbone, move_vlm, reads_state
 from vla_train.importers.starvla.statistics import convert, normalize_node
 
 FRAMEWORKS: dict[str, Importer] = {
@@ -91,7 +91,16 @@ def _image_steps(
     return steps
 
 
-def _check(run: StarVLARun, plan: Plan, robot: RobotFile, ledger: Ledger) -> None:
+def _check(run: StarVLARun, key: str, plan: Plan, robot: RobotFile, ledger: Ledger) -> None:
+    dims = {"action": plan.action_dim, "state": plan.state_dim if plan.state == "vector" else None}
+    for vector, dim in dims.items():
+        node = run.statistics[key].get(vector)
+        have = len(node["mean"]) if isinstance(node, dict) and "mean" in node else None
+        if None not in (dim, have) and have != dim:
+            raise UserError(
+                f"{run.statistics_file}: the statistics of '{key}' have {have} {vector} dims, the head of "
+                f"{ledger.file} has {dim}; they are not this run's, or --unnorm_key names another data set"
+            )
     if robot.dim("action") != plan.action_dim:
         raise UserError(
             f"{ledger.file}: the head has {plan.action_dim} action dims, the robot file has "
@@ -126,12 +135,15 @@ def import_run(run: StarVLARun, out: Path, request: Request) -> Imported:
     key = choose_key(run.statistics, request.unnorm_key, run.statistics_file)
     ledger = Ledger(load_weights(run.weights), run.weights, "StarVLA")
     check_weights(run, ledger.state)
+    check_backbone(ledger, backbone)
     plan = FRAMEWORKS[framework](run, ledger, request.choices, backbone)
     move_vlm(ledger, plan.speaks)
     robot, reads = request.robot, plan.state != "none"
-    _check(run, plan, robot, ledger)
+    _check(run, key, plan, robot, ledger)
     statistics = convert(run.statistics, key, robot, reads, run.statistics_file)
     notes = list(plan.notes)
+    if request.base_vlm is None and backbone.source != run.get("framework.qwenvl.base_vlm", backbone.source):
+        notes.append(f"base VLM: {backbone.source}")
     if "hidden_states" in backbone.options and not plan.speaks:
         notes.append(
             f"hidden states: as {backbone.options['hidden_states']} records those of Qwen3-VL "

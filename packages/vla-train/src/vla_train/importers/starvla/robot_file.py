@@ -45,11 +45,6 @@ class RobotFile(robot_file.RobotEntry):
         super().__post_init__()
         if not self.cameras:
             raise ConfigError("'cameras' must list at least one entry")
-        names = [group.name for group in (*self.action, *self.state)]
-        for name in names:
-            modes = {g.normalize for g in (*self.action, *self.state) if g.name == name}
-            if len(modes) > 1:
-                raise ConfigError(f"group '{name}' of action and state must be normalised alike, or renamed")
 
 
 def read_robot(path: Path) -> RobotFile:
@@ -77,12 +72,7 @@ def template(statistics: Mapping[str, Any], key: str, with_state: bool) -> str:
     blank = {"unit": MISSING, "representation": MISSING, "normalize": MISSING}
 
     def groups(node: Mapping[str, Any]) -> list[dict[str, Any]]:
-        dim = len(node["mean"])
-        mask = node.get("mask", [True] * dim)
-        return [
-            {"name": f"dim_{i}", "dim": 1, **blank, **({} if kept else {"normalize": "binary"})}
-            for i, kept in enumerate(mask)
-        ]
+        return [{"name": f"dim_{i}", "dim": 1, **blank} for i in range(len(node["mean"]))]
 
     data: dict[str, Any] = {
         "embodiment": key,
@@ -92,10 +82,11 @@ def template(statistics: Mapping[str, Any], key: str, with_state: bool) -> str:
     }
     if with_state and "state" in statistics[key]:
         data["state"] = groups(statistics[key]["state"])
-    return robot_file.template_text(
-        [
-            "cameras: in the order of the run's images.",
-            "normalize: q99, min_max, mean_std, scale, binary or none.",
-        ],
-        data,
-    )
+    comments = [
+        "cameras: in the order of the run's images.",
+        "normalize: q99, min_max, mean_std, scale, binary or none.",
+    ]
+    left = [f"dim_{i}" for i, kept in enumerate(statistics[key]["action"].get("mask", [])) if not kept]
+    if left:
+        comments.append(f"the run left action {', '.join(left)} out: binary (0 or 1), or none (as it is).")
+    return robot_file.template_text(comments, data)

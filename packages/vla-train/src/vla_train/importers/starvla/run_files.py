@@ -35,6 +35,11 @@ class StarVLARun:
     statistics: dict[str, Any]
     statistics_file: Path
 
+    @property
+    def directory(self) -> Path:
+        """Of the run."""
+        return self.config_file.parent
+
     def get(self, key: str, default: Any = None) -> Any:
         """The config's value at a dotted key."""
         node: Any = self.config

@@ -6,6 +6,7 @@ import torch
 from vla_core.errors import UserError
 
 from vla_train.importers.common.ledger import Ledger
+from vla_train.importers.starvla.backbone import Backbone
 from vla_train.importers.starvla.plan import Choices
 from vla_train.importers.starvla.run_files import StarVLARun
 
@@ -38,6 +39,28 @@ def horizon_of(run: StarVLARun, choices: Choices) -> int:
 def reads_state(run: StarVLARun) -> bool:
     """Whether the run's samples carry the robot's state (``datasets.vla_data.include_state``)."""
     return run.get("datasets.vla_data.include_state", False) not in (False, "False", "false", None)
+
+
+def check_backbone(ledger: Ledger, backbone: Backbone) -> None:
+    """Stop if the weights were not trained from ``backbone``.
+
+    Raises:
+        UserError: what differs, and that ``--base_vlm`` names another.
+    """
+    table = next((VLM + name for name in EMBEDDINGS if VLM + name in ledger.state), None)
+    if table is None or not backbone.n_layers:
+        return
+    layers = ledger.count(r".*\.layers\.(\d+)\.self_attn\.q_proj\.weight", VLM)
+    normed = any(key.startswith(VLM) and ".q_norm." in key for key in ledger.state)
+    kind = "qwen3_vl" if normed else "qwen2_5_vl"
+    theirs = (kind, ledger.shape(table)[1], layers)
+    ours = (backbone.part, backbone.hidden_size, backbone.n_layers)
+    if theirs != ours:
+        text = ["{} of hidden size {} with {} layers".format(*x) for x in (theirs, ours)]
+        raise UserError(
+            f"{ledger.file}: trained from a {text[0]}, and --base_vlm '{backbone.source}' is a {text[1]}; "
+            "pass --base_vlm DIR, the model the run was trained from"
+        )
 
 
 def move_vlm(ledger: Ledger, speaks: bool) -> None:

@@ -34,9 +34,10 @@ def _vector(node: Mapping[str, Any], entries: list[GroupEntry], count: int, wher
     mask = node.get("mask")
     if mask is not None:
         for i, (kept, mode) in enumerate(zip(mask, modes, strict=True)):
-            if not kept and mode != "binary":
+            if not kept and mode not in ("binary", "none"):
                 raise UserError(
-                    f"{where}.mask: dim {i} is binary in the run, the robot file says normalize: {mode}"
+                    f"{where}.mask: the run leaves dim {i} out of its normalisation, the robot file says "
+                    f"normalize: {mode}; binary answers 0 or 1, none what the head says"
                 )
     # StarVLA's gripper threshold is 0.5 and its answers are 0 and 1, whatever the data's range.
     binary = modes == "binary"
@@ -74,8 +75,12 @@ def convert(
 
 def normalize_node(robot: RobotFile, with_state: bool) -> dict[str, Any]:
     """The ``normalize`` step of the pipeline."""
-    entries = [*robot.action, *(robot.state if with_state else [])]
-    ours = {entry.name: "min_max" if entry.normalize == "scale" else entry.normalize for entry in entries}
+    vectors = {"action": robot.action, **({"state": robot.state} if with_state else {})}
+    ours = {
+        f"{vector}.{entry.name}": "min_max" if entry.normalize == "scale" else entry.normalize
+        for vector, entries in vectors.items()
+        for entry in entries
+    }
     modes = set(ours.values())
     # One clip holds for all groups: only where no other mode could be cut by it.
     clip = CLIP if "q99" in modes and "mean_std" not in modes else 0.0

@@ -14,7 +14,7 @@ from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 from vla_core.types import ActionChunk, Float
 
-from vla_serve.status import invalid
+from vla_serve.engine.errors import FieldError
 
 CHUNKS_KEPT = 8
 """Of an episode, the latest: a client that lost a few answers on the way still executes an older chunk."""
@@ -50,7 +50,7 @@ class KeptChunks:
         return name
 
     def get(self, name: str) -> KeptChunk:
-        """The chunk; INVALID_ARGUMENT when it is not kept."""
+        """The chunk; :class:`FieldError` when it is not kept."""
         with self._lock:
             chunk = self._chunks.get(name)
         if chunk is None:
@@ -58,7 +58,7 @@ class KeptChunks:
                 f"no chunk '{name[:40]}' in this session's episode; it is another one's, from before the "
                 f"reset, or older than the last {CHUNKS_KEPT}: leave previous out once"
             )
-            raise invalid("previous.chunk_id", description, "UNKNOWN_CHUNK")
+            raise FieldError("previous.chunk_id", description, "UNKNOWN_CHUNK")
         return chunk
 
 

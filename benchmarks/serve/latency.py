@@ -1,0 +1,211 @@
+"""The product's own server and client over loopback: latency, throughput, accuracy and time to ready.
+
+    python benchmarks/serve/latency.py --out latency.json                       one GPU, about 6 minutes
+    python benchmarks/serve/latency.py --frameworks QwenGR00T --compile blocks  one case, with compiled blocks
+    python benchmarks/serve/latency.py --size tiny                              the same path on a CPU
+
+Random weights of the true shapes (the presets of vla-train at size full: Qwen2.5-VL-3B with the head of the
+framework, PI0 with PaliGemma), bf16, 2 x 224 RAW images and state, the preset's denoise steps unless --steps.
+The server is a process of its own; clients share another. Beside each case: the model alone (one row from the
+host and back), the largest error and the cosine against the same weights in eager fp32 (of normalised actions
+of four observations), launches of kernels in one chunk, memory, and seconds from start to ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLIENTS = (1, 8, 16, 32)
+
+
+def build(name: str, size: str, device: str, dtype: str, steps: int | None) -> Any:
+    """The preset with random weights of seed 0; with ``dtype`` float32 the same ones."""
+    import torch
+    from vla_train.testing import trace as smoke
+    from vla_train.testing.sizes import framework_tree
+
+    torch.manual_seed(0)
+    words = ["vlm.dtype=float32"] + ([] if steps is None else [f"head.steps={steps}"])
+    policy = smoke.build(framework_tree(name, size, words), size, device).eval()
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            # Outputs and modulations start at zero, which would make every comparison of answers true.
+            if parameter.ndim >= 2 and not parameter.any():
+                parameter.normal_(std=0.02, generator=generator)
+    return policy.to(dtype=getattr(torch, dtype))  # as from_pretrained does
+
+
+def observations(policy: Any, count: int) -> list[Any]:
+    """Noise for pictures, which no encoder finds easy."""
+    from vla_core.testing import make_observation
+
+    (spec,) = policy.specs.values()
+    return [make_observation(spec, i) for i in range(count)]
+
+
+def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
+    """Build, compare with fp32, serve; in a process of its own."""
+    import torch
+    from vla_core.graphs import GraphedPolicy, compile_blocks
+    from vla_core.rows import Row
+    from vla_serve import PolicyServer
+
+    cuda = args.device.startswith("cuda")
+    report: dict[str, Any] = {"framework": name, "compile": args.compile, "eager": args.eager}
+    exact = build(name, args.size, args.device, "float32", args.steps)
+    rows = [Row(observation, i) for i, observation in enumerate(observations(exact, 4))]
+    with torch.inference_mode():
+        expected = exact.predict(exact.prepare(rows))
+    report["parameters"] = sum(p.numel() for p in exact.model.parameters())
+    del exact
+    began = time.perf_counter()
+    policy = build(name, args.size, args.device, "bfloat16" if cuda else "float32", args.steps)
+    report["build_s"] = time.perf_counter() - began
+    if args.compile == "blocks":
+        report["blocks"] = compile_blocks(policy.model)
+    served = GraphedPolicy(policy) if cuda and not args.eager else policy
+    with PolicyServer(served, max_batch=args.max_batch) as server:
+        report["ready_s"] = time.perf_counter() - began
+        if isinstance(served, GraphedPolicy):
+            served.graphs.seal()
+            report["graphs"] = served.graphs.count
+        desk = server.engine._desk
+        report["model_ms"] = {n: 1000 * desk.estimates.seconds(None, n) for n in server.engine._sizes}
+        if cuda:
+            torch.cuda.empty_cache()
+            report["memory_GiB"] = torch.cuda.memory_reserved() / 2**30
+        pipe.send((server.address, report))
+        pipe.recv()  # the clients are done; nobody else uses the model now
+        got = torch.cat([served.predict(served.prepare([row])) for row in rows])
+        report["max_error"] = float((got - expected).abs().max())
+        report["cosine"] = float(torch.cosine_similarity(got.flatten(), expected.flatten(), 0))
+        if cuda:
+            report["launches"] = launches(lambda: served.predict(served.prepare(rows[:1])))
+        pipe.send(report)
+        pipe.recv()
+
+
+def launches(run: Any) -> dict[str, int]:
+    """Launches of kernels and graphs, and waits for the GPU, in one chunk."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run()
+    counts = {event.key: event.count for event in seen.key_averages()}
+    return {
+        "kernels": sum(n for key, n in counts.items() if "LaunchKernel" in key),
+        "graphs": counts.get("cudaGraphLaunch", 0),
+        "waits": sum(counts.get(f"cuda{what}Synchronize", 0) for what in ("Stream", "Device", "Event")),
+    }
+
+
+def drive(pipe: Connection, address: str, seconds: float) -> None:
+    """All clients, in a process of their own."""
+    from vla_core.testing import make_observation
+    from vla_serve import PolicyClient
+    from vla_serve._load import closed_loop
+
+    with PolicyClient(address) as client:
+        spec = client.contract
+        seen = [make_observation(spec, i) for i in range(max(CLIENTS))]
+        for i in range(10):
+            client.predict(seen[i % 8], seed=i)
+        parts = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            client.predict(seen[0], seed=0)
+            assert client.timings is not None
+            parts.append(client.timings)
+    beside = [t.round_trip_ms - t.model_ms for t in parts]
+    rows = {"beside_model_ms": statistics.median(beside), "clients": {}}
+    for count in CLIENTS:
+        outcome = closed_loop(address, seen[:count], seconds, timeout_s=60)
+        rows["clients"][count] = {
+            "p50_ms": outcome.percentile(50),
+            "p99_ms": outcome.percentile(99),
+            "chunks_per_s": outcome.rate,
+            "other": dict(outcome.other),
+        }
+    pipe.send(rows)
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One case."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=serve, args=(theirs, name, args))
+    server.start()
+    theirs.close()
+    address, _ = ours.recv()
+    mine, other = context.Pipe()
+    clients = context.Process(target=drive, args=(other, address, args.seconds))
+    clients.start()
+    other.close()
+    rows = mine.recv()
+    clients.join()
+    ours.send(None)
+    report: dict[str, Any] = {**ours.recv(), **rows}
+    ours.send(None)
+    server.join()
+    return report
+
+
+def markdown(reports: list[dict[str, Any]]) -> str:
+    """The table."""
+    counts = "".join(f" {n} clients, p50 / p99 ms | chunks/s |" for n in CLIENTS)
+    lines = [
+        f"| case | model alone, 1 row, ms |{counts} beside the model, ms | cosine | max error | ready s "
+        "| GiB |",
+        "|---" * (2 + 2 * len(CLIENTS) + 5) + "|",
+    ]
+    for r in reports:
+        cells = [
+            f"{r['framework']}, {r.get('graphs', 0)} graphs, compile {r['compile']}",
+            f"{r['model_ms'][1]:.1f}",
+        ]
+        for n in CLIENTS:
+            c = r["clients"][n]
+            cells += [f"{c['p50_ms']:.1f} / {c['p99_ms']:.1f}", f"{c['chunks_per_s']:.1f}"]
+        cells += [f"{r['beside_model_ms']:.2f}", f"{r['cosine']:.5f}", f"{r['max_error']:.4f}"]
+        cells += [f"{r['ready_s']:.1f}", f"{r.get('memory_GiB', float('nan')):.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--frameworks", nargs="+", default=["QwenGR00T", "QwenPI", "PI0"])
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--device", help="default: cuda at size full, cpu at size tiny")
+    parser.add_argument("--steps", type=int, help="denoise steps (default: the preset's)")
+    parser.add_argument("--compile", choices=("off", "blocks"), default="off")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--max_batch", type=int, help="default: 32, on a CPU 8")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each number of clients")
+    parser.add_argument("--out", type=Path, help="all figures as JSON")
+    args = parser.parse_args()
+    args.device = args.device or ("cuda" if args.size == "full" else "cpu")
+    args.max_batch = args.max_batch or (32 if args.device.startswith("cuda") else 8)
+    reports: list[dict[str, Any]] = []
+    for name in args.frameworks:
+        reports.append(measure(name, args))
+        if args.out is not None:
+            args.out.write_text(json.dumps(reports, indent=1) + "\n")
+        print(json.dumps(reports[-1]), flush=True)
+    print(markdown(reports))
+    assert np.isfinite([r["cosine"] for r in reports]).all()
+
+
+if __name__ == "__main__":
+    main()

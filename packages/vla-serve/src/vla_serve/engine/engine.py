@@ -1,0 +1,216 @@
+"""Requests of many sessions to one model: prepared in threads, run in batches, finished in threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
+from vla_serve.engine.boundary import Boundary
+from vla_serve.engine.desk import Desk
+from vla_serve.engine.errors import DeadlinePassed, NotServing, Superseded
+from vla_serve.engine.plan import sizes
+from vla_serve.engine.policy import ActingPolicy, Policy, Row, RowByRow, as_policy
+from vla_serve.engine.runner import Runner, told
+from vla_serve.engine.ticket import Answer, Ticket
+from vla_serve.engine.warm_up import OnWarm, warm_up
+
+log = logging.getLogger("vla_serve.engine")
+
+TICK_S = 0.25
+
+
+class Engine:
+    """Runs a policy. :meth:`start` it, :meth:`submit` requests, :meth:`close` it.
+
+    A request is decoded and prepared in one of some threads, waits for its turn (round robin over sessions),
+    runs in a batch with others of its kind, and is finished in one of those threads again. What cannot be
+    answered before its deadline, by what runs were measured to take, is refused as soon as that is known. One
+    that was cancelled is never run.
+
+    Args:
+        policy: what answers.
+        max_queue: most requests that wait while others run.
+        max_batch: most rows of a run; 1 for an :class:`ActingPolicy`.
+        batch_wait_s: a run that is not full waits so long for more rows.
+        deterministic: all runs have one shape, so that a row's answer is bit by bit what it is alone.
+        threads: that prepare and finish; None: by the number of cores.
+        model_timeout_s: a run that takes longer is taken for hung.
+        on_thread: called first in each thread with its kind, ``prepare`` or ``model``.
+        on_failure: told why the engine will answer nothing any more.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | ActingPolicy,
+        *,
+        max_queue: int = 64,
+        max_batch: int = 8,
+        batch_wait_s: float = 0.0,
+        deterministic: bool = False,
+        threads: int | None = None,
+        model_timeout_s: float = 60.0,
+        on_thread: Callable[[str], None] | None = None,
+        on_failure: Callable[[str], None] | None = None,
+    ) -> None:
+        self.policy = as_policy(policy)
+        self.max_queue = max_queue
+        self.max_batch = 1 if isinstance(self.policy, RowByRow) else max_batch
+        self._sizes = sizes(self.max_batch, deterministic)
+        self._timeout_s = model_timeout_s
+        self._on_thread, self._on_failure = on_thread, on_failure
+        self._runner = Runner(self.policy, self._sizes, can_shrink=not deterministic)
+        self._desk = Desk(max_queue, self._sizes, batch_wait_s)
+        self._first: Callable[[], None] = lambda: None
+        count = threads or max(2, min(4, os.cpu_count() or 2))
+        self._threads = [
+            threading.Thread(target=self._guard, args=(kind, loop), name=f"vla-{kind}-{i}", daemon=True)
+            for kind, loop, n in (("prepare", self._work, count), ("model", self._model, 1))
+            for i in range(n)
+        ]
+        self._watch = threading.Thread(target=self._watch_model, name="vla-watch", daemon=True)
+
+    def start(self, steps: int | None = None, on_warm: OnWarm | None = None) -> None:
+        """Warm the policy up in the model's thread, and begin.
+
+        Args:
+            steps: denoise steps to warm up with.
+            on_warm: called in that thread with a function that runs one row, to measure and choose settings.
+
+        Raises:
+            Exception: whatever the policy raised.
+        """
+        done: Future[None] = Future()
+        self._first = partial(self._warm, done, steps, on_warm)
+        for thread in (*self._threads, self._watch):
+            thread.start()
+        done.result()
+
+    def _warm(self, done: Future[None], steps: int | None, on_warm: OnWarm | None) -> None:
+        with Boundary(exits=True) as warming:
+            warm_up(self.policy, self._runner, self._sizes, self._desk.estimates, steps, on_warm)
+        if warming.error is None:
+            done.set_result(None)
+        else:
+            self._fail("the warm-up failed", quiet=True)
+            done.set_exception(warming.error)  # raised again where the start waits
+
+    def submit(
+        self,
+        session: str,
+        make_row: Callable[[], Row],
+        *,
+        steps: int | None = None,
+        deadline: float | None = None,
+        supersedes: bool = False,
+    ) -> Future[Answer]:
+        """Queue a request; cancelling the future takes it off the queue.
+
+        Args:
+            session: whose it is.
+            make_row: called in another thread; what it raises the future raises.
+            steps: denoise steps.
+            deadline: on the monotonic clock.
+            supersedes: drop what of the session still waits.
+
+        Raises:
+            Refused: the queue is full, or the answer would come too late.
+            NotServing: the engine is stopping, or has failed.
+        """
+        make = partial(Ticket, session, make_row, steps, deadline)
+        ticket, older = self._desk.arrive(make, supersedes)
+        for dropped in older:
+            dropped.fail(Superseded())
+        return ticket.future
+
+    def replied(self, answer: Answer) -> None:
+        """The front has sent an answer: how long that takes is reckoned with."""
+        self._desk.replied(time.monotonic() - answer.ran_at)
+
+    def drain(self, timeout_s: float = 0.0) -> bool:
+        """Take nothing new; whether all that was taken is answered within ``timeout_s``."""
+        self._desk.close("the server is shutting down")
+        return self._desk.wait_empty(timeout_s)
+
+    def close(self) -> None:
+        """End. What is still open fails."""
+        self._fail("the server stopped", quiet=True)
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(1.0)  # a hung one is left behind: it ends with the process
+
+    @property
+    def ended(self) -> str | None:
+        """Why nothing is answered any more; None: it is."""
+        return self._desk.ended
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait or run."""
+        return self._desk.pending
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._desk.waiting
+
+    # Threads
+
+    def _guard(self, kind: str, loop: Callable[[], None]) -> None:
+        """Run a thread's loop; one that ends otherwise than by :meth:`close` ends the engine."""
+        with Boundary(exits=True) as thread:
+            if self._on_thread is not None:
+                self._on_thread(kind)
+            loop()
+        if thread.error is not None:
+            log.critical("the %s thread died", kind, exc_info=thread.error)
+            self._fail(f"the {kind} thread died ({type(thread.error).__name__})")
+
+    def _work(self) -> None:
+        while (job := self._desk.next_job(self._prepare)) is not None:
+            job()
+
+    def _prepare(self, ticket: Ticket) -> None:
+        good = False
+        with Boundary() as request:
+            if not ticket.future.cancelled():
+                ticket.prepare(self.policy.prepare)
+                good = True
+        if request.error is not None:
+            ticket.fail(told(request.error))
+        self._desk.prepared(ticket, good)
+
+    def _model(self) -> None:
+        self._first()
+        while (chosen := self._desk.next_batch()) is not None:
+            batch, late = chosen
+            for ticket in late:
+                ticket.fail(DeadlinePassed())
+            if not batch:
+                continue
+            outcome = self._runner.run(batch)
+            self._desk.ran(outcome.took)
+            self._desk.add_jobs([partial(self._runner.finish, *answer) for answer in outcome.answered])
+            for ticket, error in outcome.failed:
+                ticket.fail(error)
+
+    def _watch_model(self) -> None:
+        while self._desk.ended is None:
+            time.sleep(TICK_S)
+            if self._desk.running_s > self._timeout_s:
+                self._fail(f"the model has not answered for {self._timeout_s:g} s")
+
+    def _fail(self, reason: str, quiet: bool = False) -> None:
+        left = self._desk.end(reason)
+        if left is None:
+            return
+        for ticket in left:
+            ticket.fail(NotServing(reason))
+        if not quiet:
+            log.critical("not serving any more: %s", reason)
+            if self._on_failure is not None:
+                self._on_failure(reason)

@@ -1,0 +1,154 @@
+"""Where a server listens, found out before anything else, and who may reach it there."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from vla_core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Security:
+    """What a caller must show.
+
+    Args:
+        cert, key: PEM files of the server's certificate chain and key; both or neither.
+        client_ca: PEM file; clients must have a certificate of this authority (mutual TLS).
+        token: every call must bring it.
+        insecure: an address that others can reach needs none of that.
+    """
+
+    cert: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    token: str | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise UserError("tls: a certificate needs its key (--tls_cert, --tls_key)")
+        if self.client_ca is not None and self.cert is None:
+            raise UserError("tls: --tls_client_ca needs --tls_cert and --tls_key")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
+            raise UserError("token: must be one line of printable ASCII")
+
+    def check(self, addresses: Sequence[str]) -> None:
+        """Raise :class:`UserError` for addresses that others can reach, without a way to know who calls."""
+        open_ones = [a for a in addresses if not ipaddress.ip_address(a.partition("%")[0]).is_loopback]
+        known = self.cert is not None and (self.token is not None or self.client_ca is not None)
+        if open_ones and not known and not self.insecure:
+            raise UserError(
+                f"host: others can reach {', '.join(open_ones)}; give --tls_cert and --tls_key with "
+                "--token_file or --tls_client_ca, or say --insecure"
+            )
+
+    def credentials(self) -> grpc.ServerCredentials | None:
+        """For gRPC; None: no TLS."""
+        if self.cert is None or self.key is None:
+            return None
+        pair = (_read(self.key, "tls_key"), _read(self.cert, "tls_cert"))
+        ca = None if self.client_ca is None else _read(self.client_ca, "tls_client_ca")
+        return grpc.ssl_server_credentials([pair], ca, ca is not None)
+
+
+def read_token(path: Path) -> str:
+    """The token in a file; :class:`UserError` when there is none."""
+    token = _read(path, "token_file").decode("ascii", "replace").strip()
+    if not token:
+        raise UserError(f"token_file: {path} is empty")
+    return token
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{name}: {path} cannot be read ({error.strerror})") from None
+
+
+class Reservation:
+    """The addresses of a host name with one port, kept from others until a server takes them.
+
+    Args:
+        host: name or address; a name is all its addresses (``localhost``: IPv4 and IPv6).
+        port: 0: a free one.
+
+    Raises:
+        UserError: no such host, not an address of this machine, or a port that is taken.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self._sockets: list[socket.socket] = []
+        self.addresses: list[str] = []
+        found = _resolve(host)
+        self.port = port
+        for family, address in found:
+            try:
+                self._bind(family, address)
+            except OSError as error:
+                # A name may have an address of a family that is switched off here.
+                if self._sockets and error.errno not in _TAKEN:
+                    continue
+                last = (family, address) == found[-1]
+                if not last and error.errno not in _TAKEN:
+                    continue
+                self.release()
+                raise UserError(_why(host, address, port, error)) from None
+
+    def _bind(self, family: socket.AddressFamily, address: str) -> None:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # As gRPC does: connections of a server before that still linger keep nobody out.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, self.port))
+            # Linux lets two bind with SO_REUSEADDR as long as neither listens.
+            sock.listen(0)
+        except OSError:
+            sock.close()
+            raise
+        self._sockets.append(sock)
+        self.addresses.append(address)
+        self.port = sock.getsockname()[1]
+
+    def targets(self) -> list[str]:
+        """``address:port`` of each, as gRPC writes them."""
+        return [f"[{a}]:{self.port}" if ":" in a else f"{a}:{self.port}" for a in self.addresses]
+
+    def release(self) -> None:
+        """Let go, for the server to take over."""
+        for sock in self._sockets:
+            with suppress(OSError):
+                sock.close()
+        self._sockets = []
+
+
+_TAKEN = (98, 48, 10048)  # EADDRINUSE of Linux, macOS, Windows
+
+
+def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    if not host or host == "*":
+        raise UserError("host: empty; say 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise UserError(f"host: '{host}' is no name or address that is known here") from None
+    unique = dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
+    return [(family, address) for family, address in unique]
+
+
+def _why(host: str, address: str, port: int, error: OSError) -> str:
+    where = host if host == address else f"{host} ({address})"
+    if error.errno in _TAKEN:
+        return f"port: {port} of {where} is taken; choose another (0: a free one)"
+    if error.errno == 13:
+        return f"port: {port} of {where} is not allowed; choose one above 1023"
+    return f"host: {where} is no address of this machine ({error.strerror})"

@@ -1,0 +1,121 @@
+"""Who may call: TLS, certificates of clients, tokens, and what a server refuses to be without."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from vla_core.errors import UserError
+from vla_core.testing import make_observation, make_spec
+from vla_serve import TLS, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError, SessionLost
+from vla_serve.listen import Security, read_token
+from vla_serve.testing import TimedPolicy
+
+SPEC = make_spec(1)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and a server's and a client's certificate of it; and a client's of a foreign one."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl")
+    path = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=path)
+
+    for ca in ("ca", "foreign"):
+        key = ["-newkey", "rsa:2048", "-nodes", "-keyout", f"{ca}.key"]
+        openssl("req", "-x509", *key, "-out", f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
+    (path / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name, ca in (("server", "ca"), ("robot", "ca"), ("stranger", "foreign")):
+        key = ["-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key"]
+        openssl("req", *key, "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        sign = ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", "2"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *sign, "-extfile", "names")
+    return path
+
+
+def ask(server, **options):
+    with PolicyClient(server.address, timeout_s=5, **options) as client:
+        return client.predict(make_observation(SPEC))
+
+
+def test_tls_with_a_token(certificates):
+    security = Security(certificates / "server.pem", certificates / "server.key", token="secret")
+    tls = TLS(ca=certificates / "ca.pem")
+    with PolicyServer(TimedPolicy(SPEC), host="0.0.0.0", security=security) as server:
+        server._host = "127.0.0.1"
+        ask(server, tls=tls, token="secret")
+        for token in ("wrong", None):
+            with pytest.raises(PolicyClientError, match="token") as caught:
+                ask(server, tls=tls, token=token)
+            assert list(caught.value.fields) == ["token"]
+        with pytest.raises(PolicyServerError):
+            ask(server, token="secret")
+        with pytest.raises(PolicyServerError):
+            ask(server, tls=TLS(ca=certificates / "foreign.pem"), token="secret")
+
+
+def test_mutual_tls_and_sessions_of_another_owner(certificates):
+    def file(name):
+        return certificates / name
+
+    security = Security(file("server.pem"), file("server.key"), client_ca=file("ca.pem"))
+    robot = TLS(file("ca.pem"), file("robot.pem"), file("robot.key"))
+    with PolicyServer(TimedPolicy(SPEC), security=security) as server:
+        with PolicyClient(server.address, tls=robot) as client:
+            client.predict(make_observation(SPEC))
+            (session,) = server.sessions._sessions.values()
+            assert session.owner == "robot"
+            session.owner = "another"
+            with pytest.raises(SessionLost):
+                client.predict(make_observation(SPEC))
+        for tls in (TLS(file("ca.pem")), TLS(file("ca.pem"), file("stranger.pem"), file("stranger.key"))):
+            with pytest.raises(PolicyServerError):
+                ask(server, tls=tls)
+
+
+def test_an_open_address_needs_more_than_a_flag(certificates):
+    cert = {"cert": certificates / "server.pem", "key": certificates / "server.key"}
+    for security in (Security(), Security(token="secret"), Security(**cert)):
+        with pytest.raises(UserError, match=r"others can reach 0\.0\.0\.0; give --tls_cert"):
+            PolicyServer(TimedPolicy(SPEC), host="0.0.0.0", security=security).start()
+
+
+def test_insecure_is_said(caplog):
+    with PolicyServer(TimedPolicy(SPEC), host="0.0.0.0", security=Security(insecure=True)) as server:
+        server._host = "127.0.0.1"
+        ask(server)
+    assert "insecure: whoever reaches 0.0.0.0:" in caplog.text
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="a certificate needs its key"):
+        Security(cert=tmp_path / "a")
+    with pytest.raises(UserError, match="--tls_client_ca needs"):
+        Security(client_ca=tmp_path / "a")
+    with pytest.raises(UserError, match="token: must be one line"):
+        Security(token="a\nb")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_token(tmp_path / "none")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(UserError, match="is empty"):
+        read_token(tmp_path / "empty")
+    with pytest.raises(UserError, match="cannot be read"):
+        PolicyClient("127.0.0.1:1", tls=TLS(ca=tmp_path / "none"))
+
+
+def test_open_after_a_lost_session_opens_another():
+    with PolicyServer(TimedPolicy(SPEC)) as server, PolicyClient(server.address) as client:
+        server.sessions._sessions.clear()
+        with pytest.raises(SessionLost):
+            client.predict(make_observation(SPEC))
+        client.open()
+        client.predict(make_observation(SPEC))
+
+
+def test_a_deadline_without_end_is_none():
+    with pytest.raises(UserError, match="timeout_s: must be positive and finite"):
+        PolicyClient("127.0.0.1:1", timeout_s=float("inf"))
