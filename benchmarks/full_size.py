@@ -94,7 +94,7 @@ def count(run: Run, framework: str, policy: VLAPolicy, words: str) -> None:
     mode = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
         policy.model(batch)
-    parts = {"all": policy, "vlm": policy.model.vlm, "head": policy.model.head}
+    parts: dict[str, Any] = {"all": policy.model, "vlm": policy.model.vlm, "head": policy.model.head}
     run.facts[framework] = {
         "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()},
         "tokens": batch.tokens.input_ids.shape[1],
@@ -228,7 +228,7 @@ def check_precision(run: Run) -> None:
     batch = batch_of(policy, 4, words, run.device, targets=False)
     noise = noise_of(batch)
     exact = policy.model.predict(batch, noise, 4) - noise
-    rounded = policy.to(torch.bfloat16).predict(batch, noise, 4) - noise
+    rounded = policy.to(dtype=torch.bfloat16).model.predict(batch, noise, 4) - noise
     check(run, "bf16 against fp32, 2 decoder layers and head blocks: relative error of the displacement",
           relative(rounded, exact), 5e-2)  # fmt: skip
 

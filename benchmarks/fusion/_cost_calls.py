@@ -11,6 +11,7 @@ import torch
 from _cost_parts import Given, batch_of
 from _device import milliseconds
 from _models import noise_of
+from vla_core.model import VLAModel
 from vla_core.overlap import in_turn
 from vla_core.policy import VLAPolicy
 
@@ -25,7 +26,8 @@ class Call:
         if given and policy.model.fusion is not None:
             features = run.encoder(self.batch.images, self.batch.cameras, policy.model.fusion.needs)
             given_features: Any = Given(features)
-            policy = VLAPolicy(policy.model.vlm, policy.model.head, given_features, policy.model.fusion)
+            model = VLAModel(policy.model.vlm, policy.model.head, given_features, policy.model.fusion)
+            policy = VLAPolicy(model, policy.pipelines)
         self.policy = policy.eval()
 
     def __call__(self) -> None:

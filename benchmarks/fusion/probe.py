@@ -98,7 +98,7 @@ def main() -> None:
             if row.status != "finished":
                 continue
             checkpoint = sorted((runs / row.run / "checkpoints").glob("steps_*"))[-1]
-            policy = VLAPolicy.from_pretrained(checkpoint, device).eval()
+            policy = VLAPolicy.from_pretrained(checkpoint, str(device)).eval()
             batch = policy.collate(seen).to(device)
             (spec,) = policy.specs.values()
             width = sum(group.dim for group in spec.action.groups)
