@@ -123,6 +123,12 @@ def test_a_mistake_in_the_data_is_one_line(
         (["run_id=../../x"], "one folder"),
         (["trainer.learning_rate.base=-1"], ">= 0"),
         (["trainer.learning_rate.base=.nan"], "finite"),
+        (["trainer.clip_norm=-1"], "trainer.clip_norm must be >= 0"),
+        (["trainer.weight_decay=.nan"], "'trainer.weight_decay': must be a finite number, got nan"),
+        (["trainer.eps=.inf"], "'trainer.eps': must be a finite number, got inf"),
+        (["trainer.min_lr_ratio=-0.5"], "trainer.min_lr_ratio must be in [0, 1]"),
+        (["trainer.betas=[1.9, 0.5]"], "trainer.betas must be in [0, 1)"),
+        (["seed=-5"], "seed must be at least 0"),
         (["trainer.evaluation.tasks=[faucet-opne]"], "did you mean 'faucet-open'"),
         (["trainer.evaluation.env=metaword", "trainer.evaluation.tasks=[a]"], "did you mean 'metaworld'"),
         (
@@ -150,6 +156,14 @@ def test_a_launcher_that_started_fewer_processes() -> None:
     with pytest.raises(UserError, match="torchrun"):
         check_launch({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"})
     check_launch({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"})
+
+
+def test_sharding_that_is_not_there_yet_is_refused(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(["--config", str(toy_config)]) == 2
+    assert "accelerate's FSDP is not supported" in capsys.readouterr().err
 
 
 def test_weights_without_masters_are_refused(toy_config: Path) -> None:

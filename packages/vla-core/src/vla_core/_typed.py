@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -172,9 +173,13 @@ def convert(hint: Any, value: Any, name: str, fail: Fail) -> Any:
             fail(name, f"no '{value}' here{suggest(value, map(str, get_args(hint)))}")
     else:
         try:
-            return _scalar(hint, value)
+            scalar = _scalar(hint, value)
         except ValueError:
             pass
+        else:
+            if isinstance(scalar, float) and not math.isfinite(scalar):
+                fail(name, f"must be a finite number, got {value}")
+            return scalar
     fail(name, f"expected {describe(hint)}, got {value!r}")
 
 

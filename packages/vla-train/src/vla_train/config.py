@@ -68,6 +68,12 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.workers < 1:
             raise ConfigError("trainer.evaluation.episodes and .workers must be at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"trainer.evaluation.seed must be at least 0, got {self.seed}")
+        if not 0 < self.timeout_minutes < math.inf:
+            raise ConfigError(
+                f"trainer.evaluation.timeout_minutes must be positive and finite, got {self.timeout_minutes}"
+            )
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,17 @@ class TrainerConfig:
         for name in ("warmup_steps", "val_every", "save_every", "keep_checkpoints", "threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
+        for name in ("ema_decay", "betas"):
+            value = getattr(self, name)
+            if not all(0 <= number < 1 for number in (value if isinstance(value, tuple) else (value,))):
+                raise ConfigError(f"trainer.{name} must be in [0, 1), got {value}")
+        for name in ("eps", "weight_decay", "clip_norm", "patience"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"trainer.{name} must be >= 0 and finite, got {getattr(self, name)}")
+        for name in ("min_lr_ratio", "decay_ratio", "warmup_ratio"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ConfigError(f"trainer.{name} must be in [0, 1], got {share}")
         if self.reload_modules and self.pretrained_checkpoint is None:
             raise ConfigError("trainer.reload_modules is set, but trainer.pretrained_checkpoint is not")
         if self.keep_statistics and self.pretrained_checkpoint is None:
@@ -229,6 +244,8 @@ class RunConfig:
             raise ConfigError(
                 f"run_id must be the name of one folder (in run_root_dir), without '/', got '{self.run_id}'"
             )
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}")
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ConfigError(f"trackers: no tracker '{name}'{suggest(name, TRACKERS)}")

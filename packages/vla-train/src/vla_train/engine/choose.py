@@ -46,6 +46,11 @@ def make_engine(settings: TrainerConfig) -> Engine:
             "trainer.device: cpu would leave DeepSpeed out in silence; use trainer.device=auto "
             "(with the environment variable DS_ACCELERATOR=cpu, DeepSpeed itself runs on the CPU)"
         )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ConfigError(
+            "accelerate's FSDP is not supported by this trainer yet: checkpoints and validation would read "
+            "shards; use a config without FSDP, or DeepSpeed (configs/deepspeed_zero2.yaml)"
+        )
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
     accumulation = settings.gradient_accumulation_steps
