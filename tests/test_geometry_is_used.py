@@ -94,7 +94,8 @@ def held_out(policy: VLAPolicy) -> Batch:
 def trained(policy: VLAPolicy) -> VLAPolicy:
     torch.manual_seed(1)
     optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    batches = [collate(policy.model.train(), range(i, i + ROWS)) for i in range(0, TRAIN, ROWS)]
+    policy.model.train()
+    batches = [collate(policy, range(i, i + ROWS)) for i in range(0, TRAIN, ROWS)]
     for step in range(STEPS):
         loss = torch.stack(list(policy.model(batches[step % len(batches)]).values())).sum()
         optimizer.zero_grad()

@@ -95,7 +95,7 @@ def test_zero2_trains_like_the_plain_loop_and_resumes(config: Path) -> None:
     one, other = (
         VLAPolicy.from_pretrained(runs / name / "checkpoints" / "steps_4") for name in ("plain", "zero2")
     )
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(b, a, atol=1e-4, rtol=0)
 
 
