@@ -31,7 +31,7 @@ print(json.dumps({name: json.loads(modules) for name, modules in found.items()})
 
 
 def imported_by(statements: Mapping[str, str], package: str) -> dict[str, set[str]]:
-    """Modules of ``package`` that each statement imports, in a process of its own that has torch and vla_core alone.
+    """Modules of ``package`` that each statement imports, on top of torch and vla_core.
 
     Args:
         statements: name -> Python source.
