@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.chunks import Continuation, ServedChunk
 from vla_serve.client import PolicyClient, Timings
 from vla_serve.client_errors import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TLS",
+    "AsyncPolicyClient",
     "Continuation",
     "ControlLoop",
     "HandshakeError",

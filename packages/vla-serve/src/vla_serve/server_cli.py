@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -16,10 +17,18 @@ from vla_core.errors import UserError
 
 log = logging.getLogger("vla_serve.server")
 
+PROGRAMS = {
+    "probe": "vla_serve.probe_cli",
+    "bridge": "vla_serve.bridge_cli",
+}
+"""First word of the command line -> module: clients of a server, imported when named."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vla-serve", description="Answer action requests from a checkpoint over gRPC."
+        prog="vla-serve",
+        description="Answer action requests from a checkpoint over gRPC.",
+        epilog="Clients of a server that runs: vla-serve probe | bridge --help.",
     )
     add = parser.add_argument
     add("--ckpt_path", type=Path, required=True, help="checkpoint directory, or the weights file inside it")
@@ -192,7 +201,11 @@ def _write_port(path: Path, port: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 after a clean stop, 1 when the model failed, 2 for a mistake."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in PROGRAMS:
+        program: Any = importlib.import_module(PROGRAMS[words[0]])
+        return int(program.main(words[1:]))
+    args = _parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return _serve(args)
