@@ -16,7 +16,8 @@ from vla_core.errors import UserError
 from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec
 from vla_core.types import Observation
 
-from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.chunks import Continuation, ServedChunk, served_chunk
+from vla_serve.client_batch import BatchCalls
 from vla_serve.client_errors import (
     HandshakeError,
     PolicyClientError,
@@ -25,7 +26,7 @@ from vla_serve.client_errors import (
     SessionLost,
     from_rpc,
 )
-from vla_serve.codec import Encoding, check_encoding, decode_tensor
+from vla_serve.codec import Encoding, check_encoding
 from vla_serve.connection import TLS, connect
 from vla_serve.engine.errors import FieldError
 from vla_serve.observation_codec import encode_observation
@@ -41,7 +42,7 @@ R = TypeVar("R")
 _PREDICT = f"/{pb.DESCRIPTOR.services_by_name['PolicyService'].full_name}/Predict"
 
 
-class PolicyClient:
+class PolicyClient(BatchCalls):
     """One session with a policy server.
 
     A context manager: entering opens the session (the handshake), leaving closes it. Not
@@ -257,8 +258,7 @@ class PolicyClient:
         self._seed = reply.seed
         if previous is not None and (not reply.chunk_id or reply.frozen_steps != previous.delay_steps):
             raise PolicyServerError(f"{self._address}: the server did not continue the previous chunk")
-        actions_TA = decode_tensor(reply.actions, "actions")
-        return ServedChunk(actions_TA, self.contract.action, reply.chunk_id, reply.frozen_steps)
+        return served_chunk(reply, self.contract.action)
 
     def close(self) -> None:
         """Close session and connection; a server that is gone is no error."""

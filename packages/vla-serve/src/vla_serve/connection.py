@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from vla_core.errors import UserError
 
-_OPTIONS = [
+_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", -1),
     # A robot's link may drop silently: notice within seconds instead of at the deadline.
@@ -46,7 +47,7 @@ def connect(address: str, tls: TLS | None) -> grpc.Channel:
         raise UserError("tls: a certificate needs its key")
     options = list(_OPTIONS)
     if tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))  # type: ignore[arg-type]
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
     credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
     return grpc.secure_channel(address, credentials, options=options)
 
