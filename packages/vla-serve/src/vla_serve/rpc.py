@@ -113,8 +113,8 @@ class Rpcs:
                 self._authenticate(context)
                 with self.place(context.peer(), counted=False) as place:
                     message = await self._read(kind, requests, place, None)
-                    async for reply in method(message, context):
-                        yield reply.SerializeToString()
+                async for reply in method(message, context):
+                    yield reply.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
