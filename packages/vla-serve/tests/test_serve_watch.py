@@ -133,4 +133,4 @@ def test_messages_that_are_too_large_for_one_chunk_are_refused():
         client._max_bytes = 2**40
         request = pb.PredictRequest(session_id="x" * (limits.max_message_bytes + 1))
         with pytest.raises(PolicyClientError, match="larger than max"):
-            client._call(client._stub.Predict, request)
+            client._call(client._connection.stub.Predict, request)
