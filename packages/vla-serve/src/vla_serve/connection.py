@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from vla_core.errors import UserError
 
-_OPTIONS = [
+from vla_serve.v1 import policy_pb2 as pb
+from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
+
+_OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", -1),
     # A robot's link may drop silently: notice within seconds instead of at the deadline.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # And a server that is back is found within seconds, however long it was away.
+    # And a server that is back is found within seconds, however long it was away: neither a pause between two
+    # attempts nor an attempt itself (20 s without this, towards a host that answers nothing) is longer.
     ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Each client is one robot: a connection of its own, not one shared through the process.
     ("grpc.use_local_subchannel_pool", 1),
-]
+)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
+_PREDICT, _PREDICT_BATCH = f"/{_SERVICE}/Predict", f"/{_SERVICE}/PredictBatch"
 
 
 @dataclass(frozen=True)
@@ -38,15 +48,33 @@ class TLS:
     server_name: str | None = None
 
 
-def connect(address: str, tls: TLS | None) -> grpc.Channel:
-    """A channel of its own; it connects with the first call."""
+class Connection:
+    """A channel of its own with the methods of the service; it connects with the first call."""
+
+    def __init__(self, address: str, tls: TLS | None) -> None:
+        self._channel = _channel(address, tls)
+        self.stub = PolicyServiceStub(self._channel)
+        # Takes bytes: a large request is serialised once, also for the check of its size.
+        self.predict: Any = self._channel.unary_unary(
+            _PREDICT, request_serializer=bytes, response_deserializer=pb.PredictResponse.FromString
+        )
+        self.predict_batch: Any = self._channel.unary_unary(
+            _PREDICT_BATCH, request_serializer=bytes, response_deserializer=pb.PredictBatchResponse.FromString
+        )
+
+    def close(self) -> None:
+        """End it, and the calls under way."""
+        self._channel.close()
+
+
+def _channel(address: str, tls: TLS | None) -> grpc.Channel:
     if tls is None:
         return grpc.insecure_channel(address, options=_OPTIONS)
     if (tls.cert is None) != (tls.key is None):
         raise UserError("tls: a certificate needs its key")
     options = list(_OPTIONS)
     if tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))  # type: ignore[arg-type]
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
     credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
     return grpc.secure_channel(address, credentials, options=options)
 

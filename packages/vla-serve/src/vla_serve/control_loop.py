@@ -18,7 +18,7 @@ from vla_core.types import Float, Observation
 
 from vla_serve.chunks import Continuation, ServedChunk
 from vla_serve.client import PolicyClient, Timings
-from vla_serve.client_errors import PolicyBusy
+from vla_serve.client_errors import PolicyBusy, SessionLost
 
 REMEMBERED = 10
 """The delay that is reckoned with is the longest of so many measured ones (as in arXiv 2506.07339)."""
@@ -90,21 +90,25 @@ class ControlLoop:
         view_keys: Mapping[str, str] | None = None,
         busy_s: float = 0.0,
     ) -> None:
-        spec = client.contract.action
         self._client, self._rtc, self._view_keys, self._busy_s = client, rtc, view_keys, busy_s
-        self._horizon, self._hz, self._fixed = spec.horizon, spec.control_hz, delay_steps
-        self._most = spec.horizon
-        if rtc:
-            if client.max_delay_steps is None:
+        self._fixed, self._wanted = delay_steps, execute_steps
+        self._fit()
+        self._measured: deque[int] = deque(maxlen=REMEMBERED)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-loop")
+        self._begin()
+
+    def _fit(self) -> None:
+        """The loop's steps within the contract of the session."""
+        spec = self._client.contract.action
+        self._horizon, self._hz, self._most = spec.horizon, spec.control_hz, spec.horizon
+        if self._rtc:
+            if self._client.max_delay_steps is None:
                 raise UserError(
                     "rtc: this policy cannot continue a chunk (PolicyClient(real_time_chunking=True) says "
                     "why); use rtc=False"
                 )
-            self._most = client.max_delay_steps
-        self._execute = self._check(execute_steps, delay_steps or 0)
-        self._measured: deque[int] = deque(maxlen=REMEMBERED)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-loop")
-        self._begin()
+            self._most = self._client.max_delay_steps
+        self._execute = self._check(self._wanted, self._fixed or 0)
 
     def _check(self, execute_steps: int | None, delay: int) -> int:
         horizon = self._horizon
@@ -152,9 +156,18 @@ class ControlLoop:
         return self._stats
 
     def reset(self, instruction: str | None = None) -> None:
-        """Start a new episode; a request under way is waited for, and its answer dropped."""
+        """Start a new episode; a request under way is waited for, and its answer dropped.
+
+        A session that was lost (it expired, or the server restarted) is opened anew. A policy that is served
+        there now and does not fit what this client sends and takes, or this loop, is an error.
+        """
         self._drain()
-        self._client.reset(instruction)
+        try:
+            self._client.reset(instruction)
+        except SessionLost:
+            self._client.open()
+            self._fit()
+            self._client.reset(instruction)
         self._begin()
 
     def _begin(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vla_serve.arguments import text, whole, wrong
 from vla_serve.chunks import Continuation
-from vla_serve.client_errors import PolicyClientError
 from vla_serve.v1 import policy_pb2 as pb
 
 
@@ -23,29 +23,23 @@ def write_options(
         ("denoise_steps", denoise_steps, 1001),
     ):
         if value is not None:
-            setattr(request, field, _within(value, limit, field))
+            setattr(request, field, whole(value, limit, field))
 
 
 def write_previous(request: pb.PredictRequest, previous: Continuation | None) -> None:
     """The chunk that the answer continues."""
     if previous is None:
         return
+    if not isinstance(previous, Continuation):
+        raise wrong("previous", f"a {type(previous).__name__}, expected chunk.after(executed, delay)")
     request.previous.chunk_id = previous.chunk_id
-    request.previous.executed_steps = _within(previous.executed_steps, 2**32, "previous.executed_steps")
-    request.previous.delay_steps = _within(previous.delay_steps, 2**32, "previous.delay_steps")
+    request.previous.executed_steps = whole(previous.executed_steps, 2**32, "previous.executed_steps")
+    request.previous.delay_steps = whole(previous.delay_steps, 2**32, "previous.delay_steps")
 
 
 def write_view_keys(request: pb.PredictRequest, view_keys: Mapping[str, str] | None) -> None:
     """Keys of pictures by camera."""
+    if view_keys is not None and not isinstance(view_keys, Mapping):
+        raise wrong("view_keys", f"a {type(view_keys).__name__}, expected camera name -> key")
     for camera, key in (view_keys or {}).items():
-        if not isinstance(key, str):
-            field, description = f"view_keys[{camera}]", f"{key!r} must be a text"
-            raise PolicyClientError(f"{field}: {description}", {field: description})
-        request.view_keys[camera] = key
-
-
-def _within(value: int, limit: int, field: str) -> int:
-    if isinstance(value, str) or not 0 <= value < limit or int(value) != value:
-        description = f"{value} is no whole number in 0 to {limit - 1}"
-        raise PolicyClientError(f"{field}: {description}", {field: description})
-    return int(value)
+        request.view_keys[text(camera, "view_keys")] = text(key, f"view_keys[{camera}]")

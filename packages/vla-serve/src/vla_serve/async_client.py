@@ -1,0 +1,130 @@
+"""The client for asyncio: the same session, arguments and errors. Shapes: T action steps, A action dims."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import grpc
+from vla_core.errors import UserError
+from vla_core.types import Observation
+
+from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.client_errors import PolicyClientError, PolicyServerError, PolicyUnavailable
+from vla_serve.client_session import ClientSession
+from vla_serve.v1 import policy_pb2 as pb
+
+
+class AsyncPolicyClient(ClientSession):
+    """One session with a policy server, for asyncio; see :class:`PolicyClient` for arguments and errors.
+
+    An asynchronous context manager. Several requests may be under way at once, of one observation each: the
+    server batches them. A cancelled task takes its request back. All use is from one event loop; a process
+    may have clients in any number of loops, beside a server too, which gRPC's own asyncio side cannot do.
+    """
+
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__(address, **options)
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> AsyncPolicyClient:
+        try:
+            await self.open()
+        except (UserError, PolicyServerError):
+            self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """As :meth:`PolicyClient.wait_ready`."""
+        await self._call(self._connection.stub.GetServerInfo, pb.GetServerInfoRequest(), timeout_s, wait=True)
+
+    async def server_info(self) -> pb.GetServerInfoResponse:
+        """As :meth:`PolicyClient.server_info`."""
+        return await self._call(self._connection.stub.GetServerInfo, pb.GetServerInfoRequest())
+
+    async def open(self) -> None:
+        """As :meth:`PolicyClient.open`."""
+        async with self._opening:
+            if self._session is None or self._lost:
+                request = pb.OpenSessionRequest(config=self._config)
+                self._opened(await self._call(self._connection.stub.OpenSession, request))
+
+    async def reset(self, instruction: str | None = None) -> None:
+        """As :meth:`PolicyClient.reset`."""
+        request = self._reset_request(instruction)
+        await self._call(self._connection.stub.ResetSession, request)
+        self._instruction = request.instruction
+
+    async def predict(
+        self,
+        observation: Observation,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+        *,
+        step: int | None = None,
+        denoise_steps: int | None = None,
+        previous: Continuation | None = None,
+        view_keys: Mapping[str, str] | None = None,
+    ) -> ServedChunk:
+        """As :meth:`PolicyClient.predict`."""
+        start = time.perf_counter()
+        what = (observation, seed, step, denoise_steps, previous, view_keys)
+        if self._encoding == "raw":
+            data = self._predict_request(*what)
+        else:  # milliseconds that the loop has for others
+            data = await asyncio.to_thread(self._predict_request, *what)
+        self._stay()
+        reply = await self._call(self._connection.predict, data, timeout_s)
+        return self._answer(reply, previous, (time.perf_counter() - start) * 1000)
+
+    async def close(self) -> None:
+        """As :meth:`PolicyClient.close`."""
+        session, self._session = self._session, None
+        if session is not None:
+            with contextlib.suppress(PolicyClientError, PolicyServerError):
+                request = pb.CloseSessionRequest(session_id=session)
+                await self._call(self._connection.stub.CloseSession, request, 2.0)
+        self._leave()
+
+    async def _call(
+        self, method: Any, request: Any, timeout_s: float | None = None, wait: bool = False
+    ) -> Any:
+        deadline = self._deadline(timeout_s)
+        call = method.future(request, timeout=deadline, wait_for_ready=wait, metadata=self._metadata)
+        await _finished(call)
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            raise self._failure(error, deadline, wait) from None
+        except grpc.FutureCancelledError:
+            raise PolicyUnavailable(f"{self._address}: the client was closed meanwhile") from None
+
+
+async def _finished(call: Any) -> None:
+    """Until a call is over; cancelled with the task that waits for it."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+
+    def tell(_: Any) -> None:  # from a thread of gRPC's
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(over.set)
+
+    call.add_done_callback(tell)
+    try:
+        await over.wait()
+    except asyncio.CancelledError:
+        call.cancel()
+        raise

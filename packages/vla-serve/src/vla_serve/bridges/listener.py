@@ -1,0 +1,151 @@
+"""One port, one protocol: WebSocket without compression, and who may use it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+from vla_core.errors import UserError
+from vla_core.types import Observation
+
+from vla_serve.async_client import AsyncPolicyClient
+from vla_serve.chunks import ServedChunk
+from vla_serve.client_errors import PolicyBusy, SessionLost
+from vla_serve.listen import Reservation, Security
+from vla_serve.status import one_line
+
+log = logging.getLogger("vla_serve.bridge")
+
+HEARTBEAT_S = 300.0
+"""A connection whose other end answers no ping for half as long is closed; simulators pause for long."""
+
+
+class Speaker(Protocol):
+    """A protocol; one object serves all its connections."""
+
+    name: str
+    health: str
+    """Path that answers 200 without a token."""
+    health_body: str
+
+    async def serve(self, socket: web.WebSocketResponse) -> None:
+        """A connection, until its other end closes it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks the server for a connection; opens clients that are alike.
+
+    Args:
+        connect: the client of an embodiment (empty: the server's only one), not opened.
+        timeout_s: a busy server is asked again for so long.
+        denoise_steps: of each request; None: the server's.
+    """
+
+    connect: Callable[[str], AsyncPolicyClient]
+    timeout_s: float
+    denoise_steps: int | None = None
+
+    async def ask(self, client: AsyncPolicyClient, observation: Observation) -> ServedChunk:
+        """An answer; over a session that expired meanwhile too, for these protocols know of none."""
+        end, opened = time.monotonic() + self.timeout_s, False
+        while True:
+            try:
+                return await client.predict(observation, denoise_steps=self.denoise_steps)
+            except PolicyBusy as error:
+                if time.monotonic() + error.retry_after_s > end:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+            except SessionLost:
+                if opened:
+                    raise
+                opened = True
+                await client.open()
+
+
+class Listener:
+    """Serves a protocol on a port.
+
+    Args:
+        speaker: the protocol.
+        reservation: of host and port; taken over.
+        security: what a caller must show; a token as ``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``.
+        max_message_bytes: a longer message ends its connection.
+    """
+
+    def __init__(
+        self, speaker: Speaker, reservation: Reservation, security: Security, max_message_bytes: int
+    ) -> None:
+        security.check(reservation.addresses)
+        self._speaker, self._reservation, self._security = speaker, reservation, security
+        self._max_bytes = max_message_bytes
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        scheme = "ws" if self._security.cert is None else "wss"
+        return f"{scheme}://{self._reservation.targets()[0]}"
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        context = _context(self._security)
+        self._reservation.release()
+        for address in self._reservation.addresses:
+            # Connections that are still open are closed after a second when it stops.
+            site = web.TCPSite(self._runner, address, self._reservation.port, ssl_context=context)
+            await site.start()
+
+    async def stop(self) -> None:
+        """End all connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == self._speaker.health:
+            kind = "application/json" if self._speaker.health_body.startswith("{") else "text/plain"
+            return web.Response(text=self._speaker.health_body, content_type=kind)
+        if not self._known(request.headers.get("Authorization", "")):
+            return web.Response(status=401, text="Authorization: Api-Key TOKEN is missing or wrong\n")
+        socket = web.WebSocketResponse(
+            compress=False, max_msg_size=self._max_bytes, heartbeat=HEARTBEAT_S, timeout=1.0
+        )
+        if not socket.can_prepare(request).ok:
+            return web.Response(status=426, text=f"a WebSocket for {self._speaker.name} clients\n")
+        await socket.prepare(request)
+        log.info("%s client %s", self._speaker.name, one_line(str(request.remote)))
+        try:
+            await self._speaker.serve(socket)
+        except (ConnectionError, asyncio.TimeoutError):
+            log.info("%s client %s went", self._speaker.name, one_line(str(request.remote)))
+        return socket
+
+    def _known(self, shown: str) -> bool:
+        token = self._security.token
+        kind, _, given = shown.partition(" ")
+        return token is None or (
+            kind in ("Api-Key", "Bearer") and hmac.compare_digest(given.encode(), token.encode())
+        )
+
+
+def _context(security: Security) -> ssl.SSLContext | None:
+    if security.cert is None or security.key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(security.cert, security.key)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"tls: {security.cert} and {security.key} cannot be used ({error})") from None
+    return context

@@ -1,0 +1,116 @@
+"""``vla-serve probe``: ask a server what it serves, and how fast and how surely it answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from vla_core.errors import UserError
+
+from vla_serve.access_args import access, add_access
+from vla_serve.arguments import seconds
+from vla_serve.client import PolicyClient
+from vla_serve.client_errors import PolicyServerError
+from vla_serve.contract_text import contract_lines, server_lines
+from vla_serve.probe import PARTS, Load, influences, load, repeats
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vla-serve probe",
+        description="Ask a server what it serves, and how it answers made-up observations.",
+    )
+    add_access(parser)
+    add = parser.add_argument
+    add("--requests", type=int, default=50, help="of each client (default: %(default)s)")
+    add("--clients", type=int, default=1, help="that ask at the same time (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the observations and the noise (default: %(default)s)")
+    add("--denoise_steps", type=int, help="of each request (default: the server's)")
+    add("--wait_s", type=float, default=0.0, help="for a server that still starts (default: %(default)s)")
+    add(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="equal requests may be answered so far apart, in the action's units (default: %(default)s)",
+    )
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, least in (("requests", 1), ("clients", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name}: must be at least {least}, got {getattr(args, name)}")
+
+
+def _latency(found: Load, control_hz: float, horizon: int) -> None:
+    print(f"{'ms':14}{'p50':>9}{'p99':>9}{'max':>9}")
+    rows = {part.replace("_", " "): found.of(part) for part in PARTS}
+    rows["beyond server"] = [a - b for a, b in zip(rows["round trip"], rows["server"], strict=True)]
+    for name, values in rows.items():
+        p50, p99 = np.percentile(values, [50, 99])
+        print(f"{name:14}{p50:9.2f}{p99:9.2f}{max(values):9.2f}")
+    for name, words in (("batch", "rows of a batch"), ("queue_depth", "requests that waited before")):
+        values = found.of(name)
+        print(f"{words}: {np.mean(values):.2f} on average, {max(values):.0f} at most")
+    rate, median = len(found.timings) / found.seconds, float(np.median(rows["round trip"]))
+    print(f"{rate:.1f} chunks/s; {found.refused} requests were refused at first")
+    print(
+        f"an answer takes {median * control_hz / 1000:.2f} control steps, a chunk lasts {horizon}"
+        + ("" if median * control_hz / 1000 < horizon else ": the robot waits for every chunk")
+    )
+
+
+def _equal(differences: Sequence[float], tolerance: float) -> bool:
+    worst = max(differences)
+    if worst == 0:
+        print("equal requests: answered alike, bit by bit, in one session and in two")
+    elif worst <= tolerance:
+        print(f"equal requests: answered {worst:.3g} apart, within --tolerance {tolerance:g}")
+    else:
+        print(
+            f"equal requests: ANSWERED {worst:.3g} APART. Rows of other clients may have shared their "
+            "batches (vla-serve --deterministic makes that no difference; --tolerance allows for it); if "
+            "nobody else asks, the policy draws numbers of its own"
+        )
+    return worst <= tolerance
+
+
+def _run(args: argparse.Namespace) -> int:
+    _check(args)
+    options = access(args)
+    with PolicyClient(args.address, **{**options, "timeout_s": seconds(args.timeout_s)}) as client:
+        print("\n".join(server_lines(client.server_info())))
+        spec = client.contract
+        print("\n".join(contract_lines(spec, client.max_delay_steps)))
+        changes = influences(client, args.seed, args.denoise_steps)
+        moved = ", ".join(f"{name} {value:.3g}" for name, value in changes.items())
+        print(f"the answer moves with: {moved} (largest change of an action)")
+        deaf = [name for name, value in changes.items() if value == 0]
+        if deaf:
+            print(f"the answer does not depend on: {', '.join(deaf)}")
+    equal = _equal(repeats(args.address, options, args.seed, args.denoise_steps), args.tolerance)
+    found = load(args.address, options, args.clients, args.requests, args.seed, args.denoise_steps)
+    print(f"\n{args.clients} client(s), {args.requests} requests each, images {args.encoding}")
+    _latency(found, spec.action.control_hz, spec.action.horizon)
+    return 0 if equal else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns 0, 1 when answers differ or the server failed, 2 for a mistake."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.wait_s:
+            PolicyClient(args.address, **access(args)).wait_ready(args.wait_s)
+        return _run(args)
+    except UserError as error:
+        print(f"vla-serve probe: {error}", file=sys.stderr)
+        return 2
+    except PolicyServerError as error:
+        print(f"vla-serve probe: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

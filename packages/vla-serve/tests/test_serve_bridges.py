@@ -1,0 +1,409 @@
+"""``vla-serve bridge`` as its clients see it: their bytes, written out here, against the program itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from vla_core.errors import ConfigError, UserError
+from vla_core.testing import make_spec
+from vla_core.types import ActionChunk
+from vla_serve import PolicyServer
+from vla_serve.server_cli import main
+
+pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+pytest.importorskip("msgpack", reason="needs the extra vla-serve[bridge]")
+
+import aiohttp
+import msgpack
+from hypothesis import given
+from hypothesis import strategies as st
+from vla_serve.bridges.arrays import pack, unpack
+from vla_serve.bridges.repack import Repack, read
+
+SPECS = {"left": make_spec(embodiment="left"), "right": make_spec(embodiment="right")}
+REPACK = """
+openpi:
+  images: {camera_0: observation/image, camera_1: observation/wrist_image}
+  state: {observation/gripper: [gripper], observation/pose: [position, rotation]}
+starvla:
+  images: [camera_1, camera_0]
+  unnorm_keys: {franka: left, widowx: right}
+vla_eval:
+  images: {camera_0: agentview, camera_1: wrist}
+  execute_steps: 3
+  observation_params: {send_state: true}
+"""
+
+
+class Looking:
+    """Answers what it saw: a pixel of each camera, the words, the state, and its embodiment."""
+
+    framework, specs = "Looking", SPECS
+
+    def act(self, observations, seeds, steps=None):
+        chunks = []
+        for o in observations:
+            spec = self.specs[o.embodiment].action
+            actions = np.zeros((spec.horizon, spec.dim), np.float32)
+            actions[:, 0] = o.images["camera_0"][0, 0, 0]
+            actions[:, 1] = o.images["camera_1"][0, 0, 0]
+            actions[:, 2] = len(o.instruction)
+            actions[:, 3:5] = o.state[[0, 6]]
+            actions[:, 5] = o.embodiment == "right"
+            actions[:, 6] = np.arange(spec.horizon)
+            chunks.append(ActionChunk(actions, spec))
+        return chunks
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory):
+    """Protocol -> WebSocket address of the program."""
+    folder = tmp_path_factory.mktemp("bridge")
+    (folder / "repack.yaml").write_text(REPACK)
+    (folder / "token").write_text("secret\n")
+    with PolicyServer(Looking()) as server:
+
+        def start(*words):
+            command = [sys.executable, "-m", "vla_serve.server_cli", "bridge", "--address", server.address]
+            repack = ["--repack", str(folder / "repack.yaml")]
+            return subprocess.Popen([*command, *repack, *words], stdout=subprocess.PIPE, text=True)
+
+        both = start("--starvla_port", "0")
+        one = start(
+            *("--embodiment", "left", "--openpi_port", "0", "--vla_eval_port", "0"),
+            *("--listen_token_file", str(folder / "token")),
+        )
+        urls = dict(line.split() for line in (both.stdout.readline(), *(one.stdout.readline() for _ in "ab")))
+        yield urls
+        for process in (both, one):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+def array(values):
+    return {
+        b"__ndarray__": True,
+        b"data": values.tobytes(),
+        b"dtype": values.dtype.str,
+        b"shape": values.shape,
+    }
+
+
+def numbers(packed):
+    return np.frombuffer(packed[b"data"], packed[b"dtype"]).reshape(packed[b"shape"])
+
+
+def picture(value):
+    return np.full((32, 32, 3), value, np.uint8)
+
+
+async def talk(url, talker, token="secret"):
+    headers = {"Authorization": f"Api-Key {token}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.ws_connect(url, compress=0, max_msg_size=0) as socket,
+    ):
+        return await talker(socket)
+
+
+def test_openpi(bridge):
+    observation = {
+        "observation/image": array(picture(11)),
+        "observation/wrist_image": array(picture(22)),
+        "observation/pose": array(np.arange(1.0, 7.0)),  # float64, and the state in two keys
+        "observation/gripper": array(np.float64(0.5).reshape(())),
+        "prompt": "four",
+    }
+
+    async def client(socket):
+        metadata = msgpack.unpackb(await socket.receive_bytes())
+        assert (metadata["action_horizon"], metadata["action_dim"]) == (4, 7)
+        replies = []
+        for _ in range(2):
+            await socket.send_bytes(msgpack.packb(observation))
+            replies.append(msgpack.unpackb(await socket.receive_bytes()))
+        first, second = replies
+        assert set(first) == {"actions", "server_timing"}
+        assert set(first["server_timing"]) == {"infer_ms"}
+        assert set(second["server_timing"]) == {"infer_ms", "prev_total_ms"}
+        actions = numbers(second["actions"])
+        assert actions.shape == (4, 7)
+        np.testing.assert_allclose(actions[0], [11, 22, 4, 1.0, 0.5, 0, 0])
+        bad = {**observation, "observation/wrist": observation["observation/wrist_image"]}
+        del bad["observation/wrist_image"]
+        await socket.send_bytes(msgpack.packb(bad))
+        error = await socket.receive_str()
+        assert error == "'observation/wrist_image' is missing (did you mean 'observation/wrist'?)"
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+        assert socket.close_code == 1011
+
+    asyncio.run(talk(bridge["openpi"], client))
+
+
+def test_health_needs_no_token_and_the_rest_does(bridge):
+    async def ask():
+        async with aiohttp.ClientSession() as http:
+            for name, path, body in (
+                ("openpi", "/healthz", "OK\n"),
+                ("vla_eval", "/health", '{"status": "ok"}\n'),
+            ):
+                url = bridge[name].replace("ws:", "http:")
+                async with http.get(url + path) as reply:
+                    assert (reply.status, await reply.text()) == (200, body)
+                async with http.get(url) as reply:
+                    assert reply.status == 401
+            async with http.get(bridge["starvla"].replace("ws:", "http:")) as reply:
+                assert reply.status == 426
+
+    asyncio.run(ask())
+
+    async def nothing(socket):
+        raise AssertionError
+
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        asyncio.run(talk(bridge["openpi"], nothing, token="guess"))
+
+
+def test_starvla(bridge):
+    def example(value):
+        images = [array(picture(value)), array(picture(value + 1))]  # camera_1 first: see the repack file
+        return {"image": images, "lang": "go", "state": array(np.arange(7.0)[None])}
+
+    async def client(socket):
+        async def ask(request):
+            await socket.send_bytes(msgpack.packb(request))
+            return msgpack.unpackb(await socket.receive_bytes())
+
+        metadata = msgpack.unpackb(await socket.receive_bytes())
+        assert metadata["available_unnorm_keys"] == ["franka", "widowx"]
+        assert metadata["default_unnorm_key"] is None
+        assert metadata["action_chunk_size"] == 4
+        assert metadata["training_obs_image_size"] == [32, 32]
+        flat = {
+            "examples": [example(n) for n in (10, 20, 30)],
+            "unnorm_key": "widowx",
+            "do_sample": False,
+            "use_ddim": True,
+            "num_ddim_steps": 10,
+        }
+        reply = await ask(flat)
+        assert {k: reply[k] for k in ("status", "ok", "type", "request_id")} == {
+            "status": "ok",
+            "ok": True,
+            "type": "inference_result",
+            "request_id": "default",
+        }
+        actions = numbers(reply["data"]["actions"])
+        assert actions.shape == (3, 4, 7)
+        np.testing.assert_array_equal(actions[:, 0, :2], [[11, 10], [21, 20], [31, 30]])
+        np.testing.assert_array_equal(actions[:, 0, 5], 1)
+        wrapped = {"type": "infer", "request_id": "a", "payload": {**flat, "unnorm_key": "franka"}}
+        reply = await ask(wrapped)
+        assert reply["request_id"] == "a"
+        np.testing.assert_array_equal(numbers(reply["data"]["actions"])[:, 0, 5], 0)
+        assert await ask({"type": "ping", "request_id": "b"}) == {
+            "status": "ok",
+            "ok": True,
+            "type": "ping",
+            "request_id": "b",
+        }
+        for request, words in (
+            ({**flat, "unnorm_key": "bridge"}, "unnorm_key: 'bridge' is not known (known: franka, widowx)"),
+            ({"examples": flat["examples"]}, "unnorm_key: name one of franka, widowx"),
+            ({**flat, "examples": []}, "examples: expected a list"),
+            ({**flat, "example": 1}, "unknown 'example' (did you mean 'examples'?)"),
+            ({**flat, "examples": [{**example(1), "image": []}]}, "0 images, expected camera_1, camera_0"),
+            ({**flat, "examples": [{**example(1), "lang": 3}]}, "examples[0]: the instruction is a int"),
+            ({**flat, "examples": [{**example(1), "lang": ""}]}, "observation.instruction: empty"),
+            ({"type": "fly"}, "type: 'fly' is not known"),
+            ([1], "the request is a list"),
+        ):
+            reply = await ask(request)  # in band, and the connection stays
+            assert (reply["status"], reply["ok"]) == ("error", False)
+            assert words in reply["error"]["message"]
+        assert (await ask(flat))["ok"]
+
+    asyncio.run(talk(bridge["starvla"], client))
+
+
+def test_vla_eval(bridge):
+    def png(value):
+        file = io.BytesIO()
+        Image.fromarray(picture(value)).save(file, "PNG")
+        return {"__image__": True, "format": "png", "data": file.getvalue(), "shape": [32, 32, 3]}
+
+    def text_array(values):
+        return {
+            "__ndarray__": True,
+            "data": values.tobytes(),
+            "dtype": values.dtype.str,
+            "shape": list(values.shape),
+        }
+
+    def observation(value, key="states"):
+        images = {"agentview": png(value), "wrist": png(1), "other": png(2)}
+        return {"images": images, "task_description": "go", key: text_array(np.arange(7.0))}
+
+    async def client(socket):
+        count = 0
+
+        async def send(kind, payload):
+            nonlocal count
+            count += 1
+            message = {"type": kind, "payload": payload, "seq": count, "timestamp": time.time()}
+            await socket.send_bytes(msgpack.packb(message))
+
+        async def ask(kind, payload):
+            await send(kind, payload)
+            reply = msgpack.unpackb(await socket.receive_bytes())
+            assert reply["seq"] == count
+            assert reply["timestamp"] <= time.time()
+            return reply["type"], reply["payload"]
+
+        async def act(value, key="states"):
+            kind, payload = await ask("observation", observation(value, key))
+            assert kind == "action"
+            packed = payload["actions"]
+            assert packed["shape"] == [7]
+            return np.frombuffer(packed["data"], packed["dtype"])[[0, 6]].tolist()
+
+        kind, hello = await ask("hello", {"harness_version": "0.8.0", "protocol_version": 1})
+        assert (kind, hello["protocol_version"], hello["model_server"]) == ("hello", 1, "vla-serve")
+        assert hello["action_spec"]["rotation"] == {"name": "rotation", "dims": 3, "format": "axis_angle"}
+        assert set(hello["observation_spec"]) == {"agentview", "wrist", "language", "state"}
+        assert hello["observation_params"] == {"send_state": True}
+        await send("episode_start", {"task": {"name": "t"}})
+        assert [await act(value) for value in (10, 20, 30, 40)] == [[10, 0], [10, 1], [10, 2], [40, 0]]
+        await send("episode_end", {"success": True})
+        await send("episode_start", {})  # the chunk is dropped
+        assert await act(50, "state") == [50, 0]
+        await send("episode_start", {})
+        kind, payload = await ask("observation", {"images": {}, "task_description": "go", "states": [0] * 7})
+        assert (kind, payload["error"]) == ("error", "'agentview' is missing (known: none)")
+        assert (await ask("fly", {}))[0] == "error"
+        assert await act(60) == [60, 0]
+
+    asyncio.run(talk(bridge["vla_eval"], client))
+
+
+def test_a_bridge_is_checked_before_it_listens(tmp_path, capsys):
+    file = tmp_path / "repack.yaml"
+
+    def run(text, *words):
+        file.write_text(text)
+        code = main(["bridge", "--address", server.address, "--repack", str(file), *words])
+        return code, capsys.readouterr().err
+
+    left = ("--embodiment", "left", "--openpi_port", "0")
+    with PolicyServer(Looking()) as server:
+        for text, words, expected in (
+            (
+                "openpi: {images: {camera_0: a, camra_1: b}}",
+                left,
+                "'camra_1' is not in the contract (did you",
+            ),
+            (
+                "openpi: {images: {camera_0: a}}",
+                left,
+                "repack.openpi.images: 'camera_1' of the contract is",
+            ),
+            ("openpi: {image: {}}", left, "image"),
+            (REPACK, ("--openpi_port", "0"), "--embodiment: name one of left, right"),
+            ("starvla: {}", left, "no section 'openpi', which says whose keys are what"),
+            (
+                "starvla: {unnorm_keys: {franka: lift}}",
+                ("--starvla_port", "0"),
+                "has no 'lift' (did",
+            ),
+            (REPACK, (), "give --openpi_port, --starvla_port or --vla_eval_port"),
+            (REPACK, (*left, "--host", "0.0.0.0"), "or say --insecure"),
+            ("[1", left, "is no YAML"),
+        ):
+            code, said = run(text, *words)
+            assert (code, expected in said) == (2, True), said
+        address = server.address
+    assert main(["bridge", "--address", address, "--starvla_port", "0", "--wait_s", "0.1"]) == 1
+
+
+SPEC = SPECS["left"].observation
+
+
+def test_a_mapping_covers_the_contract():
+    images = {"camera_0": "a", "camera_1": "b"}
+    for state, words in (
+        ({"s": ["position", "rotation"]}, "'gripper' of the contract is missing"),
+        (
+            {"s": ["position", "rotation", "gripper"], "g": ["gripper"]},
+            "'gripper' of the contract is named",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Repack(SPEC, images, state, "x")
+    repack = Repack(SPEC, images, {"s": ["gripper", "position"], "r": ["rotation"]}, "x")
+    views = {"a": picture(1), "b": picture(2)}
+    values = {"s": [9, 1, 2, 3], "r": np.array([[4, 5, 6]])}
+    observation = repack.observation(views, values, "go")
+    assert observation.state.tolist() == [1, 2, 3, 4, 5, 6, 9]
+    for change, words in (
+        ({"a": picture(1)[:16]}, r"'a': expected uint8 RGB \[32, 32, 3\], got uint8 \[16, 32, 3\]"),
+        ({"a": picture(1) / 255}, "got float64"),
+        ({"a": "x"}, "'a': expected uint8 RGB"),
+    ):
+        with pytest.raises(UserError, match=words):
+            repack.observation({**views, **change}, values, "go")
+    for change, words in (({"s": "words"}, "expected a vector"), ({"s": [[1], [2, 3]]}, "ragged")):
+        with pytest.raises(UserError, match=words):
+            repack.observation(views, {**values, **change}, "go")
+    stateless = Repack(replace(SPEC, state=()), images, {}, "x")
+    assert stateless.observation(views, {}, "go").state is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xc1",
+        msgpack.packb({b"__ndarray__": True, b"data": b"12", b"dtype": "|O", b"shape": [1]}),
+        msgpack.packb({b"__ndarray__": True, b"data": b"12", b"dtype": "<f4", b"shape": [2**31, 2**31]}),
+        msgpack.packb({b"__ndarray__": True, b"data": b"12", b"dtype": "<f4", b"shape": [-1]}),
+        msgpack.packb({b"__ndarray__": True}),
+        msgpack.packb({b"__npgeneric__": True, b"dtype": "<f8", b"data": "x"}),
+        msgpack.packb({"__image__": True, "format": "tiff", "data": b""}),
+        msgpack.packb({1: 2}),
+    ],
+)
+def test_what_is_no_array_is_a_mistake(content):
+    with pytest.raises(UserError):
+        unpack(content)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_are_content_or_a_mistake(data):
+    with contextlib.suppress(UserError):
+        unpack(data)
+
+
+@pytest.mark.parametrize("text_keys", [True, False])
+def test_arrays_come_back_as_they_were(text_keys):
+    values = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((0, 3), np.uint8), "c": 1}
+    back = unpack(pack(values, text_keys))
+    for name in "ab":
+        np.testing.assert_array_equal(back[name], values[name])
+        assert back[name].dtype == values[name].dtype
+    with pytest.raises(TypeError, match="object cannot be sent"):
+        pack(object())
+
+
+def test_a_repack_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(tmp_path / "none.yaml")
+    assert read(None).openpi is None
