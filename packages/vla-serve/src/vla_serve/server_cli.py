@@ -19,6 +19,7 @@ log = logging.getLogger("vla_serve.server")
 
 PROGRAMS = {
     "probe": "vla_serve.probe_cli",
+    "doctor": "vla_serve.doctor_cli",
     "bridge": "vla_serve.bridge_cli",
 }
 """First word of the command line -> module: clients of a server, imported when named."""
@@ -28,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vla-serve",
         description="Answer action requests from a checkpoint over gRPC.",
-        epilog="Clients of a server that runs: vla-serve probe | bridge --help.",
+        epilog="Clients of a server that runs: vla-serve probe | doctor | bridge --help.",
     )
     add = parser.add_argument
     add("--ckpt_path", type=Path, required=True, help="checkpoint directory, or the weights file inside it")
