@@ -23,6 +23,7 @@ log = logging.getLogger("vla_serve.server")
 
 PROGRAMS = {
     "probe": "vla_serve.probe_cli",
+    "doctor": "vla_serve.doctor_cli",
     "bridge": "vla_serve.bridge_cli",
 }
 """First word of the command line -> module: clients of a server, imported when named."""

@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="vla-serve",
         description="Answer action requests from a checkpoint over gRPC.",
-        epilog="Clients of a server that runs: vla-serve probe | bridge --help.",
+        epilog="Clients of a server that runs: vla-serve probe | doctor | bridge --help.",
     )
     add = out.add_argument
     add("--ckpt_path", type=Path, help="checkpoint directory, or the weights file inside it")

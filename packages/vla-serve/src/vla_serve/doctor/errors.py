@@ -1,0 +1,76 @@
+"""How far answers are from what was recorded. Shapes: N frames, T steps, A action dims, G groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from vla_core.rotations import to_matrix
+from vla_core.specs import ActionSpec, GroupSpec
+
+from vla_serve.doctor.frames import Frames
+
+Array = NDArray[np.float64]
+
+_ANGLES = ("euler_xyz", "axis_angle")
+"""Parametrisations in which every vector is a rotation."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Measures answers against recorded actions.
+
+    An error is divided by that of an answer that knows nothing and always says the recording's mean (a
+    rotation: its median): below 1 something of the recording is followed, and 0 is all of it.
+    """
+
+    spec: ActionSpec
+    frames: Frames
+
+    def errors(self, answers: Array) -> list[Array]:
+        """Absolute errors ``[N, T]`` of each group in its unit (rotations: rad); NaN past the end."""
+        return [
+            _error(group, answers[..., part], self.frames.actions[..., part], self.frames.mask[..., part])
+            for group, part in self._parts()
+        ]
+
+    def scores(self, answers: Array, rows: NDArray[np.intp] | slice = slice(None)) -> Array:
+        """Errors ``[G]`` relative to knowing nothing, over some of the frames."""
+        naive = self.errors(self._mean())
+        return np.array(
+            [
+                np.nanmean(error[rows]) / max(float(np.nanmean(guess[rows])), _floor(guess))
+                for error, guess in zip(self.errors(answers), naive, strict=True)
+            ]
+        )
+
+    def _parts(self) -> list[tuple[GroupSpec, slice]]:
+        slices = self.spec.slices()
+        return [(group, slices[group.name]) for group in self.spec.groups]
+
+    def _mean(self) -> Array:
+        recorded = np.where(self.frames.mask, self.frames.actions, np.nan)
+        mean = np.nanmean(recorded, axis=(0, 1))
+        median = np.nanmedian(recorded, axis=(0, 1))
+        for group, part in self._parts():
+            if group.rotation != "none":
+                mean[part] = median[part]
+        return np.broadcast_to(mean, self.frames.actions.shape)
+
+
+def _floor(guess: Array) -> float:
+    """What never moves in the recording cannot be followed: an error there counts, but not without end."""
+    return max(1e-6, 0.01 * float(np.nanmax(guess)))
+
+
+def _error(group: GroupSpec, answers: Array, recorded: Array, mask: NDArray[np.bool_]) -> Array:
+    if group.rotation in _ANGLES and group.dim == 3:
+        turned = np.einsum(
+            "...ji,...jk->...ik", to_matrix(answers, group.rotation), to_matrix(recorded, group.rotation)
+        )
+        cosine = (np.einsum("...ii", turned) - 1) / 2
+        error: Array = np.arccos(np.clip(cosine, -1, 1))
+    else:
+        error = np.abs(answers - recorded).mean(-1)
+    return np.where(mask.any(-1), error, np.nan)
