@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.ranges import BelowOne, Count, Natural, check_ranges
 from vla_core.traits import HeadTraits
 
 from vla_heads.embeddings import MLP
@@ -33,11 +34,11 @@ class MLPRegressionConfig:
         suffix: prompt text between instruction and queries; ``{horizon}`` is T.
     """
 
-    width: int | None = None
-    n_blocks: int = 2
-    dropout: float = 0.0
+    width: Count | None = None
+    n_blocks: Natural = 2
+    dropout: BelowOne = 0.0
     use_state: bool = True
-    state_hidden: int = 256
+    state_hidden: Count = 256
     suffix: str = "Please predict the next {horizon} robot actions: "
 
 
@@ -53,8 +54,7 @@ class MLPRegression(nn.Module):
 
     def __init__(self, config: MLPRegressionConfig, dims: HeadDims) -> None:
         super().__init__()
-        if config.n_blocks < 0:
-            raise ConfigError(f"n_blocks: {config.n_blocks} must be at least 0")
+        check_ranges(config)
         if dims.context_dim:
             raise ConfigError(
                 "head: mlp_regression cannot read the head context of this fusion; use a fusion that joins "

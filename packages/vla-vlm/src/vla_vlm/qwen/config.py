@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, NonNegative
 
 from vla_vlm.common.config import BackboneConfig
 
@@ -29,18 +30,18 @@ class QwenSizes:
         init_std: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    intermediate_size: int = 256
-    vision_hidden: int = 96
-    vision_depth: int = 3
-    vision_heads: int = 3
-    vision_intermediate: int = 192
-    patch_size: int = 8
-    merge_size: int = 2
-    init_std: float = 0.02
+    hidden_size: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    n_kv_heads: Count = 2
+    intermediate_size: Count = 256
+    vision_hidden: Count = 96
+    vision_depth: Count = 3
+    vision_heads: Count = 3
+    vision_intermediate: Count = 192
+    patch_size: Count = 8
+    merge_size: Count = 2
+    init_std: NonNegative = 0.02
 
     def __post_init__(self) -> None:
         for size, heads in (("hidden_size", "n_heads"), ("vision_hidden", "vision_heads")):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count
 
 from vla_vlm.qwen.config import USER_PROMPT, QwenConfig, QwenSizes
 
@@ -22,8 +23,8 @@ class TinyConfig(QwenSizes):
         full_attention_every: every how many-th vision block attends to the whole image (1: all).
     """
 
-    window_size: int = 64
-    full_attention_every: int = 1
+    window_size: Count = 64
+    full_attention_every: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
