@@ -15,7 +15,7 @@ from vla_core.errors import ConfigError, UserError
 from vla_core.specs import GroupSpec
 from vla_core.types import Float
 
-from vla_data._layout import open_layout
+from vla_data.formats.opening import open_layout
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
 
 _STRIP = 7  # images of a camera in the picture
