@@ -83,6 +83,7 @@ class Pictures:
         self.root = layout.root
         self._layout = layout
         self._frames = FrameReader(layout.fps)
+        self._in_table: dict[str, bool] = {}
         self._bytes: CellReader[pa.Scalar] = CellReader(_cells)
 
     def read(self, key: str, episode: Episode, frame: int, row: int) -> Image:
@@ -94,9 +95,13 @@ class Pictures:
         if is_video(self._layout, key):
             path, start = self._place(key, episode)
             return self._frames.read(path, start + frame)
+        if key not in self._in_table:
+            self._in_table[key] = key in column_names(episode.data)
+        if self._in_table[key]:
+            return self._embedded(key, episode, row)
         file = image_file(self._layout.root, key, episode.index, frame)
         if file is None:
-            return self._embedded(key, episode, row)
+            raise BadDataError(f"'{key}' has no picture of this frame (images/{key}/...)")
         return _from_file(file)
 
     def _place(self, key: str, episode: Episode) -> tuple[Path, int]:

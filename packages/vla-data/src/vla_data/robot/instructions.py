@@ -36,7 +36,7 @@ def instruction_columns(available: Sequence[str], keys: Sequence[str], where: st
     Raises:
         ConfigError: none of the wished ones exists.
     """
-    found = [key for key in keys or (DEFAULT,) if key in available]
+    found = [key for key in dict.fromkeys(keys or (DEFAULT,)) if key in available]
     if keys and not found:
         raise ConfigError(
             f"{where}: instruction_key: there is no column '{keys[0]}'{suggest(keys[0], available)}"
