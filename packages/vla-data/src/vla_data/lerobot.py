@@ -24,8 +24,8 @@ from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.opening import open_layout
 from vla_data.formats.pictures import Pictures
 from vla_data.formats.video_checks import camera_sizes, check_videos, scan_videos
-from vla_data.frames import CALIBRATION, read_frames
-from vla_data.robot.binding import bind, make_spec
+from vla_data.frames import CALIBRATION, Frames, read_frames
+from vla_data.robot.binding import Binding, bind, make_spec
 from vla_data.stats import compute_norm_stats
 
 
@@ -78,6 +78,10 @@ class LeRobotSource:
 
     Config: ClassVar[type] = LeRobotConfig
     spec: RobotSpec
+    binding: Binding
+    """Where the robot's parts are in the data set."""
+    frames: Frames
+    """All numbers of the chosen episodes."""
 
     def __init__(self, config: LeRobotConfig, horizon: int, episodes: Sequence[int] | None = None) -> None:
         if horizon < 1:
@@ -92,19 +96,19 @@ class LeRobotSource:
         self._stop = np.cumsum(lengths)
         self._first = self._stop - lengths
         self._position = np.repeat(np.arange(len(lengths)), lengths)
-        binding = bind(layout, self._episodes, config.robot, config.cameras)
+        self.binding = binding = bind(layout, self._episodes, config.robot, config.cameras)
         self._cameras = binding.cameras
         videos = scan_videos(layout, list(self._cameras.values()), self._episodes)
         check_videos(layout, videos)
         self._depth = self._of_cameras("depth")
         self._geometry = {kind: self._of_cameras(kind) for kind in CALIBRATION}
         calibration = {key: kind for kind, keys in self._geometry.items() for key in keys.values()}
-        self._frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
-        self._rows = {"state": self._frames.state.rows, "action": self._frames.action.rows}
+        self.frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
+        self._rows = {"state": self.frames.state.rows, "action": self.frames.action.rows}
         self._pictures, self._maps = Pictures(layout), DepthReader(layout)
-        row = int(self._frames.rows[0])
+        row = int(self.frames.rows[0])
         sizes = camera_sizes(self._pictures, self._cameras, videos, self._episodes[0], row)
-        spec = make_spec(layout, binding, self._frames.state, self._frames.action, sizes, horizon)
+        spec = make_spec(layout, binding, self.frames.state, self.frames.action, sizes, horizon)
         self.spec = replace(spec, statistics=compute_norm_stats(self))
         self._ram = self._decode_all() if config.cache == "ram" else None
 
@@ -131,7 +135,7 @@ class LeRobotSource:
     def instruction(self, episode: int) -> str:
         """What the robot was told at the start of an episode (by episode index)."""
         position = next(i for i, e in enumerate(self._episodes) if e.index == episode)
-        return self._frames.instructions[int(self._first[position])]
+        return self.frames.instructions[int(self._first[position])]
 
     def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
         """State ``[S]`` or None, actions and mask ``[T, A]``; decodes nothing."""
@@ -154,10 +158,10 @@ class LeRobotSource:
         episode = self._episodes[self._position[index]]
         frame = int(index - self._first[self._position[index]])
         geometry: dict[str, dict[str, Float] | None] = {
-            kind: {name: self._frames.calibration[key][index] for name, key in keys.items()} or None
+            kind: {name: self.frames.calibration[key][index] for name, key in keys.items()} or None
             for kind, keys in self._geometry.items()
         }
-        row = int(self._frames.rows[index])
+        row = int(self.frames.rows[index])
         try:
             images = {name: self._image(name, index, episode, frame) for name in self._cameras}
             depth = {n: self._maps.read(episode, k, row) for n, k in self._depth.items()} or None
@@ -166,7 +170,7 @@ class LeRobotSource:
             raise BadDataError(f"{where}: {error}") from error
         observation = Observation(
             images=images,
-            instruction=self._frames.instructions[index],
+            instruction=self.frames.instructions[index],
             state=state,
             depth=depth,
             intrinsics=geometry["intrinsics"],
@@ -183,13 +187,13 @@ class LeRobotSource:
     def _image(self, camera: str, index: int, episode: Episode, frame: int) -> Image:
         if self._ram is not None:
             return self._ram[camera][index]
-        return self._pictures.read(self._cameras[camera], episode, frame, int(self._frames.rows[index]))
+        return self._pictures.read(self._cameras[camera], episode, frame, int(self.frames.rows[index]))
 
     def _decode_all(self) -> dict[str, NDArray[np.uint8]]:
         """All frames of each camera ``[F, H, W, 3]``."""
         return {
             c.name: self._pictures.read_all(
-                self._cameras[c.name], self._episodes, self._frames.rows, (c.height, c.width)
+                self._cameras[c.name], self._episodes, self.frames.rows, (c.height, c.width)
             )
             for c in self.spec.observation.cameras
         }

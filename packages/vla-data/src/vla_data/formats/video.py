@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +103,22 @@ class FrameReader:
             self._open.get().pop(path).close()
             raise BadDataError(f"{path}: frame {number} can't be decoded ({one_line(error)})") from error
         raise BadDataError(f"{path}: lacks frame {number} (at {self._fps} Hz) which the dataset lists")
+
+
+def decode_whole(path: Path) -> Iterator[str]:
+    """Decode every frame of ``path`` and say what cannot be, or comes out damaged; nothing if all is well."""
+    try:
+        with open_video(path) as container:
+            stream = container.streams.video[0]
+            # Else a decoder hides what it cannot read behind what it read before.
+            stream.codec_context.options = {"err_detect": "explode"}
+            number = -1
+            try:
+                for number, frame in enumerate(container.decode(stream)):
+                    if frame.is_corrupt:
+                        yield f"{path}: frame {number} is damaged"
+                        return
+            except (av.error.FFmpegError, OSError) as error:
+                yield f"{path}: frame {number + 1} can't be decoded ({one_line(error)})"
+    except BadDataError as error:
+        yield str(error)

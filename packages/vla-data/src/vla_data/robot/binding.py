@@ -74,6 +74,21 @@ def bind(
     return Binding(described, where, chosen, keys)
 
 
+def declared_cameras(
+    layout: Layout, robot: str | None = None
+) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+    """Camera -> feature of those with pictures, and camera -> (feature, why not) of those without."""
+    described, where = choose_robot(layout, robot)
+    present, absent = {}, {}
+    for name, key in _cameras(layout, described, where).items():
+        why = absence(layout, key, layout.episodes)
+        if why is None:
+            present[name] = key
+        else:
+            absent[name] = key, why
+    return present, absent
+
+
 def _cameras(layout: Layout, robot: RobotConfig, where: str) -> dict[str, str]:
     found = layout.cameras()
     if not robot.cameras:

@@ -85,7 +85,7 @@ def read_modality(layout: Layout) -> Modality | None:
         "cameras": {name: _camera(layout, file, name, e) for name, e in entries["video"].items()},
         "state": [_group(file, "state", *item) for item in entries["state"].items()],
         "action": [_group(file, "action", *item) for item in entries["action"].items()],
-        "instruction_key": [*annotations.values(), "task_index"] if annotations else [],
+        "instruction_key": [*dict.fromkeys(annotations.values()), "task_index"] if annotations else [],
     }
     try:
         return Modality(build_config(RobotConfig, robot), annotations, tuple(ignored))

@@ -94,7 +94,7 @@ def read_vector(
     """The vector of ``table``'s rows.
 
     Raises:
-        BadDataError: a value that is null, ragged or no number, a width that the info does not say, or a
+        BadDataError: a value that is null, ragged, NaN or no number, a width that the info does not say, or a
             rotation without a direction.
     """
     if not groups:
@@ -106,6 +106,12 @@ def read_vector(
             raise BadDataError(f"{place(problem[0])}: '{key}' {problem[1]}")
         values[key] = to_matrix(table[key])
         _check_width(layout, key, values[key].shape[1], place)
+        bad = ~np.isfinite(values[key]).all(axis=1)
+        if bad.any():
+            raise BadDataError(
+                f"{place(int(bad.argmax()))}: '{key}' holds NaN or infinity, as {int(bad.sum())} frames do; "
+                "leave such episodes out or repair them"
+            )
     parts = [_part(g, values[key], place) for g, key in zip(groups, keys, strict=True)]
     specs = tuple(
         GroupSpec(
@@ -144,7 +150,7 @@ def _part(group: GroupConfig, values: Float, place: Place) -> Float:
                 norms = np.linalg.norm(part, axis=1)
                 raise BadDataError(f"{place(int(norms.argmin()))}: group '{group.name}': {error}") from error
     if group.threshold is not None:
-        part = np.where(np.isnan(part), part, part > group.threshold).astype(np.float32)
+        part = (part > group.threshold).astype(np.float32)
     return part
 
 
