@@ -81,13 +81,7 @@ class Mixture:
     def describe(self, names: Sequence[str]) -> str:
         """What an epoch is, in one line."""
         parts = [
-            f"{name} {quota}"
-            if quota == size
-            else f"{name} {quota} ({'each' if quota % size == 0 else 'of'} {_times(quota, size)})"
-            for name, quota, size in zip(names, self.quotas, self.sizes, strict=True)
+            f"{name} {quota}" if quota == size else f"{name} {quota} ({weight:g} x {size})"
+            for name, quota, size, weight in zip(names, self.quotas, self.sizes, self.weights, strict=True)
         ]
         return f"an epoch is {self.length} samples: {', '.join(parts)}"
-
-
-def _times(quota: int, size: int) -> str:
-    return f"{quota // size} times" if quota % size == 0 else f"{size}, going on in the next epoch"

@@ -42,7 +42,8 @@ class EntryConfig:
     label: str | None = None
     embodiment: str | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise :class:`ConfigError` for a value that cannot be."""
         if not 0 < self.weight < np.inf:
             raise ConfigError(f"weight must be positive and finite, got {self.weight}")
         if self.label is not None and not re.fullmatch(r"[\w.\-]+", self.label):
@@ -158,6 +159,7 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
         own = build_config(EntryConfig, {k: node[k] for k in OWN_KEYS if k in node}, where, tree)
         part = resolve_part("vla.sources", {k: v for k, v in node.items() if k not in OWN_KEYS}, where, tree)
         try:
+            own.check()
             kept, held = split_episodes(part.cls.list_episodes(part.config), config.val_fraction)
             train: Source = part.cls(part.config, horizon, kept)
             val: Source | None = part.cls(part.config, horizon, held) if held else None
