@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from vla_core.errors import ConfigError, UserError
 
+from vla_data.stats_cli import add_stats
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors as one line, exit code 2."""
@@ -129,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--episode", type=int, help="episode to plot (default 0 with --out)")
     look.add_argument("--out", type=Path, help="picture to write (.png, .svg, .pdf)")
     look.set_defaults(run=_inspect)
+    add_stats(commands)
     return parser
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 from vla_core.errors import UserError
 from vla_core.sources import TellsRows
@@ -9,6 +13,18 @@ from vla_core.stats import NormStats
 from vla_core.streaming import StreamingStats
 
 BLOCK = 1 << 16
+_LEAVES_OUT: ContextVar[bool] = ContextVar("leaves_out_nan", default=False)
+
+
+@contextmanager
+def leaving_out_nan() -> Iterator[None]:
+    """A block in which frames with NaN or infinity are left out of statistics: to look at data, not to
+    train."""
+    token = _LEAVES_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEAVES_OUT.reset(token)
 
 
 def compute_norm_stats(source: TellsRows) -> NormStats:
@@ -31,8 +47,9 @@ def compute_norm_stats(source: TellsRows) -> NormStats:
             if wrong.any():
                 first = start + int(wrong.argmax()) if not bad else first
                 bad += int(wrong.sum())
+                block = block[~wrong]
             stats.add(block)
-        if bad:
+        if bad and not (_LEAVES_OUT.get() and stats.count):
             raise UserError(
                 f"{name}: {bad} frames hold NaN or infinity (the first is frame "
                 f"{first} of the chosen episodes); leave those episodes out or repair them"
