@@ -137,6 +137,8 @@ class Batch(Movable):
         future: the observations at the chunks' ends as an inference batch, where asked for. A row whose
             episode ends before holds its own observation instead.
         future_mask: bool ``[B]``; False for such rows, which must not enter a loss.
+        source: long ``[B]``, the number of the data set that a row is from, for figures alone; None at
+            inference.
     """
 
     images: Tensor
@@ -150,6 +152,7 @@ class Batch(Movable):
     cameras: Cameras | None = None
     future: Batch | None = None
     future_mask: Tensor | None = None
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -102,7 +102,12 @@ class VLAModel(nn.Module):
         return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment, dims)
 
     def forward(
-        self, batch: Batch, noise: Tensor | None = None, time: Tensor | None = None, auxiliary: bool = True
+        self,
+        batch: Batch,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        auxiliary: bool = True,
+        rows: bool = False,
     ) -> Terms:
         """Named, unweighted loss terms of a batch with targets.
 
@@ -110,6 +115,7 @@ class VLAModel(nn.Module):
             batch: with ``future`` if the auxiliary needs it.
             noise, time: the head's own.
             auxiliary: False leaves the auxiliary's terms out; then they cost nothing.
+            rows: the head's loss of each row beside the terms, see :data:`vla_core.features.ROWS`.
         """
         if batch.actions is None or batch.action_mask is None:
             raise ValueError("a training batch needs actions and action_mask")
@@ -117,7 +123,7 @@ class VLAModel(nn.Module):
         if self.auxiliary is not None and auxiliary:
             request = request | self.auxiliary.request
         out, fused, features = self._encode(batch, request, train=True)
-        inputs = self._inputs(batch, out, fused)
+        inputs = replace(self._inputs(batch, out, fused), rows=rows)
         terms = dict(self.head(inputs, batch.actions, batch.action_mask, noise, time))
         if self.fusion is not None and features is not None:
             terms.update(self.fusion.loss(out, features))

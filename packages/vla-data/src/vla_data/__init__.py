@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vla_data.arrays import ArraysConfig, ArraysSource
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
+    from vla_data.mixture import Mixture
     from vla_data.record import RecordConfig, RecordReport, record
     from vla_data.stats import compute_norm_stats
 
@@ -15,6 +16,7 @@ __all__ = [
     "ArraysSource",
     "LeRobotConfig",
     "LeRobotSource",
+    "Mixture",
     "RecordConfig",
     "RecordReport",
     "compute_norm_stats",
@@ -26,6 +28,7 @@ _HOME = {
     "ArraysSource": "vla_data.arrays",
     "LeRobotConfig": "vla_data.lerobot",
     "LeRobotSource": "vla_data.lerobot",
+    "Mixture": "vla_data.mixture",
     "RecordConfig": "vla_data.record",
     "RecordReport": "vla_data.record",
     "compute_norm_stats": "vla_data.stats",

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from vla_core.errors import ConfigError, UserError
 
+from vla_data.stats_cli import add_stats
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors as one line, exit code 2."""
@@ -161,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--out", type=Path, help="picture to write (.png, .svg, .pdf)")
     look.set_defaults(run=_inspect)
     _add_readers(commands)
+    add_stats(commands)
     return parser
 
 

@@ -10,32 +10,8 @@ from omegaconf import MISSING
 from vla_core.errors import ConfigError, suggest
 from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Range, Seed, Share, check_ranges
 
+from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
 from vla_train.lora import LoRAConfig
-
-
-@dataclass(frozen=True)
-class DatasetsConfig:
-    """What to train on.
-
-    Args:
-        train: one ``{name: <source>, **its Config}`` a data set; they must describe the same robot.
-        val_fraction: share of the episodes held out for validation (0: none), chosen at random but
-            always alike.
-        num_workers: processes that decode and collate (0: in the training process).
-        ram_cache: keep images in memory as they are before the first random transform.
-    """
-
-    train: list[dict[str, Any]] = field(default_factory=list)
-    val_fraction: BelowOne = 0.1
-    num_workers: Natural = 0
-    ram_cache: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.train:
-            raise ConfigError(
-                "'datasets.train' must list at least one data set, e.g. [{name: lerobot, path: DIR}]"
-            )
-        check_ranges(self, "datasets.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +21,7 @@ class EvaluationConfig:
     Args:
         env: name of the simulator (entry point ``vla.envs``).
         env_options: its Config, without the task.
+        embodiment: which robot of the policy it is; null: its only one.
         tasks: tasks to run; empty: no evaluation.
         episodes: episodes a task, with seeds ``seed``, ``seed + 1``, ...
         seed: first seed; keep it away from the seeds of the demonstrations.
@@ -55,6 +32,7 @@ class EvaluationConfig:
 
     env: str = "metaworld"
     env_options: dict[str, Any] = field(default_factory=dict)
+    embodiment: str | None = None
     tasks: tuple[str, ...] = ()
     episodes: Count = 20
     seed: Seed = 10_000
