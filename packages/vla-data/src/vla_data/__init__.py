@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vla_data.arrays import ArraysConfig, ArraysSource
+    from vla_data.conversations import VLMConversations, VLMConversationsConfig
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
     from vla_data.record import RecordConfig, RecordReport, record
     from vla_data.stats import compute_norm_stats
@@ -17,6 +18,8 @@ __all__ = [
     "LeRobotSource",
     "RecordConfig",
     "RecordReport",
+    "VLMConversations",
+    "VLMConversationsConfig",
     "compute_norm_stats",
     "record",
 ]
@@ -28,6 +31,8 @@ _HOME = {
     "LeRobotSource": "vla_data.lerobot",
     "RecordConfig": "vla_data.record",
     "RecordReport": "vla_data.record",
+    "VLMConversations": "vla_data.conversations",
+    "VLMConversationsConfig": "vla_data.conversations",
     "compute_norm_stats": "vla_data.stats",
     "record": "vla_data.record",
 }
