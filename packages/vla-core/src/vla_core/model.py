@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vla_core.auxiliary import Auxiliary, AuxiliaryInputs
 from vla_core.batch import Batch, Cameras
+from vla_core.conversing import CONVERSATION_LOSS, conversation_loss
 from vla_core.errors import UserError
 from vla_core.features import Constraint, Fused, GeometryFeatures, HeadInputs, Terms, VisualTokens, VLMOutput
 from vla_core.interfaces import ActionHead, Fusion, GeometryEncoder, VisionLanguageModel
@@ -112,7 +113,8 @@ class VLAModel(nn.Module):
         """Named, unweighted loss terms of a batch with targets.
 
         Args:
-            batch: with ``future`` if the auxiliary needs it.
+            batch: with ``future`` if the auxiliary needs it; with ``conversations`` in co-training, which
+                make a further term.
             noise, time: the head's own.
             auxiliary: False leaves the auxiliary's terms out; then they cost nothing.
             rows: the head's loss of each row beside the terms, see :data:`vla_core.features.ROWS`.
@@ -127,6 +129,8 @@ class VLAModel(nn.Module):
         terms = dict(self.head(inputs, batch.actions, batch.action_mask, noise, time))
         if self.fusion is not None and features is not None:
             terms.update(self.fusion.loss(out, features))
+        if batch.conversations is not None:
+            terms[CONVERSATION_LOSS] = conversation_loss(self.vlm, batch.conversations)
         if self.auxiliary is not None:
             if auxiliary:
                 future = self._future(batch, self.auxiliary, request)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vla_data.arrays import ArraysConfig, ArraysSource
+    from vla_data.conversations import VLMConversations, VLMConversationsConfig
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
     from vla_data.mixture import Mixture
     from vla_data.record import RecordConfig, RecordReport, record
@@ -19,6 +20,8 @@ __all__ = [
     "Mixture",
     "RecordConfig",
     "RecordReport",
+    "VLMConversations",
+    "VLMConversationsConfig",
     "compute_norm_stats",
     "record",
 ]
@@ -31,6 +34,8 @@ _HOME = {
     "Mixture": "vla_data.mixture",
     "RecordConfig": "vla_data.record",
     "RecordReport": "vla_data.record",
+    "VLMConversations": "vla_data.conversations",
+    "VLMConversationsConfig": "vla_data.conversations",
     "compute_norm_stats": "vla_data.stats",
     "record": "vla_data.record",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
 from vla_core.ranges import Count, NonNegative
@@ -66,10 +66,15 @@ class QwenConfig(BackboneConfig):
             place (only without pretrained weights).
         prompt: the chat text with the placeholders ``{prefix} {images} {instruction} {suffix}
             {queries}``; an image is written ``<|vision_start|>...<|vision_end|>``.
+        language_head: have one even where no head of the policy speaks; training on conversations
+            (``datasets.vlm``) switches it on.
     """
+
+    SYSTEM: ClassVar[str] = ""
 
     vision: Literal["vit", "conv_vit"] = "vit"
     prompt: str = USER_PROMPT
+    language_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,8 @@ from vla_core.ranges import Count
 
 from vla_vlm.qwen.config import USER_PROMPT, QwenConfig, QwenSizes
 
-QWEN_PROMPT = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + USER_PROMPT
+SYSTEM = "You are a helpful assistant."
+QWEN_PROMPT = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n" + USER_PROMPT
 """The chat format of the published Qwen2.5-VL models, written out."""
 
 
@@ -44,6 +45,7 @@ class Qwen25VLConfig(QwenConfig):
     """
 
     SIZES: ClassVar[tuple[str, ...]] = ("tiny", "3b", "7b")
+    SYSTEM: ClassVar[str] = SYSTEM
 
     prompt: str = QWEN_PROMPT
     tiny: TinyConfig = field(default_factory=TinyConfig)
