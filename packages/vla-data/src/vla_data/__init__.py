@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vla_data._record import RecordConfig, RecordReport, record
     from vla_data.arrays import ArraysConfig, ArraysSource
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
-    from vla_data.record import RecordConfig, RecordReport, record
     from vla_data.stats import compute_norm_stats
 
 __all__ = [
@@ -26,10 +26,10 @@ _HOME = {
     "ArraysSource": "vla_data.arrays",
     "LeRobotConfig": "vla_data.lerobot",
     "LeRobotSource": "vla_data.lerobot",
-    "RecordConfig": "vla_data.record",
-    "RecordReport": "vla_data.record",
+    "RecordConfig": "vla_data._record",
+    "RecordReport": "vla_data._record",
     "compute_norm_stats": "vla_data.stats",
-    "record": "vla_data.record",
+    "record": "vla_data._record",
 }
 
 
