@@ -69,3 +69,15 @@ def test_the_same_preset_again_changes_nothing(file: Path) -> None:
 def test_an_axis_of_learning_rates_is_told_its_key(key: str) -> None:
     with pytest.raises(UserError, match=r"did you mean 'trainer\.learning_rate\.base'"):
         parse_axis(f"{key}=1e-4,1e-3")
+
+
+def test_a_backbones_options_stay_where_the_new_one_has_them(tmp_path: Path) -> None:
+    path, said = tmp_path / "run.yaml", []
+    path.write_text(
+        RUN.replace("max_text_tokens: 24", "max_text_tokens: 24, tiny: {n_layers: 3, merge_size: 1}")
+    )
+    tree = load_run_tree([path], ["framework.name=PI0"], say=said.append)
+    vlm = tree.data["framework"]["vlm"]
+    assert (vlm["name"], vlm["base_vlm"], vlm["max_text_tokens"]) == ("paligemma", "tiny", 24)
+    assert vlm["tiny"] == {"n_layers": 3}  # PaliGemma merges no patches
+    assert said[0].endswith("options of vlm qwen2_5_vl are left out (tiny.merge_size)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
+from vla_core import registry
 from vla_core.config import Tree, load_tree
 from vla_core.errors import ConfigError, suggest
 
@@ -104,14 +106,43 @@ def _without_lost_parts(
         if before == after:
             continue
         del kept[part]
-        origins = {
-            key: place for key, place in origins.items() if not f"{key}.".startswith(f"framework.{part}.")
-        }
-        if say is not None:
+        # Backbones mean the same by the same option (base_vlm, max_text_tokens); heads and fusions do not.
+        shared = _known(registry.load("vla.vlms", after).Config, options) if part == "vlm" and after else {}
+        if shared:
+            kept[part] = shared
+        left = _lost(options, shared)
+        gone = tuple(f"framework.{part}.{name}." for name in left)
+        origins = {key: place for key, place in origins.items() if not f"{key}.".startswith(gone)}
+        if say is not None and left:
             now = f"{part} {after}" if after else f"no {part}"
-            listed = ", ".join(options)
+            listed = ", ".join(left)
             say(f"framework  {preset['name']} has {now}: options of {part} {before} are left out ({listed})")
     return Tree({**old.data, "framework": kept}, origins)
+
+
+def _known(config: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Config has a field for, in nested configs too."""
+    kept: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        if field.name not in options:
+            continue
+        value = options[field.name]
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(default):
+            value = _known(type(default), value)
+        kept[field.name] = value
+    return kept
+
+
+def _lost(options: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the options that ``kept`` has not; the part's own name is none."""
+    lost = []
+    for name, value in options.items():
+        if name not in kept and name != "name":
+            lost.append(name)
+        elif isinstance(value, Mapping) and isinstance(kept.get(name), Mapping):
+            lost += [f"{name}.{inner}" for inner in _lost(value, kept[name])]
+    return lost
 
 
 def _over(
