@@ -65,7 +65,7 @@ def test_the_same_preset_again_changes_nothing(file: Path) -> None:
     assert load_run_tree([file], ["framework.name=QwenPI"]).data == load_run_tree([file]).data
 
 
-@pytest.mark.parametrize("key", ["trainer.lr", "trainer.learning_rate"])
+@pytest.mark.parametrize("key", ["trainer.lr", "trainer.base_lr"])
 def test_an_axis_of_learning_rates_is_told_its_key(key: str) -> None:
     with pytest.raises(UserError, match=r"did you mean 'trainer\.learning_rate\.base'"):
         parse_axis(f"{key}=1e-4,1e-3")

@@ -142,7 +142,6 @@ def parse_axis(text: str) -> Axis:
 
 SHORT = {
     "trainer.lr": "trainer.learning_rate.base",
-    "trainer.learning_rate": "trainer.learning_rate.base",
     "trainer.base_lr": "trainer.learning_rate.base",
     "trainer.steps": "trainer.max_steps",
     "trainer.bs": "trainer.batch_size",
