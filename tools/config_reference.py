@@ -32,10 +32,12 @@ INTRODUCTION = """\
 A run is one YAML file, or several (a later one wins), and `key=value` on the command line wins over all:
 
 ```sh
-vla-train --config configs/quickstart.yaml trainer.max_steps=500 framework.head.name=mlp_regression
+vla-train --config configs/quickstart.yaml trainer.max_steps=500 framework.name=QwenOFT
 ```
 
-`framework.name` picks a preset; whatever else stands under `framework` changes it. A part is written
+`framework.name` picks a preset; whatever else stands under `framework` changes it. Where the command line or
+a later file picks another preset, what earlier files said of a part that it has not is left out, with a line
+(of a backbone, what the new one has no option for). A part is written
 `{name: <its name>, <its options>}`. Every key is checked: an unknown one, a value of the wrong type or a
 number out of the range beside its type (NaN and infinity are in none) stops the program with one line that
 names file, line, key and the nearest valid name or the range. The resolved config is saved in the

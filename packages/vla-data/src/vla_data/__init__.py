@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vla_data._record import RecordConfig, RecordReport, record
     from vla_data.arrays import ArraysConfig, ArraysSource
     from vla_data.conversations import VLMConversations, VLMConversationsConfig
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
     from vla_data.mixture import Mixture
-    from vla_data.record import RecordConfig, RecordReport, record
     from vla_data.stats import compute_norm_stats
 
 __all__ = [
@@ -32,12 +32,12 @@ _HOME = {
     "LeRobotConfig": "vla_data.lerobot",
     "LeRobotSource": "vla_data.lerobot",
     "Mixture": "vla_data.mixture",
-    "RecordConfig": "vla_data.record",
-    "RecordReport": "vla_data.record",
+    "RecordConfig": "vla_data._record",
+    "RecordReport": "vla_data._record",
     "VLMConversations": "vla_data.conversations",
     "VLMConversationsConfig": "vla_data.conversations",
     "compute_norm_stats": "vla_data.stats",
-    "record": "vla_data.record",
+    "record": "vla_data._record",
 }
 
 

@@ -43,7 +43,7 @@ def _env_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
-    from vla_data.record import RecordConfig, record
+    from vla_data._record import RecordConfig, record
 
     config = RecordConfig(
         env=args.env,

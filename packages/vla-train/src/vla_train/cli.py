@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from vla_core.errors import UserError, suggest
 
 from vla_train.command_line import make_parser, overrides_of, split_configs
+from vla_train.commands import COMMANDS, list_parts
 from vla_train.exits import INTERRUPTED, STOPPED, Stopped
-
-Command = Callable[[Sequence[str], Console], int]
 
 
 def run(argv: Sequence[str], console: Console) -> int:
@@ -20,7 +19,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     known, words = split_configs(argv)
     args = make_parser().parse_args(known)
     if args.list:
-        return _list(console)
+        return list_parts(console)
     if not args.config:
         raise UserError("--config is missing, e.g. vla-train --config configs/quickstart.yaml")
     overrides = overrides_of(words)
@@ -36,51 +35,6 @@ def run(argv: Sequence[str], console: Console) -> int:
 
     execute(load_run(args.config, overrides, say), console, list(argv), args.dry_run)
     return 0
-
-
-def _list(console: Console) -> int:
-    from vla_core import registry
-
-    from vla_train.presets import list_presets
-
-    console.print("frameworks:")
-    for name, text in list_presets().items():
-        console.print(f"  {name:24} {text}", highlight=False)
-    for group in registry.GROUPS:
-        console.print(f"{group}: {', '.join(registry.names(group)) or 'none'}", highlight=False)
-    return 0
-
-
-def _ablate(argv: Sequence[str], console: Console) -> int:
-    from vla_train.ablate.cli import run as ablate
-
-    return ablate(argv, console, overrides_of)
-
-
-def _import_starvla(argv: Sequence[str], console: Console) -> int:
-    from vla_train.importers.starvla.cli import run as import_starvla
-
-    return import_starvla(argv, console)
-
-
-def _import_lerobot(argv: Sequence[str], console: Console) -> int:
-    from vla_train.importers.lerobot.cli import run as import_lerobot
-
-    return import_lerobot(argv, console)
-
-
-def _fit_fast(argv: Sequence[str], console: Console) -> int:
-    from vla_train.fit_fast import run as fit_fast
-
-    return fit_fast(argv, console, split_configs, overrides_of)
-
-
-COMMANDS: dict[str, Command] = {
-    "ablate": _ablate,
-    "import-starvla": _import_starvla,
-    "import-lerobot": _import_lerobot,
-    "fit-fast": _fit_fast,
-}
 
 
 def _dispatch(argv: Sequence[str], console: Console) -> int:

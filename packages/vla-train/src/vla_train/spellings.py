@@ -37,7 +37,7 @@ def load_run(
     sections = {"framework": FrameworkConfig, "datasets": DatasetsConfig, "trainer": TrainerConfig}
     own = OwnKeys(names(RunConfig), {name: names(config) for name, config in sections.items()})
     if not is_spoken(files, overrides, own):
-        return load_run_tree(files, _listed(overrides))
+        return load_run_tree(files, _listed(overrides), say=say)
     from vla_train.dialects.starvla.translation import translate
 
     translated = translate(files, overrides, own)
@@ -45,7 +45,7 @@ def load_run(
         for line in translated.lines:
             say(f"starvla  {line}")
     below = Tree(translated.data, translated.origins)
-    return load_run_tree(translated.files, _listed(translated.overrides), below)
+    return load_run_tree(translated.files, _listed(translated.overrides), below, say)
 
 
 def _listed(words: Sequence[str]) -> list[str]:

@@ -140,6 +140,15 @@ def parse_axis(text: str) -> Axis:
     return Axis(name, tuple(values))
 
 
+SHORT = {
+    "trainer.lr": "trainer.learning_rate.base",
+    "trainer.base_lr": "trainer.learning_rate.base",
+    "trainer.steps": "trainer.max_steps",
+    "trainer.bs": "trainer.batch_size",
+}
+"""Names that are no neighbours of the key in spelling."""
+
+
 def _check_key(key: str, where: str) -> None:
     """The parts of a key that do not depend on a part's Config; the rest is checked when composing."""
     if key in OURS:
@@ -148,6 +157,8 @@ def _check_key(key: str, where: str) -> None:
     top = {f.name for f in fields(RunConfig)}
     if key.partition(".")[0] not in top:
         raise UserError(f"{where}: unknown key '{key}'{suggest(key, _known_keys())}")
+    if key in SHORT:
+        raise UserError(f"{where}: unknown key '{key}'; did you mean '{SHORT[key]}'?")
 
 
 def check_apart(axes: Sequence[Axis], overrides: Sequence[str]) -> None:
