@@ -13,7 +13,7 @@ autoformat: ## rewrite the sources in the project's format and apply safe fixes
 	uv run ruff format .
 
 test: ## every test that is not marked slow
-	uv run pytest
+	OMP_NUM_THREADS=1 uv run pytest -n 2 --dist worksteal
 
 demo: ## train the tiny policy on the shipped demonstrations and roll it out in the simulator
 	uv run vla-train --config configs/quickstart.yaml

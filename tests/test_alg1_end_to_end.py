@@ -42,6 +42,7 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [line for line in map(json.loads, text.splitlines()) if "loss" in line]
 
 
+@pytest.mark.slow
 def test_phase_boundaries_are_exact_after_a_resume(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

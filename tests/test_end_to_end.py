@@ -71,6 +71,7 @@ def test_the_regression_preset_trains(quickstart: dict[str, Any], tmp_path: Path
     assert type(policy.model.head).__name__ == "MLPRegression"
 
 
+@pytest.mark.slow
 def test_flow_matching_resumes_exactly(quickstart: dict[str, Any], tmp_path: Path) -> None:
     """Noise, time, dropout and order all go on where they stopped."""
     quickstart["trainer"].update(max_steps=4, save_every=2, keep_checkpoints=0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
-from vla_core.envs._metaworld_tasks import PHRASINGS
+from vla_core.envs._metaworld_phrasings import PHRASINGS
 from vla_core.interfaces import GeometryFeatures
 from vla_core.policy import VLAPolicy
 from vla_core.types import Observation

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 import pytest
 import vla_geometry
+from vla_core.testing.imports import imported_by
 
 GROUPS = ("vla.geometry", "vla.fusions")
 PARTS = {
@@ -19,34 +18,36 @@ PARTS = {
 }
 MODULES = {name: point.value.partition(":")[0] for name, point in PARTS.items()}
 MADE_OF = {"hierarchical": {"aligned_concat", "prefix"}}
-PROGRAM = "import json, sys\n{}\nprint(json.dumps([m for m in sys.modules if m.startswith('vla_geometry')]))"
 
 
-def imported_by(code: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(code)], capture_output=True, text=True, check=True
-    )
-    return set(json.loads(done.stdout))
+def load(name: str) -> str:
+    return f"from vla_core import registry; registry.load({PARTS[name].group!r}, {name!r})"
 
 
-def test_the_package_alone_imports_nothing():
-    assert imported_by("import vla_geometry") == {"vla_geometry"}
+@pytest.fixture(scope="module")
+def imported():
+    statements = {name: load(name) for name in PARTS if name != "dinov2" or find_spec("transformers")}
+    package = {"package": "import vla_geometry", "public name": "from vla_geometry import MeanPool"}
+    return imported_by({**statements, **package}, "vla_geometry")
+
+
+def test_the_package_alone_imports_nothing(imported):
+    assert imported["package"] == {"vla_geometry"}
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
-def test_a_part_by_its_name_imports_no_other(name):
-    if name == "dinov2":
-        pytest.importorskip("transformers")
-    group = PARTS[name].group
-    modules = imported_by(f"from vla_core import registry; registry.load({group!r}, {name!r})")
+def test_a_part_by_its_name_imports_no_other(imported, name):
+    if name not in imported:
+        pytest.skip("needs transformers")
+    modules = imported[name]
     expected = {name, *MADE_OF.get(name, ())}
     assert {other for other, module in MODULES.items() if module in modules} == expected
     # With what it shares with others: far from the 38 of the whole package.
     assert len(modules) <= (16 if name == "mapanything" else 11)
 
 
-def test_a_public_name_imports_its_part_alone():
-    modules = imported_by("from vla_geometry import MeanPool")
+def test_a_public_name_imports_its_part_alone(imported):
+    modules = imported["public name"]
     assert {other for other, module in MODULES.items() if module in modules} == {"mean_pool"}
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from importlib.metadata import entry_points
 
 import pytest
 import vla_heads
+from vla_core.testing.imports import imported_by
 
 PARTS = {
     point.name: point
@@ -17,36 +15,37 @@ PARTS = {
     if point.value.startswith("vla_heads.")
 }
 MODULES = {name: point.value.partition(":")[0] for name, point in PARTS.items()}
-PROGRAM = "import json, sys\n{}\nprint(json.dumps([m for m in sys.modules if m.startswith('vla_heads')]))"
 LARGEST = {"alg1": 6, "mlp_regression": 6, "pi0": 9}
 
 
-def imported_by(code: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(code)], capture_output=True, text=True, check=True
-    )
-    return set(json.loads(done.stdout))
+def load(name: str) -> str:
+    return f"from vla_core import registry; registry.load({PARTS[name].group!r}, {name!r})"
+
+
+@pytest.fixture(scope="module")
+def imported():
+    public = {"package": "import vla_heads", "public name": "from vla_heads import MLPRegression"}
+    return imported_by({**{name: load(name) for name in PARTS}, **public}, "vla_heads")
 
 
 def heads_among(modules: set[str]) -> set[str]:
     return {name for name, module in MODULES.items() if module in modules}
 
 
-def test_the_package_alone_imports_nothing():
-    assert imported_by("import vla_heads") == {"vla_heads"}
+def test_the_package_alone_imports_nothing(imported):
+    assert imported["package"] == {"vla_heads"}
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
-def test_a_head_by_its_name_imports_no_other(name):
-    group = PARTS[name].group
-    modules = imported_by(f"from vla_core import registry; registry.load({group!r}, {name!r})")
+def test_a_head_by_its_name_imports_no_other(imported, name):
+    modules = imported[name]
     assert heads_among(modules) == {name}
     assert not any(module.startswith("vla_heads.compat.") for module in modules)
     assert len(modules) <= LARGEST.get(name, 17)
 
 
-def test_a_public_name_imports_its_head_alone():
-    assert heads_among(imported_by("from vla_heads import MLPRegression")) == {"mlp_regression"}
+def test_a_public_name_imports_its_head_alone(imported):
+    assert heads_among(imported["public name"]) == {"mlp_regression"}
 
 
 def test_an_unknown_name_is_said():

@@ -308,6 +308,7 @@ from pathlib import Path
 import numpy as np
 from vla_core.testing import make_spec
 from vla_serve import server_cli
+from vla_serve.server import Loaded
 from vla_serve.testing import TimedPolicy
 
 class Hanging(TimedPolicy):
@@ -316,7 +317,7 @@ class Hanging(TimedPolicy):
             time.sleep(3600)
         return super().predict(prepared, steps)
 
-server_cli._load = lambda args: (Hanging(make_spec(1)), None, None)
+server_cli._loader = lambda args: lambda path: Loaded(Hanging(make_spec(1)))
 sys.exit(server_cli.main(sys.argv[1:]))
 """
 

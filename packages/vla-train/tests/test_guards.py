@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from vla_core.errors import ConfigError, UserError
+from vla_core.errors import UserError
 from vla_train import composition
 from vla_train.cli import main
 from vla_train.composition import compose
 from vla_train.engine.choose import check_launch
+from vla_train.masters import MasterAdamW
 from vla_train.optim import lr_factor
+from vla_train.precision import masters_of
 from vla_train.presets import load_run_tree
 from vla_train.trainer import Trainer
 
@@ -166,11 +168,33 @@ def test_sharding_that_is_not_there_yet_is_refused(
     assert "accelerate's FSDP is not supported" in capsys.readouterr().err
 
 
-def test_weights_without_masters_are_refused(toy_config: Path) -> None:
+def test_weights_of_a_low_precision_have_masters(toy_config: Path) -> None:
+    """Whatever made them so: the config of a part, or ``trainer.precision``."""
     composed = compose(load_run_tree([toy_config]))
     composed.model.vlm.to(torch.bfloat16)
-    with pytest.raises(ConfigError, match="without fp32"):
-        Trainer(composed, toy_config.parent / "run")
+    trainer = Trainer(composed, toy_config.parent / "run")
+    assert isinstance(trainer.optimizer, MasterAdamW)
+    assert masters_of(trainer.model, trainer.engine) == sum(
+        p.numel() for p in composed.model.vlm.parameters()
+    )
+
+
+def test_bf16_goes_on_where_it_stopped(toy_config: Path) -> None:
+    """The masters are part of the state: with the weights alone, what rounding left out would be lost."""
+    words = ("trainer.precision=bf16", "trainer.ema_decay=0.9", "trainer.schedule=constant")
+    for name, more in (
+        ("whole", ()),
+        ("parts", ("trainer.max_steps=4",)),
+        ("parts", ("trainer.resume=true",)),
+    ):
+        assert call(toy_config, *words, f"run_id={name}", *more) == 0
+    runs = toy_config.parent / "runs"
+    whole, parts = (load_file(runs / n / "checkpoints/steps_8/model.safetensors") for n in ("whole", "parts"))
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    assert {value.dtype for value in whole.values()} == {torch.bfloat16}
+    state = torch.load(runs / "parts/resume/steps_8/optimizer.bin", weights_only=False)["state"]
+    assert all(entry["exp_avg"].dtype == torch.float32 for entry in state.values())
+    assert any(bool(entry["low"].any()) for entry in state.values())
 
 
 def test_freezing_by_regex_and_what_no_loss_reaches(toy_config: Path) -> None:

@@ -166,6 +166,7 @@ def test_two_ranks_are_one_run(uneven: Path) -> None:
                     assert b[key] == pytest.approx(a[key], rel=2e-5), (name, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "words"),
     [

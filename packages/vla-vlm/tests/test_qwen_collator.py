@@ -104,6 +104,7 @@ def test_too_long_an_instruction_is_an_error(vlm, sample):
     ("field", "value", "message"),
     [
         ("prompt", "{images}{instruction}", "prompt must have each placeholder once"),
+        ("prompt", "{images}{prefix}{instruction}{suffix}{queries}", "may come before"),
         (
             "prompt",
             "{prefix}{image}{instruction}{suffix}{queries}",

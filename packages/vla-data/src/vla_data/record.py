@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vla_core.config import build_config
-from vla_core.errors import ConfigError, UserError
+from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.registry import load
 
 from vla_data._demonstrate import Demonstration, Job, close_envs, demonstrate, open_env, robot_spec
 
 FORMATS = ("lerobot", "arrays")
+TURN = 5
+"""Episodes of a task in a row: one process runs them, and loading a simulator takes as long as an episode."""
 Progress = Callable[[int, int, int], None]
 
 
@@ -27,7 +28,7 @@ class RecordConfig:
 
     Args:
         env: entry point name of the simulator.
-        tasks: names of its tasks; episodes of different tasks alternate.
+        tasks: names of its tasks; they take turns, :data:`TURN` episodes each.
         episodes: successful episodes per task.
         out: the dataset's directory; must not exist.
         seed: the first episode seed. All tasks use the same seeds, so that tasks which share a
@@ -95,7 +96,7 @@ def _mapper(workers: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Demonst
     os.environ["OMP_NUM_THREADS"] = "1"
     pool = multiprocessing.get_context("spawn").Pool(workers)
     try:
-        yield lambda jobs: pool.imap(demonstrate, jobs)
+        yield lambda jobs: pool.imap(demonstrate, jobs, chunksize=TURN)
     finally:
         pool.terminate()
         pool.join()
@@ -103,6 +104,17 @@ def _mapper(workers: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Demonst
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+def _turns(need: Mapping[str, int], workers: int) -> Iterator[str]:
+    """Tasks of the episodes of a round: a few turns for every worker, and none more than needed."""
+    left, room = dict(need), 8 * workers * TURN
+    while room > 0 and any(left.values()):
+        for task in need:
+            turn = min(TURN, left[task])
+            yield from [task] * turn
+            left[task] -= turn
+            room -= turn
 
 
 def _successes(config: RecordConfig, failed: dict[str, list[int]]) -> Iterator[Demonstration]:
@@ -113,11 +125,9 @@ def _successes(config: RecordConfig, failed: dict[str, list[int]]) -> Iterator[D
         while any(need.values()):
             jobs = []
             # In rounds, so that a worker's results never pile up in memory.
-            for i in range(4 * config.workers):
-                for task in config.tasks:
-                    if i < need[task]:
-                        jobs.append(Job(config.env, config.options(task), seeds[task], config.noise))
-                        seeds[task] += 1
+            for task in _turns(need, config.workers):
+                jobs.append(Job(config.env, config.options(task), seeds[task], config.noise))
+                seeds[task] += 1
             for demonstration in run(jobs):
                 task = dict(demonstration.job.options)["task"]
                 if demonstration.success:
@@ -144,10 +154,10 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
     out = config.out
     if out.exists():
         raise UserError(f"--out: {out} exists already; remove it or choose another directory")
-    cls = load("vla.envs", config.env)
+    known = load("vla.envs", config.env).tasks()
     for task in config.tasks:
-        node = {**config.env_options, "task": task}
-        cls(build_config(cls.Config, node, "env")).close()
+        if task not in known:
+            raise ConfigError(f"--task: '{config.env}' has no task '{task}'{suggest(task, known)}")
     writer_type = _writer(config.format)
 
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")

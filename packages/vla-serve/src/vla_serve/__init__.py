@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vla_serve.async_client import AsyncPolicyClient
-from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.chunks import Continuation, PolicyRevision, ServedChunk
 from vla_serve.client import PolicyClient, Timings
+from vla_serve.client_batch import Difference
 from vla_serve.client_errors import (
     HandshakeError,
     PolicyBusy,
@@ -33,11 +34,13 @@ __all__ = [
     "AsyncPolicyClient",
     "Continuation",
     "ControlLoop",
+    "Difference",
     "HandshakeError",
     "LoopStats",
     "PolicyBusy",
     "PolicyClient",
     "PolicyClientError",
+    "PolicyRevision",
     "PolicyServer",
     "PolicyServerError",
     "PolicyTimeout",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +11,9 @@ from typing import Any
 import numpy as np
 
 from vla_serve._rollout_worker import Done, as_json
+from vla_serve.rates import wilson
 
 SCHEMA = 1
-_Z95 = 1.959963984540054
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a rate (Wilson 1927); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    z2, rate = _Z95**2, successes / trials
-    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    low = 0.0 if successes == 0 else centre - half
-    return low, 1.0 if successes == trials else centre + half
 
 
 def _aggregate(done: Sequence[Done]) -> dict[str, Any]:

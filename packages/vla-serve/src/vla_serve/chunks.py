@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from vla_core.specs import ActionSpec
 from vla_core.types import ActionChunk
 
-from vla_serve.client_errors import PolicyClientError
+from vla_serve.client_errors import PolicyClientError, PolicyServerError
+from vla_serve.codec import decode_tensor
+from vla_serve.engine.errors import FieldError
+from vla_serve.v1 import policy_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,22 @@ class Continuation:
 
 
 @dataclass(frozen=True)
+class PolicyRevision:
+    """What answered: a name's policy may be replaced while its server runs.
+
+    Args:
+        policy: its name.
+        revision: of the name, in this server's life.
+        weights_digest, statistics_digest: SHA-256 in hex; empty where the policy came from no file.
+    """
+
+    policy: str
+    revision: str
+    weights_digest: str = ""
+    statistics_digest: str = ""
+
+
+@dataclass(frozen=True)
 class ServedChunk(ActionChunk):
     """An answer ``actions [T, A]``.
 
@@ -26,10 +47,14 @@ class ServedChunk(ActionChunk):
         chunk_id: its name in this session's episode.
         frozen_steps: so many first actions are those of the chunk that it continues; the robot executes
             them from there while this answer is computed.
+        revision: what answered; None: the server is of a version that does not say.
+        request_id: its name in the server's log.
     """
 
     chunk_id: str = ""
     frozen_steps: int = 0
+    revision: PolicyRevision | None = None
+    request_id: str = ""
 
     def after(self, executed_steps: int, delay_steps: int) -> Continuation:
         """This chunk as the one to continue, for ``previous`` of :meth:`PolicyClient.predict`.
@@ -43,3 +68,27 @@ class ServedChunk(ActionChunk):
         if not self.chunk_id:
             raise PolicyClientError("previous: this server names no chunks; it is of an older version")
         return Continuation(self.chunk_id, executed_steps, delay_steps)
+
+
+def served_chunk(reply: pb.PredictResponse, spec: ActionSpec, address: str) -> ServedChunk:
+    """The chunk of a reply of the server at ``address``; ``spec`` is the contract's.
+
+    Raises:
+        PolicyServerError: actions that a robot must not have.
+    """
+    try:
+        actions_TA = decode_tensor(reply.actions, "actions")
+    except FieldError as error:
+        raise PolicyServerError(f"{address}: {error}") from None
+    if actions_TA.shape != (spec.horizon, spec.dim) or not np.isfinite(actions_TA).all():
+        raise PolicyServerError(
+            f"{address}: answered actions {list(actions_TA.shape)} that are not the finite "
+            f"[{spec.horizon}, {spec.dim}] of the contract"
+        )
+    revision = revision_of(reply.revision) if reply.HasField("revision") else None
+    return ServedChunk(actions_TA, spec, reply.chunk_id, reply.frozen_steps, revision, reply.request_id)
+
+
+def revision_of(message: pb.PolicyRevision) -> PolicyRevision:
+    """What a message says of who answered."""
+    return PolicyRevision(message.policy, message.revision, message.weights_digest, message.statistics_digest)

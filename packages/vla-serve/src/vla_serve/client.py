@@ -13,15 +13,15 @@ from vla_core.errors import UserError
 from vla_core.types import Observation
 
 from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.client_batch import BatchCalls
 from vla_serve.client_errors import PolicyClientError, PolicyServerError
-from vla_serve.client_session import ClientSession
 from vla_serve.timings import Timings as Timings
 from vla_serve.v1 import policy_pb2 as pb
 
 R = TypeVar("R")
 
 
-class PolicyClient(ClientSession):
+class PolicyClient(BatchCalls):
     """One session with a policy server.
 
     A context manager: entering opens the session (the handshake), leaving closes it. Not

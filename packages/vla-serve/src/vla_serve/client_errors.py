@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
+from google.protobuf import any_pb2
 from google.rpc import error_details_pb2 as details_pb
 from vla_core.errors import SpecMismatch, UserError
 
-from vla_serve.status import details_of, find
+from vla_serve.status import details_of, find, unpacked
+from vla_serve.v1 import policy_pb2 as pb
 
 
 class PolicyClientError(UserError):
@@ -54,7 +57,18 @@ class PolicyUnavailable(PolicyServerError, ConnectionError):
 
 def from_rpc(error: Any, address: str) -> PolicyClientError | PolicyServerError:
     """The exception for a ``grpc.RpcError`` of a call to ``address``."""
-    code, text, details = error.code(), error.details() or "", details_of(error)
+    return _of(error.code(), error.details() or "", details_of(error), address)
+
+
+def from_failure(failure: pb.Failure, address: str) -> PolicyClientError | PolicyServerError:
+    """The exception for one item of several that has no answer."""
+    code = next((c for c in grpc.StatusCode if c.value[0] == failure.code), grpc.StatusCode.UNKNOWN)
+    return _of(code, failure.message, unpacked(failure.status), address)
+
+
+def _of(
+    code: grpc.StatusCode, text: str, details: Sequence[any_pb2.Any], address: str
+) -> PolicyClientError | PolicyServerError:
     codes = grpc.StatusCode
     if code is codes.INVALID_ARGUMENT:
         bad = find(details, details_pb.BadRequest)

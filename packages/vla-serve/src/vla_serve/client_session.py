@@ -16,7 +16,7 @@ from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec
 from vla_core.types import Observation
 
 from vla_serve import arguments
-from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.chunks import Continuation, ServedChunk, served_chunk
 from vla_serve.client_errors import (
     HandshakeError,
     PolicyClientError,
@@ -25,7 +25,7 @@ from vla_serve.client_errors import (
     SessionLost,
     from_rpc,
 )
-from vla_serve.codec import Encoding, check_encoding, decode_tensor
+from vla_serve.codec import Encoding, check_encoding
 from vla_serve.connection import TLS, Connection
 from vla_serve.engine.errors import FieldError
 from vla_serve.observation_codec import encode_observation
@@ -196,17 +196,7 @@ class ClientSession:
         self._seed = reply.seed
         if previous is not None and (not reply.chunk_id or reply.frozen_steps != previous.delay_steps):
             raise PolicyServerError(f"{self._address}: the server did not continue the previous chunk")
-        spec = self.contract.action
-        try:
-            actions_TA = decode_tensor(reply.actions, "actions")
-        except FieldError as error:
-            raise PolicyServerError(f"{self._address}: {error}") from None
-        if actions_TA.shape != (spec.horizon, spec.dim) or not np.isfinite(actions_TA).all():
-            raise PolicyServerError(
-                f"{self._address}: answered actions {list(actions_TA.shape)} that are not the finite "
-                f"[{spec.horizon}, {spec.dim}] of the contract"
-            )
-        return ServedChunk(actions_TA, spec, reply.chunk_id, reply.frozen_steps)
+        return served_chunk(reply, self.contract.action, self._address)
 
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else arguments.seconds(timeout_s)

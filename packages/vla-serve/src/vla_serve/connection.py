@@ -28,7 +28,8 @@ _OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_PREDICT = f"/{pb.DESCRIPTOR.services_by_name['PolicyService'].full_name}/Predict"
+_SERVICE = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
+_PREDICT, _PREDICT_BATCH = f"/{_SERVICE}/Predict", f"/{_SERVICE}/PredictBatch"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Connection:
         # Takes bytes: a large request is serialised once, also for the check of its size.
         self.predict: Any = self._channel.unary_unary(
             _PREDICT, request_serializer=bytes, response_deserializer=pb.PredictResponse.FromString
+        )
+        self.predict_batch: Any = self._channel.unary_unary(
+            _PREDICT_BATCH, request_serializer=bytes, response_deserializer=pb.PredictBatchResponse.FromString
         )
 
     def close(self) -> None:

@@ -78,12 +78,13 @@ class Reservation:
     Args:
         host: name or address; a name is all its addresses (``localhost``: IPv4 and IPv6).
         port: 0: a free one.
+        option: what the port is called in errors.
 
     Raises:
         UserError: no such host, not an address of this machine, or a port that is taken.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, option: str = "port") -> None:
         self.host = host
         self._sockets: list[socket.socket] = []
         self.addresses: list[str] = []
@@ -100,7 +101,7 @@ class Reservation:
                 if not last and error.errno not in _TAKEN:
                     continue
                 self.release()
-                raise UserError(_why(host, address, port, error)) from None
+                raise UserError(_why(host, address, port, error, option)) from None
 
     def _bind(self, family: socket.AddressFamily, address: str) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -131,6 +132,41 @@ class Reservation:
         self._sockets = []
 
 
+def channel_options(max_bytes: int, max_streams: int) -> list[tuple[str, int]]:
+    """Of a server, for gRPC: the largest message, and most calls of a connection."""
+    return [
+        ("grpc.max_receive_message_length", max_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Two servers that share a port in silence would each answer half of the requests.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", max_streams),
+        # A robot that lost its power closes no connection: ask whether it is there.
+        ("grpc.keepalive_time_ms", 5_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def open_ports(
+    server: grpc.aio.Server, reservation: Reservation, credentials: grpc.ServerCredentials | None
+) -> None:
+    """Let a server take over what was reserved.
+
+    Raises:
+        UserError: something else was faster.
+    """
+    reservation.release()
+    for target in reservation.targets():
+        try:
+            if credentials is None:
+                server.add_insecure_port(target)
+            else:
+                server.add_secure_port(target, credentials)
+        except RuntimeError:
+            raise UserError(f"cannot listen on {target}; something took it this moment") from None
+
+
 _TAKEN = (98, 48, 10048)  # EADDRINUSE of Linux, macOS, Windows
 
 
@@ -145,10 +181,10 @@ def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
     return [(family, address) for family, address in unique]
 
 
-def _why(host: str, address: str, port: int, error: OSError) -> str:
+def _why(host: str, address: str, port: int, error: OSError, option: str) -> str:
     where = host if host == address else f"{host} ({address})"
     if error.errno in _TAKEN:
-        return f"port: {port} of {where} is taken; choose another (0: a free one)"
+        return f"{option}: {port} of {where} is taken; choose another (0: a free one)"
     if error.errno == 13:
-        return f"port: {port} of {where} is not allowed; choose one above 1023"
+        return f"{option}: {port} of {where} is not allowed; choose one above 1023"
     return f"host: {where} is no address of this machine ({error.strerror})"

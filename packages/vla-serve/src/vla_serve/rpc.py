@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import secrets
+import threading
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
@@ -17,8 +18,11 @@ from google.protobuf.message import DecodeError, Message
 
 from vla_serve.engine.admission import with_jitter
 from vla_serve.engine.boundary import Boundary
-from vla_serve.engine.errors import ModelFailed, Refused
-from vla_serve.status import RpcFailure, from_engine, info, internal, invalid, one_line, to_wire
+from vla_serve.engine.errors import DeadlinePassed, ModelFailed, Refused, Superseded
+from vla_serve.logs import request_id, take_request_id
+from vla_serve.metrics import Metrics
+from vla_serve.predicting import Caller
+from vla_serve.status import RpcFailure, from_engine, info, internal, invalid, one_line, to_wire, too_large
 
 log = logging.getLogger("vla_serve.server")
 
@@ -42,6 +46,19 @@ class RpcLimits:
     token: str | None = None
 
 
+@dataclass
+class Place:
+    """One request under way, and the bytes that it accounts for."""
+
+    _rpcs: Rpcs
+    size: int = field(default=0, init=False)
+
+    def take(self, size: int) -> None:
+        """Account for a message; :class:`Refused` when all together are too large."""
+        self._rpcs.take(size)
+        self.size += size
+
+
 class Rpcs:
     """Wraps the methods of a service as gRPC handlers.
 
@@ -49,8 +66,8 @@ class Rpcs:
     its time is over, and bytes that are no message are the client's mistake and no traceback.
     """
 
-    def __init__(self, limits: RpcLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: RpcLimits, metrics: Metrics | None = None) -> None:
+        self._limits, self._metrics = limits, metrics
         self._in_flight: Counter[str] = Counter()
         self._bytes = 0
 
@@ -59,16 +76,28 @@ class Rpcs:
         """RPCs under way that a stop waits for."""
         return self._in_flight.total()
 
+    @property
+    def in_flight_bytes(self) -> int:
+        """Of the requests under way."""
+        return self._bytes
+
     def unary(
-        self, kind: type[M], method: Callable[[M, Any], Awaitable[Message]], counted: bool = True
+        self,
+        kind: type[M],
+        method: Callable[[M, Any], Awaitable[Message]],
+        counted: bool = True,
+        limit: int | None = None,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """A handler for one request and one reply; ``counted``: among those in flight."""
+        """A handler for one request and one reply.
+
+        ``counted``: among those in flight; ``limit``: most bytes of the request.
+        """
 
         async def handle(requests: AsyncIterator[bytes], context: Any) -> bytes:
             async with self._boundary(context, method.__name__):
                 self._authenticate(context)
-                async with self._slot(context, counted) as slot:
-                    message = await self._read(kind, requests, slot)
+                with self.place(context.peer(), counted) as place:
+                    message = await self._read(kind, requests, place, limit)
                     return (await method(message, context)).SerializeToString()
             raise AssertionError("an error ends the call")
 
@@ -82,9 +111,31 @@ class Rpcs:
         async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             async with self._boundary(context, method.__name__):
                 self._authenticate(context)
-                async with self._slot(context, counted=False) as slot:
-                    message = await self._read(kind, requests, slot)
-                    async for reply in method(message, context):
+                with self.place(context.peer(), counted=False) as place:
+                    message = await self._read(kind, requests, place, None)
+                async for reply in method(message, context):
+                    yield reply.SerializeToString()
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def duplex(
+        self,
+        kind: type[M],
+        method: Callable[[AsyncIterator[M], Any], AsyncGenerator[Message, None]],
+        limit: int | None = None,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler for two streams; its method accounts for what is under way (:meth:`place`)."""
+
+        async def messages(requests: AsyncIterator[bytes]) -> AsyncIterator[M]:
+            yield _parse(kind, await self._body(kind, requests), limit)
+            async for data in requests:
+                yield _parse(kind, data, limit)
+
+        async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            async with self._boundary(context, method.__name__):
+                self._authenticate(context)
+                async with aclosing(method(messages(requests), context)) as replies:
+                    async for reply in replies:
                         yield reply.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(handle)
@@ -92,20 +143,32 @@ class Rpcs:
     @asynccontextmanager
     async def _boundary(self, context: Any, rpc: str) -> AsyncIterator[None]:
         """Turn whatever leaves an RPC into a status; only an id of an unexpected error gets out."""
+        name = take_request_id(context.invocation_metadata())
         with Boundary() as call:
             yield
-        error = call.error
-        if error is None:
-            return
+        if call.error is not None:
+            failure = self.explain(call.error, rpc, name)
+            await context.abort(failure.code, failure.message, to_wire(failure))
+        elif self._metrics is not None:
+            self._metrics.called(rpc, "OK")
+
+    def explain(self, error: BaseException, rpc: str, name: str) -> RpcFailure:
+        """What a client is told of an error in the request ``name``; the log is told the rest."""
         failure = error if isinstance(error, RpcFailure) else from_engine(error)
         if failure is None:
-            request_id = secrets.token_hex(8)
             cause = error.__cause__ if isinstance(error, ModelFailed) else error
-            log.error("%s failed id=%s", rpc, request_id, exc_info=cause)
-            failure = internal(request_id)
-            await context.abort(failure.code, failure.message, to_wire(failure))
-        log.info("%s refused: %s: %s", rpc, failure.code.name, one_line(failure.message))
-        await context.abort(failure.code, failure.message, to_wire(failure))
+            log.error("%s failed id=%s", rpc, name, exc_info=cause)
+            failure = internal(name)
+        else:
+            # Under load these come by the hundred a second; metrics count them.
+            often = isinstance(error, (Refused, DeadlinePassed, Superseded))
+            level = logging.DEBUG if often else logging.INFO
+            log.log(
+                level, "%s refused id=%s: %s: %s", rpc, name, failure.code.name, one_line(failure.message)
+            )
+        if self._metrics is not None:
+            self._metrics.called(rpc, failure.code.name)
+        return failure
 
     def _authenticate(self, context: Any) -> None:
         token = self._limits.token
@@ -116,40 +179,69 @@ class Rpcs:
             message = "the call has no token of this server's, or a wrong one"
             raise RpcFailure(grpc.StatusCode.UNAUTHENTICATED, message, (info("UNAUTHENTICATED"),))
 
-    @asynccontextmanager
-    async def _slot(self, context: Any, counted: bool) -> AsyncIterator[list[int]]:
-        """A place among the connection's requests; yields the bytes that it accounts for."""
-        peer, limit = context.peer(), self._limits.max_in_flight
+    @contextmanager
+    def place(self, peer: str, counted: bool = True) -> Iterator[Place]:
+        """A place among the connection's requests."""
+        limit = self._limits.max_in_flight
         if counted and self._in_flight[peer] >= limit:
             message = f"{limit} requests of this connection are under way (--max_in_flight)"
             raise Refused(message, "TOO_MANY_IN_FLIGHT", with_jitter(0.1))
-        held = [0]
         if counted:
             self._in_flight[peer] += 1
+        place = Place(self)
         try:
-            yield held
+            yield place
         finally:
-            self._bytes -= held[0]
+            self._bytes -= place.size
             if counted:
                 self._in_flight[peer] -= 1
                 if not self._in_flight[peer]:
                     del self._in_flight[peer]
 
-    async def _read(self, kind: type[M], requests: AsyncIterator[bytes], held: list[int]) -> M:
+    def take(self, size: int) -> None:
+        """See :meth:`Place.take`."""
+        limit = self._limits.max_in_flight_bytes
+        if self._bytes and self._bytes + size > limit:
+            message = f"requests of {limit >> 20} MiB are under way (--max_in_flight_mb)"
+            raise Refused(message, "TOO_MANY_BYTES", with_jitter(0.1))
+        self._bytes += size
+
+    async def _body(self, kind: type[M], requests: AsyncIterator[bytes]) -> bytes:
         try:
-            data = await asyncio.wait_for(anext(requests), self._limits.body_timeout_s)
+            return await asyncio.wait_for(anext(requests), self._limits.body_timeout_s)
         except StopAsyncIteration:
             raise invalid("request", f"no {kind.DESCRIPTOR.full_name} was sent") from None
         except asyncio.TimeoutError:
             message = f"the request's body did not arrive within {self._limits.body_timeout_s:g} s"
             raise RpcFailure(grpc.StatusCode.DEADLINE_EXCEEDED, message, (info("BODY_TIMEOUT"),)) from None
-        limit = self._limits.max_in_flight_bytes
-        if self._bytes and self._bytes + len(data) > limit:
-            message = f"requests of {limit >> 20} MiB are under way (--max_in_flight_mb)"
-            raise Refused(message, "TOO_MANY_BYTES", with_jitter(0.1))
-        held[0] = len(data)
-        self._bytes += len(data)
-        try:
-            return kind.FromString(data)
-        except DecodeError:
-            raise invalid("request", f"the bytes are no {kind.DESCRIPTOR.full_name}", "MALFORMED") from None
+
+    async def _read(
+        self, kind: type[M], requests: AsyncIterator[bytes], place: Place, limit: int | None
+    ) -> M:
+        data = await self._body(kind, requests)
+        place.take(len(data))
+        return _parse(kind, data, limit)
+
+
+def _parse(kind: type[M], data: bytes, limit: int | None) -> M:
+    if limit is not None and len(data) > limit:
+        raise too_large(len(data), limit)
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid("request", f"the bytes are no {kind.DESCRIPTOR.full_name}", "MALFORMED") from None
+
+
+def owner_of(context: Any) -> str:
+    """Who calls, where the connection proves it: the subject of the client's certificate."""
+    names = context.auth_context().get("x509_common_name", ())
+    return ",".join(name.decode(errors="replace") for name in names)
+
+
+def caller_of(context: Any) -> Caller:
+    """Who calls, and until when the answer is of use."""
+    now, remaining = time.monotonic(), context.time_remaining()
+    if remaining is not None and remaining > threading.TIMEOUT_MAX:
+        remaining = None  # a client without deadline: gRPC says some centuries
+    deadline = None if remaining is None else now + remaining
+    return Caller(owner_of(context), request_id(), now, deadline)

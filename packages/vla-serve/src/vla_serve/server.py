@@ -1,48 +1,68 @@
-"""A gRPC server around a policy: life cycle only, the RPCs are in :mod:`vla_serve.service`."""
+"""A gRPC server around policies: life cycle only, the RPCs are in :mod:`vla_serve.service`."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
-from vla_core.errors import UserError
 
 from vla_serve._loop import run
+from vla_serve.admin import PolicyAdminService
 from vla_serve.engine.engine import Engine
+from vla_serve.engine.manager import Loaded, Loader, PolicyManager, Servable, engines_alive
 from vla_serve.engine.policy import ActingPolicy, Policy
 from vla_serve.engine.sessions import Sessions
-from vla_serve.listen import Reservation, Security
-from vla_serve.message_size import largest_request
+from vla_serve.engine.shelf import Digests, Shelf
+from vla_serve.gauges import gauges
+from vla_serve.listen import Reservation, Security, channel_options, open_ports
+from vla_serve.message_size import BATCH_ROOM, check_size, largest_request
+from vla_serve.metrics import Metrics
 from vla_serve.predict_request import MAX_DENOISE_STEPS
+from vla_serve.predicting import Predictor
 from vla_serve.rpc import RpcLimits, Rpcs
+from vla_serve.server_checks import check_options
 from vla_serve.service import SERVICE, PolicyService, ServiceSettings
 
-__all__ = ["SERVICE", "ActingPolicy", "Policy", "PolicyServer", "Security"]
+__all__ = [
+    "SERVICE",
+    "ActingPolicy",
+    "Digests",
+    "Loaded",
+    "Policy",
+    "PolicyServer",
+    "Security",
+]
 
 log = logging.getLogger("vla_serve.server")
 
+# Its stubs know nothing of its asyncio half.
+_health_aio: Any = importlib.import_module("grpc_health.v1.health").aio
+
 SWEEP_S = 1.0
+LOCAL = "127.0.0.1"
 
 
 class PolicyServer:
-    """Serves a policy until :meth:`stop`. A context manager: entering starts it.
+    """Serves policies until :meth:`stop`. A context manager: entering starts it.
 
     Args:
-        policy: a :class:`Policy` (batched: ``prepare``, ``predict``, ``finish``) or an :class:`ActingPolicy`
-            (``act``, a row at a time). The model is called from one thread.
-        name: of the policy in requests.
+        policy: a :class:`Policy` (batched: ``prepare``, ``predict``, ``finish``), an :class:`ActingPolicy`
+            (``act``, a row at a time) or one that was :class:`Loaded`; or several, by name. Each is called
+            from a thread of its own.
+        name: of the policy in requests, where it is one.
         host: address or name to listen on; the default is reachable from this machine alone.
         port: 0: a free one, see :attr:`port`.
-        max_queue: most requests that wait while others run; more are RESOURCE_EXHAUSTED.
+        max_queue: most requests that wait for a policy while others run; more are RESOURCE_EXHAUSTED.
         max_batch: most rows of a run of the model.
         batch_wait_ms: a run that is not full waits so long for more rows; 0 delays nobody.
         deterministic: every run has the shape of a full batch: an answer does not depend on who else asks.
@@ -55,6 +75,10 @@ class PolicyServer:
         max_in_flight_mb: most MiB of requests under way, of all connections together.
         body_timeout_s: a request's body must have arrived after so long.
         model_timeout_s: a run that takes longer is taken for hung: the server says NOT_SERVING and ends.
+        admin_port: PolicyAdminService on a listener of its own, of this machine alone; 0: a free port, see
+            :attr:`admin_port`; None: none.
+        metrics_port: Prometheus metrics likewise, ``GET /metrics``.
+        loader: makes a policy of a checkpoint, for LoadPolicy.
         security: what a caller must show; needed where others than this machine can reach the host.
         reservation: the host and port, if they were reserved before; else they are when the server starts.
         on_thread, on_warm: see :class:`~vla_serve.engine.engine.Engine`.
@@ -62,10 +86,10 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: Policy | ActingPolicy,
+        policy: Servable | Mapping[str, Servable],
         *,
         name: str = "default",
-        host: str = "127.0.0.1",
+        host: str = LOCAL,
         port: int = 0,
         max_queue: int = 64,
         max_batch: int = 8,
@@ -80,114 +104,135 @@ class PolicyServer:
         max_in_flight_mb: int = 256,
         body_timeout_s: float = 10.0,
         model_timeout_s: float = 60.0,
+        admin_port: int | None = None,
+        metrics_port: int | None = None,
+        loader: Loader | None = None,
         security: Security | None = None,
         reservation: Reservation | None = None,
         on_thread: Callable[[str], None] | None = None,
         on_warm: Callable[[Callable[[], object]], None] | None = None,
     ) -> None:
-        for option, value, low, high in (
-            ("port", port, 0, 65535),
-            ("max_queue", max_queue, 0, 10_000),
-            ("max_batch", max_batch, 1, 1024),
-            ("batch_wait_ms", batch_wait_ms, 0, 10_000),
-            ("max_sessions", max_sessions, 1, 100_000),
-            ("max_denoise_steps", max_denoise_steps, 1, MAX_DENOISE_STEPS),
-            ("denoise_steps", 1 if denoise_steps is None else denoise_steps, 1, max_denoise_steps),
-            ("max_message_mb", max_message_mb, 1, 1024),
-            ("max_in_flight", max_in_flight, 1, 100_000),
-            ("max_in_flight_mb", max_in_flight_mb, 1, 2**20),
-        ):
-            if not low <= value <= high:
-                raise UserError(f"{option}: {value} is outside {low} to {high}")
-        for option, value in (
-            ("session_idle_s", session_idle_s),
-            ("body_timeout_s", body_timeout_s),
-            ("model_timeout_s", model_timeout_s),
-        ):
-            if not value > 0:
-                raise UserError(f"{option}: must be positive, got {value}")
+        policies = policy if isinstance(policy, Mapping) else {name: policy}
+        check_options(locals())
         self._security = security or Security()
-        self._denoise_steps, self._on_warm = denoise_steps, on_warm
-        self.engine = Engine(
-            policy,
-            max_queue=max_queue,
-            max_batch=max_batch,
-            batch_wait_s=batch_wait_ms / 1000,
-            deterministic=deterministic,
-            model_timeout_s=model_timeout_s,
-            on_thread=on_thread,
-            on_failure=self._engine_failed,
+        self.shelf = Shelf()
+        self._manager = PolicyManager(
+            self.shelf,
+            denoise_steps,
+            loader,
+            lambda served: check_size(served.specs.values(), self._limit),
+            {
+                "max_queue": max_queue,
+                "max_batch": max_batch,
+                "batch_wait_s": batch_wait_ms / 1000,
+                "deterministic": deterministic,
+                "model_timeout_s": model_timeout_s,
+                "on_thread": on_thread,
+                "on_failure": self._engine_failed,
+            },
         )
+        for key, servable in policies.items():
+            loaded = servable if isinstance(servable, Loaded) else Loaded(servable)
+            self._manager.put(key, replace(loaded, on_warm=loaded.on_warm or on_warm))
         self.sessions = Sessions(max_sessions, session_idle_s)
-        limit = min(max_message_mb * 2**20, largest_request(self.engine.policy.specs.values()))
+        specs = [spec for served in self.shelf for spec in served.specs.values()]
+        self._limit = min(max_message_mb * 2**20, largest_request(specs))
+        batch_limit = max(self._limit, min(max_message_mb * 2**20, BATCH_ROOM * self._limit))
         limits = RpcLimits(max_in_flight, max_in_flight_mb * 2**20, body_timeout_s, self._security.token)
-        settings = ServiceSettings(name, denoise_steps, max_denoise_steps, limit)
-        self._rpcs = Rpcs(limits)
-        self._service = PolicyService(self.engine, self.sessions, settings, limits)
-        self._options = [
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.max_send_message_length", -1),
-            # Two servers that share a port in silence would each answer half of the requests.
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_concurrent_streams", max_in_flight + max_sessions + 64),
-            # A robot that lost its power closes no connection: ask whether it is there.
-            ("grpc.keepalive_time_ms", 5_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ]
+        self._metrics = None
+        if metrics_port is not None:
+            self._metrics = Metrics(lambda: gauges(self.shelf, self.sessions, self._rpcs))
+        self._rpcs = Rpcs(limits, self._metrics)
+        predictor = Predictor(self.shelf, self.sessions, denoise_steps, max_denoise_steps, self._metrics)
+        settings = ServiceSettings(
+            max_queue,
+            max((served.engine.max_batch for served in self.shelf), default=max_batch),
+            max_denoise_steps,
+            self._limit,
+            batch_limit,
+            max_queue + 1,
+        )
+        service = PolicyService(self.shelf, self.sessions, predictor, self._rpcs, settings, limits)
+        self._handlers = [service.handler()]
+        self._admin_handlers = [PolicyAdminService(self._manager).handler(Rpcs(limits))]
+        self._options = channel_options(batch_limit, max_in_flight + max_sessions + 64)
         self._host, self._wanted_port = host, port
+        self._wanted_admin_port, self._wanted_metrics_port = admin_port, metrics_port
         self._reservation = reservation
         self._addresses: list[str] = []
-        self._port = 0
+        self._servers: list[grpc.aio.Server] = []
         self._over = threading.Event()
-        self.failure: str | None = None
-
-    @property
-    def port(self) -> int:
+        self._undo = ExitStack()
+        self.port = 0
         """The bound port; 0 before :meth:`start`."""
-        return self._port
+        self.admin_port = 0
+        self.metrics_port = 0
+        self.failure: str | None = None
 
     @property
     def address(self) -> str:
         """``host:port``."""
-        return f"{self._host}:{self._port}"
+        return f"{self._host}:{self.port}"
+
+    @property
+    def engine(self) -> Engine:
+        """Of the first policy, as it answers now."""
+        return self.shelf.current(self.shelf.names[0]).engine
 
     def start(self) -> None:
-        """Reserve the port, warm the policy up, and serve.
+        """Reserve the ports, warm the policies up, and serve.
 
         Raises:
-            UserError: the port is taken, the host unknown, or open to others without saying who may call.
+            UserError: a port is taken, the host unknown, or open to others without saying who may call.
         """
         reservation = self._reservation or Reservation(self._host, self._wanted_port)
         with ExitStack() as undo:
-            undo.callback(self.engine.close)
+            undo.callback(self._manager.close_all)
             undo.callback(reservation.release)
+            undo.callback(self._undo.close)
             self._security.check(reservation.addresses)
             credentials = self._security.credentials()
-            self.engine.start(self._denoise_steps, self._on_warm)
-            reservation.release()
-            run(self._start(reservation, credentials))
+            admin = None
+            if self._wanted_admin_port is not None:
+                admin = Reservation(LOCAL, self._wanted_admin_port, "admin_port")
+                undo.callback(admin.release)
+            if self._metrics is not None and self._wanted_metrics_port is not None:
+                self.metrics_port, stop = self._metrics.serve(self._wanted_metrics_port)
+                self._undo.callback(stop)
+                log.info("metrics at http://%s:%d/metrics", LOCAL, self.metrics_port)
+            self._manager.start_all()
+            run(self._start(reservation, credentials, admin))
             undo.pop_all()
-        self._port, self._addresses = reservation.port, reservation.targets()
+        self.port = reservation.port
+        self._addresses = reservation.targets()
+        addresses = ",".join(self._addresses)
         if self._security.insecure and credentials is None:
-            log.warning("insecure: whoever reaches %s can use the policy", ", ".join(self._addresses))
-        log.info("serving %s addresses=%s", self.engine.policy.framework, ",".join(self._addresses))
+            log.warning("insecure: whoever reaches %s can use the policy", addresses)
+        if admin is not None:
+            self.admin_port = admin.port
+            log.info("admin at %s:%d", LOCAL, admin.port)
+        frameworks = ",".join(f"{s.name}={s.engine.policy.framework}" for s in self.shelf)
+        log.info("serving %s addresses=%s", frameworks, addresses)
 
-    async def _start(self, reservation: Reservation, credentials: grpc.ServerCredentials | None) -> None:
-        self._server = grpc.aio.server(options=self._options)
-        self._server.add_generic_rpc_handlers((self._service.handler(self._rpcs),))
-        self._health: Any = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        for target in reservation.targets():
-            try:
-                if credentials is None:
-                    self._server.add_insecure_port(target)
-                else:
-                    self._server.add_secure_port(target, credentials)
-            except RuntimeError:
-                raise UserError(f"cannot listen on {target}; something took it this moment") from None
-        await self._server.start()
+    async def _start(
+        self,
+        reservation: Reservation,
+        credentials: grpc.ServerCredentials | None,
+        admin: Reservation | None,
+    ) -> None:
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers(self._handlers)
+        self._health = _health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        open_ports(server, reservation, credentials)
+        self._servers = [server]
+        if admin is not None:
+            admins = grpc.aio.server(options=channel_options(2**20, 64))
+            admins.add_generic_rpc_handlers(self._admin_handlers)
+            open_ports(admins, admin, None)
+            await admins.start()
+            self._servers.append(admins)
+        await server.start()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._sweeper = asyncio.create_task(self._sweep())
@@ -199,13 +244,13 @@ class PolicyServer:
 
     def _engine_failed(self, reason: str) -> None:
         self.failure = reason
-        if self._port:
-            self._service.draining = True
+        if self.port:
+            self.shelf.stop()
             run(self._health.enter_graceful_shutdown(), 5.0)
         self._over.set()
 
     def wait(self) -> None:
-        """Return when the engine has failed (:attr:`failure` says why) or :meth:`interrupt` was called."""
+        """Return when an engine has failed (:attr:`failure` says why) or :meth:`interrupt` was called."""
         self._over.wait()
 
     def interrupt(self) -> None:
@@ -214,25 +259,28 @@ class PolicyServer:
 
     def stop(self, grace_s: float = 30.0) -> None:
         """Refuse new requests at once, finish those in flight for up to ``grace_s`` seconds, and end."""
-        if self._port:
+        if self.port:
             log.info("stopping: finishing requests in flight")
             run(self._stop(grace_s))
-            self._port = 0
-        self.engine.close()
+            self.port = 0
+        self._manager.close_all()
+        self._undo.close()
         log.info("stopped")
 
     async def _stop(self, grace_s: float) -> None:
-        self._service.draining = True
+        self.shelf.stop()
         await self._health.enter_graceful_shutdown()
         self._sweeper.cancel()
         end = time.monotonic() + grace_s
         # Streams that only watch or hold are not waited for.
-        while self._rpcs.in_flight and time.monotonic() < end and self.engine.ended is None:
+        while self._rpcs.in_flight and time.monotonic() < end and engines_alive(self.shelf):
             await asyncio.sleep(0.01)
-        self.engine.drain()
+        for served in self.shelf:
+            served.engine.drain()
         # The last replies, and the word to the watchers, still have to leave.
         await asyncio.sleep(0.05)
-        await self._server.stop(0)
+        for server in self._servers:
+            await server.stop(0)
 
     def __enter__(self) -> PolicyServer:
         self.start()

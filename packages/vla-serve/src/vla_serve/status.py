@@ -18,7 +18,15 @@ from google.rpc import error_details_pb2 as details_pb
 from google.rpc import status_pb2
 from vla_core.errors import UserError
 
-from vla_serve.engine.errors import DeadlinePassed, FieldError, NotServing, Refused, Superseded
+from vla_serve.engine.errors import (
+    DeadlinePassed,
+    FieldError,
+    NotServing,
+    Refused,
+    Superseded,
+    WrongState,
+)
+from vla_serve.v1 import policy_pb2 as pb
 
 DOMAIN = "vla_serve"
 KEY = "grpc-status-details-bin"
@@ -80,6 +88,8 @@ def from_engine(error: BaseException) -> RpcFailure | None:
         return RpcFailure(codes.ABORTED, message, (info("SUPERSEDED"),))
     if isinstance(error, NotServing):
         return RpcFailure(codes.UNAVAILABLE, str(error), (info("NOT_SERVING"),))
+    if isinstance(error, WrongState):
+        return RpcFailure(codes.FAILED_PRECONDITION, str(error), (info("WRONG_STATE"),))
     if isinstance(error, UserError):
         return invalid("observation", without_paths(str(error)))
     return None
@@ -112,14 +122,29 @@ def internal(request_id: str) -> RpcFailure:
     )
 
 
-def to_wire(failure: RpcFailure) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata of a failure: its details, packed."""
+def too_large(size: int, limit: int) -> RpcFailure:
+    """RESOURCE_EXHAUSTED without a time to come back, in gRPC's words for what it refuses by itself."""
+    message = f"Received message larger than max ({size} vs. {limit})"
+    return RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, message, (info("TOO_LARGE"),))
+
+
+def _status_of(failure: RpcFailure) -> bytes:
     status = status_pb2.Status(code=failure.code.value[0], message=failure.message)
     for detail in failure.details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return ((KEY, status.SerializeToString()),)
+    return status.SerializeToString()
+
+
+def failure_of(failure: RpcFailure) -> pb.Failure:
+    """As an answer to one item of several."""
+    return pb.Failure(code=failure.code.value[0], message=failure.message, status=_status_of(failure))
+
+
+def to_wire(failure: RpcFailure) -> tuple[tuple[str, bytes], ...]:
+    """The trailing metadata of a failure: its details, packed."""
+    return ((KEY, _status_of(failure)),)
 
 
 def details_of(error: Any) -> list[any_pb2.Any]:
@@ -127,11 +152,16 @@ def details_of(error: Any) -> list[any_pb2.Any]:
     metadata: Sequence[tuple[str, Any]] = error.trailing_metadata() or ()
     for key, value in metadata:
         if key == KEY:
-            try:
-                return list(status_pb2.Status.FromString(value).details)
-            except DecodeError:
-                return []
+            return unpacked(value)
     return []
+
+
+def unpacked(status: bytes) -> list[any_pb2.Any]:
+    """Packed details of a serialised ``google.rpc.Status``; empty where it is none."""
+    try:
+        return list(status_pb2.Status.FromString(status).details)
+    except DecodeError:
+        return []
 
 
 def find(details: Sequence[any_pb2.Any], kind: type[M]) -> M | None:

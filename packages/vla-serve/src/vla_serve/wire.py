@@ -7,7 +7,7 @@ into the request instead of through two messages: 0.2 ms less for 2 x 224 x 224.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1 import types_pb2 as types_pb
 
 _OBSERVATION: int = pb.PredictRequest.DESCRIPTOR.fields_by_name["observation"].number
+_ITEMS: int = pb.PredictBatchRequest.DESCRIPTOR.fields_by_name["items"].number
 _IMAGES: int = types_pb.Observation.DESCRIPTOR.fields_by_name["images"].number
 _DATA: int = types_pb.Image.DESCRIPTOR.fields_by_name["data"].number
 _KEY, _VALUE = 1, 2  # of every map entry
@@ -35,6 +36,15 @@ def _field(number: int, parts: list[Any], size: int) -> tuple[list[Any], int]:
     """The parts of a length-delimited field and their size in bytes."""
     head = _varint(number << 3 | 2) + _varint(size)
     return [head, *parts], len(head) + size
+
+
+def serialise_batch(session_id: str, items: Sequence[bytes]) -> bytes:
+    """The bytes of a PredictBatchRequest of serialised PredictRequests."""
+    pieces: list[Any] = [pb.PredictBatchRequest(session_id=session_id).SerializeToString()]
+    for item in items:
+        field, _ = _field(_ITEMS, [item], len(item))
+        pieces += field
+    return b"".join(pieces)
 
 
 def serialise(request: pb.PredictRequest, raw_images: Mapping[str, NDArray[np.uint8]]) -> bytes:

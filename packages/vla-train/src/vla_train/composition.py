@@ -25,7 +25,7 @@ from vla_train.start import read_start
 
 @dataclass(frozen=True)
 class Composed:
-    """A validated run: its config, the opened data and the policy, not yet on a device.
+    """A validated run: its config, the opened data and the policy.
 
     ``notes``: lines to say about what it starts from.
     """
@@ -96,10 +96,15 @@ def _under(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(prefix + ".")
 
 
-def compose(tree: Tree, config: RunConfig | None = None) -> Composed:
+def compose(
+    tree: Tree, config: RunConfig | None = None, device: torch.device | str | None = None
+) -> Composed:
     """Validate everything, open the data, build the policy.
 
-    ``config``: the validated tree, where the caller has it (and has decided on ``trainer.resume: auto``).
+    Args:
+        tree: the config as read.
+        config: the validated tree, where the caller has it (and has decided on ``trainer.resume: auto``).
+        device: where the parameters are made: billions take minutes on a CPU and a second on a GPU.
 
     Raises:
         ConfigError: one line that names file, key and fix.
@@ -121,6 +126,7 @@ def compose(tree: Tree, config: RunConfig | None = None) -> Composed:
         rows={name: data.rows},
         head_assets=_head_assets(config),
         tree=tree,
+        device=device,
     )
     notes: tuple[str, ...] = ()
     if start is not None:

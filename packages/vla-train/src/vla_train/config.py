@@ -101,7 +101,13 @@ class TrainerConfig:
         lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
             all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
-        precision: ``fp32``, or ``bf16`` (autocast; under DeepSpeed bf16 weights with fp32 masters).
+        precision: ``fp32``; ``bf16``: weights and computation in bf16, and fp32 masters that the optimizer
+            steps (on every engine); ``autocast``: fp32 weights, matrix products in bf16 (slower).
+        moments: type of AdamW's two moments. ``bf16`` saves 4 bytes a weight, and wants the second of
+            ``betas`` to be at most 0.99.
+        compile: ``blocks`` compiles the blocks that a model repeats, in the first steps.
+        activation_budget: of compiled blocks: share of the memory for activations that is kept for the
+            backward pass; the rest is computed again, what is cheapest first.
         device: ``auto`` takes CUDA where there is one; ``cuda`` without one is an error.
         threads: CPU threads of the training process (0: torch's own choice).
         log_every, val_every, save_every: in steps; 0: no validation or saving before the last step
@@ -136,7 +142,10 @@ class TrainerConfig:
     freeze_modules: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
     loss_weights: dict[str, float] = field(default_factory=dict)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "autocast"] = "fp32"
+    moments: Literal["fp32", "bf16"] = "fp32"
+    compile: Literal["off", "blocks"] = "off"
+    activation_budget: float = 1.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     log_every: int = 10
@@ -167,10 +176,17 @@ class TrainerConfig:
         for name in ("eps", "weight_decay", "clip_norm", "patience"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"trainer.{name} must be >= 0 and finite, got {getattr(self, name)}")
-        for name in ("min_lr_ratio", "decay_ratio", "warmup_ratio"):
+        for name in ("min_lr_ratio", "decay_ratio", "warmup_ratio", "activation_budget"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ConfigError(f"trainer.{name} must be in [0, 1], got {share}")
+        if self.moments == "bf16" and self.betas[1] > 0.99:
+            raise ConfigError(
+                f"trainer.moments: bf16 would round away what a step adds with betas[1] {self.betas[1]}; set "
+                "moments: fp32, or betas: [0.9, 0.95]"
+            )
+        if self.activation_budget != 1 and self.compile == "off":
+            raise ConfigError("trainer.activation_budget is of compiled blocks; set trainer.compile: blocks")
         if self.reload_modules and self.pretrained_checkpoint is None:
             raise ConfigError("trainer.reload_modules is set, but trainer.pretrained_checkpoint is not")
         if self.keep_statistics and self.pretrained_checkpoint is None:

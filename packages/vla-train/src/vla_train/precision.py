@@ -1,38 +1,60 @@
-"""Weights of a low precision need fp32 copies to be trained: small steps vanish in their rounding."""
+"""In which precision a run keeps its weights and computes; fp32 masters step weights of a low one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 from vla_core.errors import ConfigError
+from vla_core.model import VLAModel
 
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
+from vla_train.masters import MasterAdamW
 
-LOW = (torch.bfloat16, torch.float16)
+
+def set_precision(model: VLAModel, settings: TrainerConfig, engine: Engine) -> None:
+    """Round the weights to bf16 where ``trainer.precision`` says so, in place.
+
+    Buffers stay: rotary tables and the like lose their meaning in bf16. A geometry encoder keeps its weights,
+    which have an option of their own, and computes under autocast, as such encoders were trained. Under an
+    engine that keeps masters itself nothing is done here.
+    """
+    if settings.precision != "bf16" or engine.has_masters:
+        return
+    device = engine.device
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not name.startswith("geometry."):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if device.type == "cuda":
+        # What the wider weights took is of other sizes than what activations will take.
+        torch.cuda.empty_cache()
+    if model.geometry is not None:
+        encoder: Any = model.geometry
+        encoder.forward = torch.autocast(device.type, torch.bfloat16)(encoder.forward)
 
 
-def check_masters(model: nn.Module, settings: TrainerConfig, engine: Engine) -> list[str]:
-    """Lines to say about trainable weights of a low precision.
+def masters_of(model: nn.Module, engine: Engine) -> int:
+    """How many trainable weights have a master beside them."""
+    free = [p for p in model.parameters() if p.requires_grad]
+    low = sum(p.numel() for p in free if p.dtype == torch.bfloat16)
+    return sum(p.numel() for p in free) if engine.has_masters else low
+
+
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: TrainerConfig, engine: Engine
+) -> torch.optim.Optimizer:
+    """AdamW for the groups: one with masters where a weight has a low precision and the engine keeps none.
 
     Raises:
-        ConfigError: they would be stepped without fp32 masters although all is to be fp32.
+        ConfigError: moments of a precision that the engine does not have.
     """
-    if engine.has_masters:
-        return []
-    low = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.dtype in LOW]
-    if not low:
-        return []
-    name, parameter = low[0]
-    dtype = str(parameter.dtype).removeprefix("torch.")
-    trouble = (
-        f"{sum(p.numel() for _, p in low):,} weights ({name}, ...) would be trained in {dtype} without fp32 "
-        "masters, so that most small steps are rounded away"
-    )
-    fix = (
-        f"set framework.{name.partition('.')[0]}.dtype=float32 with trainer.precision=bf16, freeze it, or "
-        "use DeepSpeed"
-    )
-    if settings.precision == "fp32":
-        raise ConfigError(f"trainer.precision is fp32, and {trouble}; {fix}")
-    return [f"warning: {trouble}; {fix}"]
+    if settings.moments == "bf16" and engine.has_masters:
+        raise ConfigError(f"trainer.moments: {engine.name} keeps them in fp32; set moments: fp32")
+    low = any(p.dtype == torch.bfloat16 for group in groups for p in group["params"])
+    if settings.moments == "bf16" or (low and not engine.has_masters):
+        moments = torch.bfloat16 if settings.moments == "bf16" else torch.float32
+        return MasterAdamW(groups, settings.betas, settings.eps, moments)
+    cuda = engine.device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps, fused=cuda)

@@ -65,6 +65,12 @@ class ProgressBar:
             left = (now - self._began) / max(1, step - self.start) * (self.total - step)
             self.console.print(f"step {step}/{self.total}  {text}  {left:.0f} s left", highlight=False)
 
+    def first(self, step: int) -> None:
+        """Say that the first step is done, and how long it took with all that comes before it."""
+        self.note(
+            f"step {step}: the first is done, {time.monotonic() - self._began:.1f} s after the loop began"
+        )
+
     def note(self, text: str) -> None:
         """A line of its own."""
         if self.visible:

@@ -111,7 +111,7 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     name = config.run_id or f"{config.framework.get('name', 'run')}-{stamp}"
     resumes = bool(config.trainer.resume)
     run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes))
-    composed = compose(tree, config)
+    composed = compose(tree, config, engine.device)
     if resumes:
         samples = samples_a_step(config.trainer, engine.world)
         engine.agree(lambda: check_resumable(run_dir, composed.resolved, samples, composed.policy))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 from vla_core.batch import Batch
@@ -17,6 +16,7 @@ from vla_core.batch import Batch
 from vla_train import resume
 from vla_train.auxiliary import wants_future, weights_at
 from vla_train.balance import Balance, means_of
+from vla_train.compiling import compile_model
 from vla_train.composition import Composed
 from vla_train.data import Collate, TransformedDataset
 from vla_train.ema import EMA
@@ -28,7 +28,7 @@ from vla_train.lora import apply_lora
 from vla_train.meter import Meter
 from vla_train.noise import seed_streams
 from vla_train.optim import Rates, freeze, parameter_groups
-from vla_train.precision import check_masters
+from vla_train.precision import make_optimizer, set_precision
 from vla_train.progress import ProgressBar
 from vla_train.reach import freeze_unreached, unreached
 from vla_train.run_info import describe_run
@@ -78,13 +78,12 @@ class Trainer:
         if self.settings.lora is not None:
             apply_lora(self.model, self.settings.lora)
         freeze(self.model, self.settings.freeze_modules)
+        set_precision(self.model, self.settings, self.engine)
         self.unreached = [] if self.engine.shards else unreached(self.model, self._probe(), self.engine)
         freeze_unreached(self.model, self.unreached)
-        self.notes = check_masters(self.model, self.settings, self.engine)
-        groups = parameter_groups(self.model, self.settings)
-        optimizer = torch.optim.AdamW(
-            groups, betas=self.settings.betas, eps=self.settings.eps, fused=self.device.type == "cuda"
-        )
+        note = compile_model(self.model, self.settings)
+        self.notes = [] if note is None else [note]
+        optimizer = make_optimizer(parameter_groups(self.model, self.settings), self.settings, self.engine)
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
         self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights)
@@ -149,10 +148,14 @@ class Trainer:
                     batches = feed.step()
                 weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
+                if step == start + 1:
+                    # What it waited for, compilation above all, is over: from here on the rate is steady.
+                    self.guard.check()
+                    progress.first(step)
                 if last or step % settings.log_every == 0:
                     # One of the few places where the loop waits for the device.
                     self.guard.check()
-                    metrics = meter.read(self._mean) | self.rates.read() | weights
+                    metrics = meter.read(self._mean) | self.rates.read() | weights | engine.memory()
                     progress.update(step, metrics)
                     _log(trackers, step, metrics)
                 stopping = stop.asked(engine, step)

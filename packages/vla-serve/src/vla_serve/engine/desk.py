@@ -110,6 +110,15 @@ class Desk:
         ticket.future.add_done_callback(lambda _: self._over(ticket))
         return ticket, older
 
+    def drop_until(self, session: str, step: int) -> list[Ticket]:
+        """Take out what a session asked at ``step`` or before, and still waits."""
+        with self._lock:
+            waiting = [*self._incoming.of(session), *self._ready.of(session)]
+            past = [ticket for ticket in waiting if ticket.step is not None and ticket.step <= step]
+            for ticket in past:
+                self._drop(ticket)
+            return past
+
     def _admit(self, ticket: Ticket) -> None:
         now, seconds = time.monotonic(), partial(self.estimates.seconds, ticket.steps)
         left = self._left_of_run(now)

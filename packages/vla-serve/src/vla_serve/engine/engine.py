@@ -60,6 +60,7 @@ class Engine:
         self.policy = as_policy(policy)
         self.max_queue = max_queue
         self.max_batch = 1 if isinstance(self.policy, RowByRow) else max_batch
+        self._horizon = max(spec.action.horizon for spec in self.policy.specs.values())
         self._sizes = sizes(self.max_batch, deterministic)
         self._timeout_s = model_timeout_s
         self._on_thread, self._on_failure = on_thread, on_failure
@@ -106,6 +107,7 @@ class Engine:
         *,
         steps: int | None = None,
         deadline: float | None = None,
+        step: int | None = None,
         supersedes: bool = False,
     ) -> Future[Answer]:
         """Queue a request; cancelling the future takes it off the queue.
@@ -115,17 +117,23 @@ class Engine:
             make_row: called in another thread; what it raises the future raises.
             steps: denoise steps.
             deadline: on the monotonic clock.
+            step: control step of the session's episode; see :meth:`drop_past`.
             supersedes: drop what of the session still waits.
 
         Raises:
             Refused: the queue is full, or the answer would come too late.
             NotServing: the engine is stopping, or has failed.
         """
-        make = partial(Ticket, session, make_row, steps, deadline)
+        make = partial(Ticket, session, make_row, steps, deadline, step=step)
         ticket, older = self._desk.arrive(make, supersedes)
         for dropped in older:
             dropped.fail(Superseded())
         return ticket.future
+
+    def drop_past(self, session: str, step: int) -> None:
+        """A session's robot is at ``step``: what asks for earlier steps alone, and waits, is dropped."""
+        for dropped in self._desk.drop_until(session, step - self._horizon):
+            dropped.fail(Superseded())
 
     def replied(self, answer: Answer) -> None:
         """The front has sent an answer: how long that takes is reckoned with."""
@@ -134,6 +142,10 @@ class Engine:
     def drain(self, timeout_s: float = 0.0) -> bool:
         """Take nothing new; whether all that was taken is answered within ``timeout_s``."""
         self._desk.close("the server is shutting down")
+        return self.wait_empty(timeout_s)
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Whether all that was taken is answered within ``timeout_s``."""
         return self._desk.wait_empty(timeout_s)
 
     def close(self) -> None:

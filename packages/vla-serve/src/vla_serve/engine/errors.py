@@ -39,3 +39,7 @@ class NotServing(EngineError):
 
 class ModelFailed(EngineError):
     """The policy raised; the cause is ``__cause__``."""
+
+
+class WrongState(EngineError):
+    """What was asked cannot be done as things stand."""

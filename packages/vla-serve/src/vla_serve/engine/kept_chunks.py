@@ -49,8 +49,8 @@ class KeptChunks:
                 self._chunks.popitem(last=False)
         return name
 
-    def get(self, name: str) -> KeptChunk:
-        """The chunk; :class:`FieldError` when it is not kept."""
+    def get(self, name: str, field: str = "previous.chunk_id") -> KeptChunk:
+        """The chunk; :class:`FieldError`, of ``field``, when it is not kept."""
         with self._lock:
             chunk = self._chunks.get(name)
         if chunk is None:
@@ -58,8 +58,14 @@ class KeptChunks:
                 f"no chunk '{name[:40]}' in this session's episode; it is another one's, from before the "
                 f"reset, or older than the last {CHUNKS_KEPT}: leave previous out once"
             )
-            raise FieldError("previous.chunk_id", description, "UNKNOWN_CHUNK")
+            raise FieldError(field, description, "UNKNOWN_CHUNK")
         return chunk
+
+    def forget_before(self, name: str) -> None:
+        """Forget the chunks that are older than one that is kept."""
+        with self._lock:
+            while self._chunks and next(iter(self._chunks)) != name:
+                self._chunks.popitem(last=False)
 
 
 def check_carries_over(spec: RobotSpec) -> None:

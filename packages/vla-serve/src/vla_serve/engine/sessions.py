@@ -37,11 +37,12 @@ class Episode:
 
 @dataclass
 class Session:
-    """One client's state; ``owner`` is who opened it, as far as the transport knows."""
+    """One client's state with one policy; ``owner`` is who opened it, as far as the transport knows."""
 
     id: str
     spec: RobotSpec
     owner: str = ""
+    policy: str = ""
     episode: Episode = field(default_factory=Episode)
     used_at: float = field(default_factory=time.monotonic)
     holds: int = 0
@@ -79,14 +80,14 @@ class Sessions:
         with self._lock:
             self._sessions = {k: s for k, s in self._sessions.items() if not self._expired(s, now)}
 
-    def open(self, spec: RobotSpec, owner: str = "") -> Session:
+    def open(self, spec: RobotSpec, owner: str = "", policy: str = "") -> Session:
         """A new session; :class:`Refused` when there are too many."""
         self.sweep()
         with self._lock:
             if len(self._sessions) >= self.limit and not self._make_room():
                 message = f"{self.limit} sessions are open; close one or raise --max_sessions"
                 raise Refused(message, "TOO_MANY_SESSIONS", 1.0)
-            session = Session(secrets.token_hex(16), spec, owner)
+            session = Session(secrets.token_hex(16), spec, owner, policy)
             self._sessions[session.id] = session
             return session
 
@@ -132,12 +133,12 @@ class Sessions:
         """Start an episode."""
         self.get(session_id, owner).episode = Episode(instruction)
 
-    def advance(self, episode: Episode, step: int) -> None:
+    def advance(self, episode: Episode, step: int, field: str = "step") -> None:
         """Note the control step; :class:`FieldError` when it decreases within an episode."""
         with self._lock:
             if step < episode.step:
                 description = f"{step} after {episode.step}; call ResetSession at the start of an episode"
-                raise FieldError("step", description)
+                raise FieldError(field, description)
             episode.step = step
 
     def close(self, session_id: str, owner: str = "") -> None:

@@ -44,6 +44,7 @@ class Ticket:
         steps: denoise steps, for what the run will cost.
         deadline: on the monotonic clock, or None.
         depth: requests that waited when it came.
+        step: control step of the session's episode, or None.
     """
 
     session: str
@@ -51,6 +52,7 @@ class Ticket:
     steps: int | None
     deadline: float | None
     depth: int
+    step: int | None = None
     arrived: float = field(default_factory=time.monotonic)
     future: Future[Answer] = field(default_factory=Future)
     row: Row | None = None

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from vla_core.errors import UserError
 from vla_core.types import ActionChunk, PreviousChunk
@@ -43,7 +44,7 @@ def warm_up(
             log.info("warmed up embodiment=%s model_ms=%.1f", name, 1000 * (time.monotonic() - start))
             continue
         if on_warm is not None:
-            on_warm(lambda prepared=prepared: runner.predict([prepared], steps))  # type: ignore[misc]
+            on_warm(partial(runner.predict, [prepared], steps))
             on_warm = None
         for size in sizes:
             _time(runner, [prepared] * size, steps, size, estimates)

@@ -12,28 +12,46 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class PolicyInfo(_message.Message):
-    __slots__ = ("name", "framework", "embodiments")
+    __slots__ = ("name", "framework", "embodiments", "revision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FRAMEWORK_FIELD_NUMBER: _ClassVar[int]
     EMBODIMENTS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     framework: str
     embodiments: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., framework: _Optional[str] = ..., embodiments: _Optional[_Iterable[str]] = ...) -> None: ...
+    revision: PolicyRevision
+    def __init__(self, name: _Optional[str] = ..., framework: _Optional[str] = ..., embodiments: _Optional[_Iterable[str]] = ..., revision: _Optional[_Union[PolicyRevision, _Mapping]] = ...) -> None: ...
+
+class PolicyRevision(_message.Message):
+    __slots__ = ("policy", "revision", "weights_digest", "statistics_digest")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    revision: str
+    weights_digest: str
+    statistics_digest: str
+    def __init__(self, policy: _Optional[str] = ..., revision: _Optional[str] = ..., weights_digest: _Optional[str] = ..., statistics_digest: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_denoise_steps", "max_in_flight", "max_batch", "max_in_flight_bytes", "body_timeout_s")
+    __slots__ = ("max_denoise_steps", "max_in_flight", "max_batch", "max_in_flight_bytes", "body_timeout_s", "max_batch_bytes", "max_batch_items")
     MAX_DENOISE_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     BODY_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
     max_denoise_steps: int
     max_in_flight: int
     max_batch: int
     max_in_flight_bytes: int
     body_timeout_s: float
-    def __init__(self, max_denoise_steps: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., body_timeout_s: _Optional[float] = ...) -> None: ...
+    max_batch_bytes: int
+    max_batch_items: int
+    def __init__(self, max_denoise_steps: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., body_timeout_s: _Optional[float] = ..., max_batch_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("server_version", "policies", "max_message_bytes", "max_queue", "max_sessions", "session_idle_timeout_s", "limits")
@@ -98,7 +116,7 @@ class RealTimeChunking(_message.Message):
     def __init__(self, max_delay_steps: _Optional[int] = ..., chunks_kept: _Optional[int] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s", "real_time_chunking", "limits")
+    __slots__ = ("session_id", "policy", "contract", "max_message_bytes", "idle_timeout_s", "real_time_chunking", "limits", "revision")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +124,7 @@ class OpenSessionResponse(_message.Message):
     IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     REAL_TIME_CHUNKING_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     policy: str
     contract: _specs_pb2.RobotSpec
@@ -113,7 +132,8 @@ class OpenSessionResponse(_message.Message):
     idle_timeout_s: float
     real_time_chunking: RealTimeChunking
     limits: Limits
-    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., real_time_chunking: _Optional[_Union[RealTimeChunking, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    revision: PolicyRevision
+    def __init__(self, session_id: _Optional[str] = ..., policy: _Optional[str] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., max_message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., real_time_chunking: _Optional[_Union[RealTimeChunking, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., revision: _Optional[_Union[PolicyRevision, _Mapping]] = ...) -> None: ...
 
 class ResetSessionRequest(_message.Message):
     __slots__ = ("session_id", "instruction")
@@ -205,15 +225,113 @@ class ServerTimings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., prepare_ms: _Optional[float] = ..., finish_ms: _Optional[float] = ..., batch: _Optional[int] = ..., queue_depth: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("actions", "timings", "seed", "chunk_id", "frozen_steps")
+    __slots__ = ("actions", "timings", "seed", "chunk_id", "frozen_steps", "revision", "request_id")
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
     FROZEN_STEPS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     actions: _types_pb2.Tensor
     timings: ServerTimings
     seed: int
     chunk_id: str
     frozen_steps: int
-    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ..., chunk_id: _Optional[str] = ..., frozen_steps: _Optional[int] = ...) -> None: ...
+    revision: PolicyRevision
+    request_id: str
+    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ..., chunk_id: _Optional[str] = ..., frozen_steps: _Optional[int] = ..., revision: _Optional[_Union[PolicyRevision, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CheckCompatibilityRequest(_message.Message):
+    __slots__ = ("config",)
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    config: SessionConfig
+    def __init__(self, config: _Optional[_Union[SessionConfig, _Mapping]] = ...) -> None: ...
+
+class Mismatch(_message.Message):
+    __slots__ = ("field", "policy", "client", "description")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    policy: str
+    client: str
+    description: str
+    def __init__(self, field: _Optional[str] = ..., policy: _Optional[str] = ..., client: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
+
+class CheckCompatibilityResponse(_message.Message):
+    __slots__ = ("mismatches", "contract", "revision")
+    MISMATCHES_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    mismatches: _containers.RepeatedCompositeFieldContainer[Mismatch]
+    contract: _specs_pb2.RobotSpec
+    revision: PolicyRevision
+    def __init__(self, mismatches: _Optional[_Iterable[_Union[Mismatch, _Mapping]]] = ..., contract: _Optional[_Union[_specs_pb2.RobotSpec, _Mapping]] = ..., revision: _Optional[_Union[PolicyRevision, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "message", "status")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    status: bytes
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., status: _Optional[bytes] = ...) -> None: ...
+
+class PredictBatchRequest(_message.Message):
+    __slots__ = ("session_id", "items")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    items: _containers.RepeatedCompositeFieldContainer[PredictRequest]
+    def __init__(self, session_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[PredictRequest, _Mapping]]] = ...) -> None: ...
+
+class PredictBatchResult(_message.Message):
+    __slots__ = ("answer", "failure")
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    answer: PredictResponse
+    failure: Failure
+    def __init__(self, answer: _Optional[_Union[PredictResponse, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class PredictBatchResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[PredictBatchResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[PredictBatchResult, _Mapping]]] = ...) -> None: ...
+
+class ExecutedSteps(_message.Message):
+    __slots__ = ("chunk_id", "executed_steps", "step")
+    CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    chunk_id: str
+    executed_steps: int
+    step: int
+    def __init__(self, chunk_id: _Optional[str] = ..., executed_steps: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class StreamActionsRequest(_message.Message):
+    __slots__ = ("session_id", "request_id", "observation", "executed", "timeout_s")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    EXECUTED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_id: int
+    observation: PredictRequest
+    executed: ExecutedSteps
+    timeout_s: float
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[int] = ..., observation: _Optional[_Union[PredictRequest, _Mapping]] = ..., executed: _Optional[_Union[ExecutedSteps, _Mapping]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class StreamActionsResponse(_message.Message):
+    __slots__ = ("request_id", "answer", "failure")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    answer: PredictResponse
+    failure: Failure
+    def __init__(self, request_id: _Optional[int] = ..., answer: _Optional[_Union[PredictResponse, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...

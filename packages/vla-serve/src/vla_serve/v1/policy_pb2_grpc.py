@@ -70,6 +70,21 @@ class PolicyServiceStub(object):
                 request_serializer=vla__serve_dot_v1_dot_policy__pb2.PredictRequest.SerializeToString,
                 response_deserializer=vla__serve_dot_v1_dot_policy__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.CheckCompatibility = channel.unary_unary(
+                '/vla_serve.v1.PolicyService/CheckCompatibility',
+                request_serializer=vla__serve_dot_v1_dot_policy__pb2.CheckCompatibilityRequest.SerializeToString,
+                response_deserializer=vla__serve_dot_v1_dot_policy__pb2.CheckCompatibilityResponse.FromString,
+                _registered_method=True)
+        self.PredictBatch = channel.unary_unary(
+                '/vla_serve.v1.PolicyService/PredictBatch',
+                request_serializer=vla__serve_dot_v1_dot_policy__pb2.PredictBatchRequest.SerializeToString,
+                response_deserializer=vla__serve_dot_v1_dot_policy__pb2.PredictBatchResponse.FromString,
+                _registered_method=True)
+        self.StreamActions = channel.stream_stream(
+                '/vla_serve.v1.PolicyService/StreamActions',
+                request_serializer=vla__serve_dot_v1_dot_policy__pb2.StreamActionsRequest.SerializeToString,
+                response_deserializer=vla__serve_dot_v1_dot_policy__pb2.StreamActionsResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer(object):
@@ -127,6 +142,30 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckCompatibility(self, request, context):
+        """Compares the client's specs with the contract without opening a session: all that differs, at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictBatch(self, request, context):
+        """Action chunks for several observations, of vectorised simulators for example: each item is answered or
+        refused on its own, as if it had been a Predict. The call itself fails only where no item could be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamActions(self, request_iterator, context):
+        """One session's observations and reports of executed steps in, chunks out, over one stream. A failure
+        of one observation is an answer to it and ends nothing; the stream ends with the client and when the
+        server stops. While it is open, the session is held (see HoldSession).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +203,21 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=vla__serve_dot_v1_dot_policy__pb2.PredictRequest.FromString,
                     response_serializer=vla__serve_dot_v1_dot_policy__pb2.PredictResponse.SerializeToString,
+            ),
+            'CheckCompatibility': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckCompatibility,
+                    request_deserializer=vla__serve_dot_v1_dot_policy__pb2.CheckCompatibilityRequest.FromString,
+                    response_serializer=vla__serve_dot_v1_dot_policy__pb2.CheckCompatibilityResponse.SerializeToString,
+            ),
+            'PredictBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PredictBatch,
+                    request_deserializer=vla__serve_dot_v1_dot_policy__pb2.PredictBatchRequest.FromString,
+                    response_serializer=vla__serve_dot_v1_dot_policy__pb2.PredictBatchResponse.SerializeToString,
+            ),
+            'StreamActions': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamActions,
+                    request_deserializer=vla__serve_dot_v1_dot_policy__pb2.StreamActionsRequest.FromString,
+                    response_serializer=vla__serve_dot_v1_dot_policy__pb2.StreamActionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -356,6 +410,87 @@ class PolicyService(object):
             '/vla_serve.v1.PolicyService/Predict',
             vla__serve_dot_v1_dot_policy__pb2.PredictRequest.SerializeToString,
             vla__serve_dot_v1_dot_policy__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckCompatibility(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vla_serve.v1.PolicyService/CheckCompatibility',
+            vla__serve_dot_v1_dot_policy__pb2.CheckCompatibilityRequest.SerializeToString,
+            vla__serve_dot_v1_dot_policy__pb2.CheckCompatibilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vla_serve.v1.PolicyService/PredictBatch',
+            vla__serve_dot_v1_dot_policy__pb2.PredictBatchRequest.SerializeToString,
+            vla__serve_dot_v1_dot_policy__pb2.PredictBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamActions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vla_serve.v1.PolicyService/StreamActions',
+            vla__serve_dot_v1_dot_policy__pb2.StreamActionsRequest.SerializeToString,
+            vla__serve_dot_v1_dot_policy__pb2.StreamActionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

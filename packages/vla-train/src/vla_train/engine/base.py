@@ -13,6 +13,8 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from vla_core.errors import UserError
 
+from vla_train.masters import MasterAdamW, total_norm
+
 T = TypeVar("T")
 
 
@@ -47,6 +49,7 @@ class Engine:
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take over model and optimizer: device, wrapping, sharding. Once."""
         self.model = model
+        self.masters = optimizer if isinstance(optimizer, MasterAdamW) else None
         self.module, self.optimizer = self.accelerator.prepare(model, optimizer)
 
     # ------------------------------------------------------------------ the step
@@ -70,9 +73,17 @@ class Engine:
         """
         norm = None
         if self.accelerator.sync_gradients and clip_norm:
-            norm = self.accelerator.clip_grad_norm_(self.module.parameters(), clip_norm)
+            norm = self.clip(clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return norm
+
+    def clip(self, clip_norm: float) -> Any:
+        """Bound the gradient of a step; returns its norm before, or None where it is not known."""
+        if self.masters is None:
+            return self.accelerator.clip_grad_norm_(self.module.parameters(), clip_norm)
+        norm = total_norm(p.grad for p in self.module.parameters() if p.grad is not None)
+        self.masters.scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
         return norm
 
     # ------------------------------------------------------------------ the whole model
@@ -100,6 +111,12 @@ class Engine:
     def remember(self, *objects: Any) -> None:
         """Objects with ``state_dict`` and ``load_state_dict`` that :meth:`save` is to save as well."""
         self.accelerator.register_for_checkpointing(*objects)
+
+    def memory(self) -> dict[str, float]:
+        """``memory_gib``: the most that torch had allocated on this rank's GPU; empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        return {"memory_gib": torch.cuda.max_memory_allocated(self.device) / 2**30}
 
     # ------------------------------------------------------------------ between ranks
 

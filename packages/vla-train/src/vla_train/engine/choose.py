@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
 from vla_core.errors import ConfigError, UserError
 
 from vla_train.config import TrainerConfig
@@ -54,12 +54,15 @@ def make_engine(settings: TrainerConfig) -> Engine:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
     accumulation = settings.gradient_accumulation_steps
+    # DeepSpeed takes this word for weights in bf16.
+    autocast = settings.precision == "autocast" or (deepspeed and settings.precision == "bf16")
     accelerator = Accelerator(
         cpu=settings.device == "cpu",
-        mixed_precision="bf16" if settings.precision == "bf16" else "no",
+        mixed_precision="bf16" if autocast else "no",
         gradient_accumulation_steps=accumulation,
         # The default would move batches by looking inside them; ours move themselves.
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     kind = accelerator.distributed_type
     if kind == DistributedType.DEEPSPEED:

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from vla_core.errors import ConfigError, suggest
 
 PLACEHOLDERS = ("prefix", "images", "instruction", "suffix", "queries")
-_ORDER = "the order is {prefix} {images} {instruction} {suffix} {queries}, and {state} anywhere or not at all"
+INSTRUCTED = ("prefix", "instruction", "images", "suffix", "queries")
+"""The other order: with causal attention every image token has read what the robot was told."""
+_ORDER = (
+    "the order is {prefix} {images} {instruction} {suffix} {queries}, {instruction} may come "
+    "before {images}, and {state} is anywhere or not at all"
+)
 STATE = "state"
 STATE_BINS = 256
 Whitespace: TypeAlias = Literal["keep", "strip", "collapse"]
@@ -53,7 +58,7 @@ class Template:
         for name in found:
             if name not in known:
                 raise ConfigError(f"prompt: unknown placeholder {{{name}}}{suggest(name, known)}")
-        if tuple(name for name in found if name != STATE) != PLACEHOLDERS:
+        if tuple(name for name in found if name != STATE) not in (PLACEHOLDERS, INSTRUCTED):
             raise ConfigError(f"prompt must have each placeholder once; {_ORDER}, got {found}")
         text = prompt.replace("{instruction}", cot_prompt)
         if text.count(f"{{{STATE}}}") > 1:

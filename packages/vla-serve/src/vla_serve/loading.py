@@ -1,0 +1,114 @@
+"""A checkpoint as a policy that a server runs: device, number type, threads, graphs, digests."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from vla_core.checkpoint import read_checkpoint
+from vla_core.errors import UserError
+from vla_core.graphs import GraphedPolicy, compile_blocks
+from vla_core.policy import VLAPolicy
+from vla_core.threads import fastest_thread_count
+
+from vla_serve.engine.manager import Loaded
+from vla_serve.engine.shelf import Digests
+
+log = logging.getLogger("vla_serve.server")
+
+
+@dataclass
+class CheckpointLoader:
+    """Loads checkpoints, all in the same way.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: of the weights.
+        threads: of the CPU, for the model; None: the fastest number, measured with the first policy.
+        cache_mib: of geometry features; None: as trained.
+        compile: a GPU's ``blocks``, or ``off``.
+        graphs: capture CUDA graphs on a GPU.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    threads: int | None = None
+    cache_mib: int | None = None
+    compile: Literal["off", "blocks"] = "off"
+    graphs: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads: must be at least 1, got {self.threads}")
+        if self._cuda and not torch.cuda.is_available():
+            raise UserError(f"--device {self.device}: no CUDA device here; use --device cpu")
+        self._fastest: int | None = None
+
+    @staticmethod
+    def of(
+        device: str,
+        bfloat16: bool,
+        threads: int | None,
+        cache_mib: int | None,
+        compile: Literal["off", "blocks"],
+        graphs: bool,
+    ) -> CheckpointLoader:
+        """For who has no torch at hand."""
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        return CheckpointLoader(device, dtype, threads, cache_mib, compile, graphs)
+
+    @property
+    def _cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def __call__(self, path: Path) -> Loaded:
+        """The policy; :class:`UserError` when there is none at ``path``."""
+        with ThreadPoolExecutor(1) as beside:
+            digests = beside.submit(digests_of, path)
+            policy = VLAPolicy.from_pretrained(path, self.device, self.dtype, self.cache_mib)
+            known = digests.result()
+        if self.compile == "blocks":
+            log.info("compiling %d blocks, once for each batch size", compile_blocks(policy.model))
+        loaded = Loaded(
+            policy, known, on_thread=self._on_thread, on_warm=self._on_warm, on_gone=self._on_gone
+        )
+        if self._cuda and self.graphs:
+            graphed = GraphedPolicy(policy)
+            return replace(loaded, policy=graphed, on_ready=graphed.graphs.seal)
+        return loaded
+
+    def _on_thread(self, kind: str) -> None:
+        if self._cuda and kind == "model":
+            torch.cuda.set_device(self.device if ":" in self.device else 0)
+        # Threads that prepare do small work, many at a time: none of them brings a team of its own.
+        threads = self.threads or self._fastest or torch.get_num_threads()
+        torch.set_num_threads(threads if kind == "model" else 1)
+
+    def _on_warm(self, run: Callable[[], object]) -> None:
+        if self.threads is None and not self._cuda and self._fastest is None:
+            # Not again for a later policy: beside one that answers, nothing can be measured.
+            self._fastest = fastest_thread_count(run)
+            log.info("threads %s", self._fastest)
+
+    def _on_gone(self) -> None:
+        gc.collect()
+        if self._cuda:
+            torch.cuda.empty_cache()
+
+
+def digests_of(path: Path) -> Digests:
+    """Of a checkpoint's weights and statistics; reads all of both."""
+    stored = read_checkpoint(path)
+    return Digests(_sha256(stored.weights), _sha256(stored.directory / "norm_stats.json"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,166 @@
+"""AdamW that steps fp32 masters of bf16 weights: small steps would vanish in the rounding of bf16.
+
+The master is not kept beside its weight but completes it: a bf16 number is the upper half of an fp32 number,
+so that 16 bits more a weight, the signed distance to the master, give the master back bit by bit. With its
+gradient and fp32 moments a weight takes 2 + 2 + 2 + 8 = 14 bytes instead of 16. The weight is its master,
+rounded to the nearest (halves away from zero). The rule is AdamW's (arXiv 1711.05101).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+CHUNK = 1 << 26
+"""Weights that are stepped together where there is no kernel: their masters exist meanwhile."""
+_NAN = 0x7FC00000
+
+
+def join(high: Tensor, low: Tensor) -> Tensor:
+    """The float32 master of a bfloat16 tensor and its int16 complement."""
+    bits = (high.view(torch.int16).to(torch.int32) << 16) + low.to(torch.int32)
+    return bits.view(torch.float32)
+
+
+def split(master: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of :func:`join`: (bfloat16, int16)."""
+    # All bits of a NaN set would be carried into the sign.
+    bits = torch.where(master.isnan(), _NAN, master.view(torch.int32))
+    high = (bits + 0x8000) >> 16
+    return high.to(torch.int16).view(torch.bfloat16), (bits - (high << 16)).to(torch.int16)
+
+
+class MasterAdamW(torch.optim.Optimizer):
+    """AdamW for weights in bfloat16, float32, or both.
+
+    Args:
+        params: groups with ``lr`` and ``weight_decay``.
+        betas, eps: as in AdamW.
+        moments: type of both moments. In bfloat16 they save 4 bytes a weight; a change of less than 1/256 of
+            a moment is then rounded away, which needs ``beta2`` well below 1.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        betas: tuple[float, float],
+        eps: float,
+        moments: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        self.moments = moments
+        self.scale: Tensor | None = None
+        """What the next step multiplies gradients with: cheaper than to write them anew."""
+
+    def _of(self, parameter: Tensor) -> dict[str, Any]:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(parameter, dtype=self.moments)
+            if parameter.dtype == torch.bfloat16:
+                state["low"] = torch.zeros_like(parameter, dtype=torch.int16)
+        return state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; ``closure`` is not supported (None)."""
+        assert closure is None
+        for group in self.param_groups:
+            options = {k: group[k] for k in ("lr", "weight_decay", "betas", "eps")}
+            for chunk in _chunks(p for p in group["params"] if p.grad is not None):
+                for parameter in chunk:
+                    self._of(parameter)["step"] += 1
+                step = self._in_one_pass if chunk[0].device.type == "cuda" else self._in_parts
+                step(chunk, options)
+        self.scale = None
+
+    def _in_one_pass(self, chunk: list[Tensor], options: dict[str, Any]) -> None:
+        from vla_train import adamw_kernel
+
+        for p in chunk:
+            state, gradient = self.state[p], p.grad
+            assert gradient is not None
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            adamw_kernel.step(
+                p,
+                state.get("low"),
+                gradient.contiguous(),
+                *moments,
+                self.scale,
+                **options,
+                number=state["step"],
+            )
+
+    def _in_parts(self, chunk: list[Tensor], options: dict[str, Any]) -> None:
+        states = [self.state[p] for p in chunk]
+        masters = self._masters(chunk)
+        gradients = [p.grad.float() for p in chunk if p.grad is not None]
+        if self.scale is not None:
+            gradients = [g * self.scale for g in gradients]
+        means = [state["exp_avg"].float() for state in states]
+        squares = [state["exp_avg_sq"].float() for state in states]
+        adamw(
+            masters,
+            gradients,
+            means,
+            squares,
+            [],
+            [torch.tensor(float(s["step"] - 1)) for s in states],
+            amsgrad=False,
+            maximize=False,
+            beta1=options["betas"][0],
+            beta2=options["betas"][1],
+            lr=options["lr"],
+            weight_decay=options["weight_decay"],
+            eps=options["eps"],
+        )
+        for p, state, master, mean, square in zip(chunk, states, masters, means, squares, strict=True):
+            if "low" in state:
+                high, low = split(master)
+                p.copy_(high)
+                state["low"].copy_(low)
+            state["exp_avg"].copy_(mean)
+            state["exp_avg_sq"].copy_(square)
+
+    def _masters(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        states = [(p, self.state[p]) for p in parameters]
+        return [join(p, state["low"]) if "low" in state else p for p, state in states]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`; torch's own would round everything to the weights' type."""
+        super().load_state_dict({**state_dict, "state": {}})
+        names = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        own = chain.from_iterable(group["params"] for group in self.param_groups)
+        for name, parameter in zip(names, own, strict=True):
+            if name in state_dict["state"]:
+                saved = state_dict["state"][name]
+                self.state[parameter] = {
+                    k: v.to(parameter.device) if isinstance(v, Tensor) else v for k, v in saved.items()
+                }
+
+
+def _chunks(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    chunk: list[Tensor] = []
+    held = 0
+    for parameter in parameters:
+        chunk.append(parameter)
+        held += parameter.numel()
+        if held >= CHUNK:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def total_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together, float32; 0 without any."""
+    held = list(gradients)
+    if not held:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(held, 2, torch.float32)))
