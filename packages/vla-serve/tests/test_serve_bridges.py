@@ -326,3 +326,12 @@ def test_a_bridge_is_checked_before_it_listens(tmp_path, capsys):
             assert (code, expected in said) == (2, True), said
         address = server.address
     assert main(["bridge", "--address", address, "--starvla_port", "0", "--wait_s", "0.1"]) == 1
+
+
+def test_the_policy_is_named_where_there_are_several(capsys):
+    with PolicyServer({"one": Looking(), "two": Looking()}) as server:
+        words = ["bridge", "--address", server.address, "--starvla_port", "0"]
+        assert main(words) == 2
+        assert "--policy: name one of one, two" in capsys.readouterr().err
+        assert main([*words, "--policy", "tow"]) == 2
+        assert "--policy: 'tow' is not served (did you mean 'two'?)" in capsys.readouterr().err

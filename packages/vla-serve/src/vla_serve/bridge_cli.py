@@ -67,7 +67,13 @@ async def _run(args: argparse.Namespace) -> None:
         info = connect()
         await info.wait_ready(args.wait_s)
         speakers = await start.speakers(
-            connect, list(reserved), start.read(args.repack), embodiment, args.timeout_s, args.denoise_steps
+            connect,
+            list(reserved),
+            start.read(args.repack),
+            args.policy,
+            embodiment,
+            args.timeout_s,
+            args.denoise_steps,
         )
         await info.close()
         stop = asyncio.Event()

@@ -125,7 +125,10 @@ class Doctor:
     async def _embodiments(self, client: AsyncPolicyClient, yardstick: Yardstick, found: Diagnosis) -> None:
         """Statistics are an embodiment's: does another one of the policy answer as recorded?"""
         own = client.contract
+        asked = self._options.get("policy", "")
         for policy in (await client.server_info()).policies:
+            if policy.name != (asked or policy.name):
+                continue
             for name in policy.embodiments:
                 if name == own.embodiment:
                     continue
