@@ -270,6 +270,30 @@ def test_the_report_is_in_real_units_and_by_step(server, capsys):
     assert "The answers follow the recording, and nothing that was tried is better" in said
 
 
+CLIENT = """
+from dataclasses import replace
+def send(observation):
+    return replace(observation, images={k: v[..., ::-1].copy() for k, v in observation.images.items()})
+def show(observation):
+    return observation.images
+"""
+
+
+def test_a_mistake_in_the_robots_own_code_is_named(server, capsys, tmp_path):
+    (tmp_path / "robot.py").write_text(CLIENT)
+    assert doctor(server.address, Fault(""), "--client", f"{tmp_path}/robot.py:send", "--frames", "12") == 1
+    assert "Explained by: images: RGB/BGR\n" in capsys.readouterr().out
+    for name, words in (
+        (f"{tmp_path}/robot.py:show", "it returned a dict, expected an Observation"),
+        (f"{tmp_path}/robot.py:sent", "has no function 'sent'"),
+        (f"{tmp_path}/none.py:send", "cannot be imported"),
+        ("no_such_module:send", "cannot be imported"),
+        ("send", "is neither FILE.py:FUNCTION nor MODULE:FUNCTION"),
+    ):
+        assert doctor(server.address, Fault(""), "--client", name) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_what_cannot_be_replayed_is_said(server, capsys, tmp_path):
     for words, expected in (
         (["--data", str(tmp_path)], "has none of arrays.json, meta/info.json"),

@@ -20,6 +20,7 @@ from vla_serve.contract_text import contract_lines
 from vla_serve.doctor.diagnosis import FOLLOWED, Diagnosis, Doctor
 from vla_serve.doctor.errors import Yardstick
 from vla_serve.doctor.frames import Frames, check_replayable, differences, read_frames
+from vla_serve.doctor.robot_code import function
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="directory of the recording")
     add("--source", help="what reads it, for example lerobot (default: by the files that are there)")
+    add(
+        "--client",
+        metavar="FILE.py:FUNCTION",
+        help="what your robot's code does to an Observation before it is sent, to find mistakes in it",
+    )
     add("--frames", type=int, default=32, help="spread over the recording (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the policy's noise (default: %(default)s)")
     add("--all", action="store_true", help="try the causes also where the answers follow the recording")
@@ -109,6 +115,8 @@ def _run(args: argparse.Namespace, data_options: dict[str, Any]) -> int:
         print("\n".join(contract_lines(contract, client.max_delay_steps)))
     frames: Frames = read_frames(args.data, args.source, data_options, contract.action.horizon, args.frames)
     check_replayable(contract, frames.spec)
+    if args.client is not None:
+        frames = frames.through(function(args.client))
     for line in differences(contract, frames.spec):
         print(f"differs: {line}")
     print(f"{len(frames.observations)} frames of {args.data}")

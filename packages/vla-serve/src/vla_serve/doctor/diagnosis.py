@@ -89,13 +89,14 @@ class Doctor:
 
     def __init__(self, address: str, options: dict[str, Any], frames: Frames, seed: int = 0) -> None:
         self._address, self._options, self._frames, self._seed = address, options, frames, seed
+        self._sent = frames.observations if frames.sent is None else frames.sent
 
     async def examine(self, every: bool = False) -> Diagnosis:
         """Measure; try the causes if something does not follow the recording, or ``every`` time."""
         async with AsyncPolicyClient(self._address, **self._options) as client:
             contract = client.contract
             yardstick = Yardstick(contract.action, self._frames)
-            answers = await self._replay(client, self._frames.observations)
+            answers = await self._replay(client, self._sent)
             found = Diagnosis(answers, yardstick.scores(answers))
             if not every and (found.scores < FOLLOWED).all():
                 return found
@@ -108,7 +109,7 @@ class Doctor:
 
     async def _inputs(self, client: AsyncPolicyClient, yardstick: Yardstick, found: Diagnosis) -> None:
         for cause in input_causes(client.contract, self._frames):
-            frames = [cause.undo(fitted(o, client.contract)) for o in self._frames.observations]
+            frames = [cause.undo(fitted(o, client.contract)) for o in self._sent]
             try:
                 answers = await self._replay(client, frames)
             except UserError as error:
@@ -140,7 +141,7 @@ class Doctor:
                             continue
                         if other.contract.action.horizon != own.action.horizon:
                             continue
-                        answers = await self._replay(other, self._frames.observations)
+                        answers = await self._replay(other, self._sent)
                 except UserError as error:
                     found.refused[f"statistics key: {name}"] = str(error)
                     continue
