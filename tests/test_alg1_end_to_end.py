@@ -87,7 +87,9 @@ def test_gradients_reach_what_they_should_and_inference_has_none_of_it(config: P
     policy, data = composed.policy, composed.data
     assert policy.model.auxiliary is not None
     pipeline = next(iter(policy.pipelines.values()))
-    dataset = TransformedDataset(data.train, pipeline, 0, False, future=True)
+    dataset = TransformedDataset(
+        data.train, {pipeline.input_spec.embodiment: pipeline}, 0, False, future=True
+    )
     assert policy.collator is not None
     batch = Collate(policy.collator, future=True)([dataset[(i, 10 * i)] for i in range(4)])
     for name in TERMS:

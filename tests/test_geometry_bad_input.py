@@ -185,7 +185,7 @@ def quick(quickstart: dict[str, Any], tmp_path: Path) -> Callable[..., int]:
         ("mapanything", "geometry.bf16=false", "resize the images to 70 x 70"),
         ("mapanything", "geometry.size=tny", "geometry.size: no size 'tny' (did you mean 'tiny'?)"),
         ("tiny", "geometry.weights=nowhere.safetensors", "geometry.weights: no file 'nowhere.safetensors'"),
-        ("tiny", "geometry.cache_mib=-1", "geometry.cache_mib: -1 must be at least 0"),
+        ("tiny", "geometry.cache_mib=-1", "geometry.cache_mib': must be >= 0, got -1"),
         ("tiny", "fusion={name: position_3d}", "cameras.depth: missing; every view needs a depth image"),
         ("tiny", "fusion={name: position_3d, depth: geometry}", "cameras.intrinsics: missing"),
     ],

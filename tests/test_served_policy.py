@@ -195,5 +195,5 @@ def test_a_trained_policy_gets_its_cache_when_it_is_served(tmp_path: Path) -> No
     with PolicyServer(policy) as server, PolicyClient(server.address) as client:
         client.predict(make_observation(spec), view_keys={"camera_0": "a"})
     assert len(policy.model.geometry.cache) == 1
-    with pytest.raises(UserError, match=r"cache_mib: -1 must be at least 0"):
+    with pytest.raises(UserError, match=r"cache_mib'?: must be >= 0, got -1"):
         VLAPolicy.from_pretrained(path, cache_mib=-1)

@@ -78,7 +78,7 @@ def composed(quickstart: dict[str, Any], tmp_path: Path) -> Composed:
 def test_dataset_and_wire_give_the_same_batch_and_actions(composed: Composed, tmp_path: Path) -> None:
     policy = stirred(composed.policy)
     assert policy.collator is not None
-    pipeline = policy.pipelines[composed.data.spec.embodiment]
+    pipeline = policy.pipelines[next(iter(composed.data.specs))]
     source = composed.data.train[0]
     samples = [source[i] for i in (0, len(source) // 2, len(source) - 1)]
     recording = Recording(policy, [])

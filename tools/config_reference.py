@@ -18,7 +18,7 @@ from typing import Any
 
 import tomllib
 from omegaconf import MISSING
-from vla_core import registry
+from vla_core import ranges, registry
 from vla_core.framework import FrameworkConfig
 from vla_train.config import DatasetsConfig, RunConfig, TrainerConfig
 
@@ -36,9 +36,10 @@ vla-train --config configs/quickstart.yaml trainer.max_steps=500 framework.head.
 ```
 
 `framework.name` picks a preset; whatever else stands under `framework` changes it. A part is written
-`{name: <its name>, <its options>}`. Every key is checked: an unknown one or a value of the wrong type stops
-the program with one line that names file, line, key and the nearest valid name. The resolved config is
-saved in the checkpoint.
+`{name: <its name>, <its options>}`. Every key is checked: an unknown one, a value of the wrong type or a
+number out of the range beside its type (NaN and infinity are in none) stops the program with one line that
+names file, line, key and the nearest valid name or the range. The resolved config is saved in the
+checkpoint.
 """
 PLACES = {
     "vla.vlms": ("framework.vlm", "Backbone"),
@@ -79,11 +80,17 @@ def markdown(text: str) -> str:
     return text.replace("``", "`").replace("|", "\\|")
 
 
-def show_type(field: dataclasses.Field[Any]) -> str:
-    """The annotation, with literals as their values."""
+def show_type(cls: type, field: dataclasses.Field[Any]) -> str:
+    """The annotation, with literals as their values and the range of its numbers."""
     text = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+    for name, alias in vars(sys.modules[cls.__module__]).items():
+        if ranges.bare(alias)[1] is not None:
+            text = re.sub(rf"\b{name}\b", ranges.bare(alias)[0].__name__, text)
+    text = re.sub(r"Annotated\[(\w+), Range\([^)]*\)\]", r"\1", text)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda m: re.sub(r"[\"']", "", m[1].replace(", ", " | ")), text)
-    return text.replace("dict[str, Any]", "mapping").replace("|", "\\|")
+    limits = dict.fromkeys(str(limit or "") for _, limit in ranges.ranges_of(ranges.hints(cls)[field.name]))
+    text = ", ".join([text.replace("dict[str, Any]", "mapping"), *filter(None, limits)])
+    return text.replace("|", "\\|")
 
 
 def default(field: dataclasses.Field[Any]) -> Any:
@@ -121,7 +128,7 @@ def section(title: str, cls: type, lead: str = "", nested: bool = True) -> Itera
     alone = summary(cls) if len(rows) == 1 else ""
     for field in rows:
         meaning = meanings.get(field.name, alone)
-        yield f"| `{field.name}` | {show_type(field)} | {show_default(field)} | {meaning} |"
+        yield f"| `{field.name}` | {show_type(cls, field)} | {show_default(field)} | {meaning} |"
     for field in rows if nested else ():
         if dataclasses.is_dataclass(inner := default(field)):
             yield from section(f"{title}: `{field.name}`", type(inner))

@@ -69,7 +69,7 @@ def test_file_and_line(write):
         build_policy(config, {"default": SPEC}, tree=tree)
     bad = write("bad.yaml", "framework:\n  vlm: {name: fake}\n  head: {name: fake}\n  horizon: 0\n")
     tree = load_tree([bad])
-    with pytest.raises(ConfigError, match=rf"^{bad}:1: framework.horizon must be at least 1, got 0$"):
+    with pytest.raises(ConfigError, match=rf"^{bad}:4: 'framework.horizon': must be >= 1, got 0$"):
         build_config(FrameworkConfig, tree.data["framework"], "framework", tree)
     steps = write("steps.yaml", "framework:\n  transforms:\n  - name: resize\n  - name: normalise\n")
     tree = load_tree([path, steps], ["framework.head={name: fake, noise_scale: 1}"])

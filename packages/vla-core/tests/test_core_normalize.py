@@ -131,7 +131,7 @@ def test_state_has_its_own_mode():
     [
         ({"groups": {"hnad": "binary"}}, "no group 'hnad' (did you mean 'hand'?)"),
         ({"groups": {"hand": "binray"}}, "group 'hand' has mode 'binray' (did you mean 'binary'?)"),
-        ({"clip": -1}, "clip must be >= 0, got -1.0"),
+        ({"clip": -1}, "must be >= 0, got -1.0"),
         ({"action": "q98"}, "framework.transforms.0.action': no 'q98' here (did you mean 'q99'?)"),
     ],
 )

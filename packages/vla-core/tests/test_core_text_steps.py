@@ -57,7 +57,7 @@ def test_a_template_of_ones_own_keeps_braces_in_the_instruction():
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"bins": 1}, "bins must be at least 2"),
+        ({"bins": 1}, "must be >= 2, got 1"),
         ({"template": "{instruction}"}, r"must contain \{state\} once"),
         ({"template": "{state} {state} {instruction}"}, r"must contain \{state\} once"),
     ],

@@ -64,6 +64,12 @@ class Toy:
         return np.concatenate([d.columns[key] for d in self.demonstrations])
 
 
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory, monkeypatch):
+    """Scanned videos are remembered under the user's cache directory, which tests leave alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def toy_spec() -> RobotSpec:
     return _spec()

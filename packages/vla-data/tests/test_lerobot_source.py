@@ -230,13 +230,14 @@ def test_errors_are_one_line(toy, tmp_path):
         _message(error)
 
 
-def test_version_2_1_names_the_converter(toy, tmp_path):
+def test_a_wrong_version_is_one_line(toy, tmp_path):
     old = _broken(toy, tmp_path, "old")
     info = json.loads((old / "meta" / "info.json").read_text())
-    (old / "meta" / "info.json").write_text(json.dumps({**info, "codebase_version": "v2.1"}))
-    with pytest.raises(UserError, match=r"v2\.1") as error:
-        LeRobotSource(LeRobotConfig(str(old)), 1)
-    assert "python -m lerobot.scripts.convert_dataset_v21_to_v30" in _message(error)
+    for version, says in (("v2.1", "v2.1 lists them in meta/episodes.jsonl"), ("v1.6", "v1.6 is not known")):
+        (old / "meta" / "info.json").write_text(json.dumps({**info, "codebase_version": version}))
+        with pytest.raises(UserError, match=says) as error:
+            LeRobotSource(LeRobotConfig(str(old)), 1)
+        _message(error)
 
 
 def test_broken_files_are_named(toy, tmp_path):

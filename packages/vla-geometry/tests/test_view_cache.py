@@ -164,7 +164,7 @@ def test_bad_keys_name_the_field(encoder, keys, message):
 def test_a_cache_is_for_frozen_encoders_and_keys_for_a_cache(config):
     with pytest.raises(ConfigError, match=r"geometry\.cache_mib: 8 is for a frozen encoder"):
         config(cache_mib=8, trainable=True)
-    with pytest.raises(ConfigError, match=r"geometry\.cache_mib: -1 must be at least 0"):
+    with pytest.raises(ConfigError, match=r"geometry\.cache_mib: must be >= 0, got -1"):
         config(cache_mib=-1)
     plain = TinyGeometryEncoder.build(TinyGeometryConfig(), 2, SIZE)
     assert plain.cache is None

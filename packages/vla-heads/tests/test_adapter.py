@@ -191,10 +191,10 @@ def test_compiles_without_graph_breaks(dims, observe, targets):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_queries": 0}, "n_queries: 0"),
-        ({"n_blocks": 0}, "n_blocks: 0"),
+        ({"n_queries": 0}, "n_queries: must be >= 1, got 0"),
+        ({"n_blocks": 0}, "n_blocks: must be >= 1, got 0"),
         ({"n_heads": 5}, "n_heads: width 24"),
-        ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"dropout": 1.0}, r"dropout: must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_config(dims, changes, message):

@@ -203,8 +203,8 @@ def test_idle_is_zero_with_a_zero_gradient_everywhere() -> None:
 @pytest.mark.parametrize(
     ("options", "dims", "what"),
     [
-        ({"loss_w_dyn": -1.0}, DIMS, "loss_w_dyn: -1.0"),
-        ({"sagr_phase_a_steps": -1}, DIMS, "sagr_phase_a_steps: -1"),
+        ({"loss_w_dyn": -1.0}, DIMS, "loss_w_dyn: must be >= 0, got -1.0"),
+        ({"sagr_phase_a_steps": -1}, DIMS, "sagr_phase_a_steps: must be >= 0, got -1"),
         ({"layer": 9}, DIMS, "layer: 9 must be from 0 to 3"),
         ({"geo_target": "tokens"}, AuxiliaryDims(H, 3, 2, GRID, V, A, T), "geo_target: tokens needs"),
     ],

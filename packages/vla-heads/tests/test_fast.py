@@ -228,7 +228,7 @@ def test_without_data_a_chunk_is_said_byte_by_byte():
     ("option", "value"), [("vocab_size", 255), ("scale", 0), ("max_tokens", 0), ("temperature", -1)]
 )
 def test_bad_config(option, value):
-    with pytest.raises(ConfigError, match=rf"{option}: {value} must be"):
+    with pytest.raises(ConfigError, match=rf"{option}: must be .*, got {value}"):
         FASTConfig(**{option: value})
     with pytest.raises(ConfigError, match="cannot read the head context"):
         FASTHead.build(FASTConfig(), HeadDims(8, 2, A, T, context_dim=4))

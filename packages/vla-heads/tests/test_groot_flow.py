@@ -259,10 +259,10 @@ def test_compiles_without_graph_breaks(observe, targets):
         ({"size": "B"}, "width: size 'B' sets"),
         ({"size": "XL"}, "size: 'XL'"),
         ({"n_heads": 5}, "n_heads: width 32"),
-        ({"n_blocks": 0}, "n_blocks: 0"),
+        ({"n_blocks": 0}, "n_blocks: must be >= 1, got 0"),
         ({"layer": 5}, "layer: 5 must be between -5"),
         ({"layer": -6}, "layer: -6"),
-        ({"steps": 0}, "steps: 0"),
+        ({"steps": 0}, "steps: must be >= 1, got 0"),
     ],
 )
 def test_bad_config(changes, message):

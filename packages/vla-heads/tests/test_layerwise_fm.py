@@ -172,10 +172,10 @@ def test_row_without_context_is_finite(dims, make_inputs, targets, wake):
     [
         ({"n_blocks": 5}, "n_blocks: 5"),
         ({"n_heads": 5}, "n_heads: width 32"),
-        ({"steps": 0}, "steps: 0"),
-        ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"steps": 0}, "steps: must be >= 1, got 0"),
+        ({"dropout": 1.0}, r"dropout: must be in \[0, 1\), got 1.0"),
         ({"vl_layer_selection": "middle"}, "vl_layer_selection: 'middle'"),
-        ({"max_blocks": 0}, "max_blocks: 0 must be at least 1"),
+        ({"max_blocks": 0}, "max_blocks: must be >= 1, got 0"),
     ],
 )
 def test_bad_config(dims, changes, message):

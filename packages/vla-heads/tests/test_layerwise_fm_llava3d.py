@@ -133,7 +133,7 @@ def test_training_rounds_to_the_dtype_of_hidden_states_that_are_not_normalised(g
         ({"width": 16}, "width: compat: starvla_llava3d has blocks of the backbone's width 32"),
         ({"project_context": "per_layer", "width": 32}, "leave width null and project_context none"),
         ({"interleave_self_attention": False}, "here every block attends to the backbone"),
-        ({"output_width": 0}, "output_width: 0 must be at least 1"),
+        ({"output_width": 0}, "output_width: must be >= 1, got 0"),
         ({"compat": "starvla", "output_width": 24}, "null with compat: starvla"),
         ({"compat": "llava3d"}, "compat: 'llava3d' must be 'none', 'starvla' or 'starvla_llava3d'"),
     ],

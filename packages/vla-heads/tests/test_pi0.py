@@ -325,13 +325,13 @@ def test_compiles_without_graph_breaks(make):
         ({}, {"max_action_dim": 4}, "max_action_dim: 4 is less than the robot's 5"),
         ({}, {"max_state_dim": 4}, "max_state_dim: 4 is less than the robot's 7"),
         ({}, {"width": 31}, "width: 31"),
-        ({}, {"steps": 0}, "steps: 0"),
-        ({}, {"time_offset": 1.0}, "time_offset: 1.0"),
+        ({}, {"steps": 0}, "steps: must be >= 1, got 0"),
+        ({}, {"time_offset": 1.0}, r"time_offset: must be in \[0, 1\), got 1.0"),
         ({}, {"min_period": 5.0}, "min_period: 5.0"),
         ({}, {"rtc": "magic"}, "rtc: 'magic'"),
         ({}, {"rtc": "training_time"}, "needs rtc_max_delay"),
         ({}, {"rtc_max_delay": T}, "rtc_max_delay: 6"),
-        ({}, {"rtc_max_guidance": 0.0}, "rtc_max_guidance: 0.0"),
+        ({}, {"rtc_max_guidance": 0.0}, "rtc_max_guidance: must be > 0, got 0.0"),
     ],
 )
 def test_bad_config(dims, changes, message):

@@ -232,7 +232,7 @@ def test_bad_input(make, inputs):
     for changes, message in (
         ({"rtc": "training_time"}, "rtc: 'training_time' needs rtc_max_delay"),
         ({"rtc_max_delay": 6}, "rtc_max_delay: 6 must be in 0..5"),
-        ({"rtc_max_guidance": 0.0}, "rtc_max_guidance: 0.0 must be above 0"),
+        ({"rtc_max_guidance": 0.0}, "rtc_max_guidance: must be > 0, got 0.0"),
     ):
         with pytest.raises(ConfigError, match=message):
             cls.build(dataclasses.replace(config, **changes), DIMS)

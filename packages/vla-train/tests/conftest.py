@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import yaml
 from vla_core.registry import override
+from vla_core.sources import action_chunk
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.stats import NormStats, VectorStats
 from vla_core.testing import register_fakes
 from vla_core.types import Observation, Sample
+from vla_data.errors import BadDataError
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,83 @@ class ToySource:
         return Sample(Observation({"front": image}, "go to the level", state), actions, mask)
 
 
+@dataclass(frozen=True)
+class CountedConfig:
+    robot: str = "counted"
+    cameras: int = 1
+    dim: int = 2
+    hz: float = 10.0
+    lengths: tuple[int, ...] = (6, 5, 7)
+    number: int = 0
+    bad: tuple[int, ...] = ()
+
+
+class CountedSource:
+    """A robot of any size whose state says which sample it is: ``1000 number + its frame in the data set``.
+
+    The samples named in ``bad`` cannot be read.
+    """
+
+    Config = CountedConfig
+
+    def __init__(self, config: CountedConfig, horizon: int, episodes: Sequence[int] | None = None) -> None:
+        self.config, self.horizon = config, horizon
+        self.chosen = list(self.list_episodes(config) if episodes is None else episodes)
+        firsts = np.cumsum([0, *config.lengths])
+        self.frames = np.concatenate([firsts[e] + np.arange(config.lengths[e]) for e in self.chosen])
+        self.episodes = np.repeat(self.chosen, [config.lengths[e] for e in self.chosen])
+        self.states = (1000.0 * config.number + self.frames)[:, None].astype(np.float32)
+        self.actions = np.sin(self.frames[:, None] + np.arange(config.dim)).astype(np.float32)
+        stats = {"state": VectorStats.from_rows(self.states), "action": VectorStats.from_rows(self.actions)}
+        self.spec = RobotSpec(
+            ObservationSpec(
+                tuple(CameraSpec(f"camera_{i}", 16, 16) for i in range(config.cameras)),
+                (GroupSpec("sample", 1, "1"),),
+            ),
+            ActionSpec((GroupSpec("arm", config.dim, "rad"),), horizon, config.hz),
+            NormStats(stats),
+            config.robot,
+        )
+
+    @classmethod
+    def list_episodes(cls, config: CountedConfig) -> Sequence[int]:
+        return range(len(config.lengths))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def rows(self, vector: str) -> Any:
+        return {"state": self.states, "action": self.actions}[vector]
+
+    def episode(self, index: int) -> int:
+        return int(self.episodes[index])
+
+    def numeric(self, index: int) -> tuple[Any, Any, Any]:
+        stop = index + int((self.episodes[index:] == self.episodes[index]).sum())
+        chunk, mask = action_chunk(self.actions, index, stop, self.horizon, self.spec.action.groups)
+        return self.states[index], chunk, mask
+
+    def __getitem__(self, index: int) -> Sample:
+        if int(self.frames[index]) in self.config.bad:
+            raise BadDataError(f"counted/{self.config.number}: frame {index}: broken picture")
+        state, actions, mask = self.numeric(index)
+        grey = np.full((16, 16, 3), 10 * self.config.number + 20, np.uint8)
+        images = {camera.name: grey for camera in self.spec.observation.cameras}
+        return Sample(
+            Observation(images, f"robot {self.config.robot}", state, embodiment=self.config.robot),
+            actions,
+            mask,
+        )
+
+
 @pytest.fixture
 def toy() -> Iterator[None]:
-    """``toy`` is a source, ``fake`` a backbone and a head."""
-    undo = override("vla.sources", "toy", ToySource)
+    """``toy`` and ``counted`` are sources, ``fake`` a backbone and a head."""
+    undo = [override("vla.sources", "toy", ToySource), override("vla.sources", "counted", CountedSource)]
     with register_fakes():
         yield
-    undo()
+    for back in undo:
+        back()
 
 
 @pytest.fixture

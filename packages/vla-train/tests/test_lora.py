@@ -146,9 +146,9 @@ def test_frozen_parts_and_a_missing_package_are_refused(monkeypatch: pytest.Monk
     ("node", "message"),
     [
         ({"rank": 4}, "trainer.lora.modules must name layers"),
-        ({"modules": ["head"], "rank": 0}, "trainer.lora.rank must be at least 1"),
-        ({"modules": ["head"], "alpha": 0}, "trainer.lora.alpha must be at least 1"),
-        ({"modules": ["head"], "dropout": 1}, "trainer.lora.dropout must be in"),
+        ({"modules": ["head"], "rank": 0}, "trainer.lora.rank': must be >= 1"),
+        ({"modules": ["head"], "alpha": 0}, "trainer.lora.alpha': must be >= 1"),
+        ({"modules": ["head"], "dropout": 1}, "trainer.lora.dropout': must be in"),
         ({"modules": ["head"], "rnk": 4}, "did you mean 'rank'"),
     ],
 )

@@ -55,7 +55,7 @@ def test_spellings_ofoverrides_of() -> None:
         ("framework.name=QwenP1", "did you mean 'QwenPI'"),
         ("framework.head.noise=1", "unknown key 'framework.head.noise' (did you mean 'noise_scale'?)"),
         ("framework.vlm.name=fakes", "did you mean 'fake'"),
-        ("framework.horizon=0", "framework.horizon must be at least 1"),
+        ("framework.horizon=0", "'framework.horizon': must be >= 1, got 0"),
         ("framework.use_geometric_branch=true", "framework.geometry and framework.fusion"),
         ("trackers=[wandb]", "no tracker 'wandb'"),
         ("trainer.reload_modules=[head]", "pretrained_checkpoint is not"),

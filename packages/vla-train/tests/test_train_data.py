@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from vla_core.errors import ConfigError
 from vla_core.registry import load
 from vla_core.transforms import Pipeline
-from vla_train.data import InfiniteBatches, TransformedDataset, split_episodes
+from vla_data.mixture import Mixture
+from vla_train.data import InfiniteBatches, TransformedDataset
+from vla_train.data_sets import split_episodes
 
 
 @given(n=st.integers(2, 200), fraction=st.floats(0.0, 0.9))
@@ -39,7 +41,11 @@ def test_every_epoch_holds_every_sample_once_over_all_ranks(
 ) -> None:
     count = -(-3 * size // (batch * world))
     ranks = [
-        [key for keys in islice(InfiniteBatches(size, batch, 7, r, world), count) for key in keys]
+        [
+            key
+            for keys in islice(InfiniteBatches(Mixture([size], seed=7), batch, r, world), count)
+            for key in keys
+        ]
         for r in range(world)
     ]
     keys = sorted(key for rank in ranks for key in rank)
@@ -48,13 +54,15 @@ def test_every_epoch_holds_every_sample_once_over_all_ranks(
     order = np.array([i for _, i in keys])
     for epoch in range(len(order) // size):
         assert sorted(order[epoch * size : (epoch + 1) * size]) == list(range(size))
-    resumed = list(islice(InfiniteBatches(size, batch, 7, 0, world, start), 3))
-    assert resumed == list(islice(InfiniteBatches(size, batch, 7, 0, world), start, start + 3))
+    resumed = list(islice(InfiniteBatches(Mixture([size], seed=7), batch, 0, world, start), 3))
+    assert resumed == list(
+        islice(InfiniteBatches(Mixture([size], seed=7), batch, 0, world), start, start + 3)
+    )
 
 
 def test_seeds_and_epochs_differ() -> None:
     def order(seed: int, n: int) -> list[int]:
-        batches = islice(InfiniteBatches(30, 30, seed), n)
+        batches = islice(InfiniteBatches(Mixture([30], seed=seed), 30), n)
         return [i for keys in batches for _, i in keys]
 
     two = order(0, 2)
@@ -68,8 +76,9 @@ def test_the_future_is_the_frame_at_the_chunks_end(toy: None, cache: bool) -> No
     sources = [cls(cls.Config(n_episodes=2, seed=seed), 4) for seed in (0, 1)]
     nodes = [{"name": "color_jitter"}, {"name": "normalize"}]
     pipeline = Pipeline(nodes, sources[0].spec)
-    plain = TransformedDataset(sources, pipeline, None)
-    asked, still = (TransformedDataset(sources, pipeline, s, cache, future=True) for s in (3, None))
+    pipelines = {"default": pipeline}
+    plain = TransformedDataset(sources, pipelines, None)
+    asked, still = (TransformedDataset(sources, pipelines, s, cache, future=True) for s in (3, None))
     for index in range(len(plain)):
         assert plain[index].future is None
         future, frame = still[index].future, index % 10
@@ -91,7 +100,7 @@ def test_a_source_without_chunk_ends_is_one_line() -> None:
             return 1
 
     with pytest.raises(ConfigError, match="Plain has no method 'chunk_end'"):
-        TransformedDataset([Plain()], None, None, future=True)  # type: ignore[list-item, arg-type]
+        TransformedDataset([Plain()], {}, None, future=True)  # type: ignore[list-item]
 
 
 def test_a_split_that_leaves_nothing() -> None:

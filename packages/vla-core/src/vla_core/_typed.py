@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from omegaconf import MISSING
 
 from vla_core.errors import ConfigError, suggest
+from vla_core.ranges import Range, bare, hints
 
 Fail = Callable[[str, str], NoReturn]
 """Raises the error for (dotted key, what is wrong with it)."""
 
+ANY = Range()
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _LISTS = (list, tuple, Sequence)
 _MAPPINGS = (dict, Mapping)
-
-
-@lru_cache(maxsize=256)
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def join(prefix: str, key: object) -> str:
@@ -43,6 +38,9 @@ def _is_union(hint: Any) -> bool:
 
 def describe(hint: Any) -> str:
     """A type in words, for messages."""
+    hint, limits = bare(hint)
+    if limits is not None:
+        return f"{describe(hint)} {limits}".strip()
     if hint is type(None):
         return "null"
     if _is_union(hint):
@@ -99,6 +97,7 @@ def _scalar(hint: Any, value: Any) -> Any:
 
 def _fits(hint: Any, value: Any) -> bool:
     """Whether ``value`` is of the kind ``hint`` without conversion (to choose within a union)."""
+    hint, _ = bare(hint)
     container = get_origin(hint) or hint
     if container in _LISTS:
         return isinstance(value, (list, tuple))
@@ -117,7 +116,7 @@ def _pick(hint: Any, value: Any) -> Any:
         return (exact or [type(None)])[0]
     for option in options:
         try:
-            _scalar(option, value)
+            _scalar(bare(option)[0], value)
         except ValueError:
             continue
         return option
@@ -141,6 +140,7 @@ def convert(hint: Any, value: Any, name: str, fail: Fail) -> Any:
     """``value`` as the annotated type ``hint``; ``name`` is its dotted key."""
     if value == MISSING and isinstance(value, str):
         fail(name, "must be set")
+    hint, limits = bare(hint)
     if hint is Any or isinstance(hint, str):
         return value
     if _is_union(hint):
@@ -177,10 +177,10 @@ def convert(hint: Any, value: Any, name: str, fail: Fail) -> Any:
         except ValueError:
             pass
         else:
-            if isinstance(scalar, float) and not math.isfinite(scalar):
-                fail(name, f"must be a finite number, got {value}")
+            if type(scalar) in (int, float) and (problem := (limits or ANY).problem(scalar)):
+                fail(name, problem)
             return scalar
-    fail(name, f"expected {describe(hint)}, got {value!r}")
+    fail(name, f"expected {f'{describe(hint)} {limits or str()}'.strip()}, got {value!r}")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -197,7 +197,7 @@ def construct(cls: type, node: Mapping[Any, Any], name: str, fail: Fail, base: A
             fail(join(name, key), f"unknown key{suggest(str(key), fields)}")
     values: dict[str, Any] = {}
     for key, field in fields.items():
-        place, hint = join(name, key), _hints(cls)[key]
+        place, hint = join(name, key), hints(cls)[key]
         default = getattr(base, key) if base is not None else _default(field)
         if key not in node:
             if isinstance(default, str) and default == MISSING:

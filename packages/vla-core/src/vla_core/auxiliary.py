@@ -16,9 +16,10 @@ from torch import Tensor
 from vla_core.batch import Batch
 from vla_core.interfaces import GeometryFeatures, Terms, VLMOutput, VLMRequest
 
-MeanOver: TypeAlias = Literal["actions", "answers", "tokens", "views", "futures", "rows"]
+MeanOver: TypeAlias = Literal["actions", "answers", "tokens", "views", "futures", "rows", "conversations"]
 """What a loss term is a mean over: valid action entries, answer ids, answer and closing tokens, tokens of
-views that are there, rows whose chunk's end is known, or the rows of the batch."""
+views that are there, rows whose chunk's end is known, the rows of the batch, or the assistants' tokens in
+conversations."""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,34 @@ class TokenFields(Movable):
 
 
 @dataclass
+class ConversationBatch(Movable):
+    """Conversations as one backbone reads them; rows may hold several, one after the other.
+
+    M images, R rows of S tokens.
+
+    Args:
+        images: uint8 ``[M, 3, H, W]``, in the order of their tokens in the rows.
+        tokens: of role ``ANSWER`` is what the assistants say, with what ends it; ``n_answer`` of them.
+        segment_ids: long ``[R, S]``; which conversation of its row a token belongs to, from 1; 0 is padding.
+            Tokens of two conversations do not see each other, and positions start anew in each.
+        n_conversations: in all rows.
+        n_images: how many of ``images`` are in the rows. Where no conversation has one, ``images`` is a black
+            picture that none of them reads, so that the same modules run in every step.
+        packed: some row has more than one conversation.
+    """
+
+    images: Tensor
+    tokens: TokenFields
+    segment_ids: Tensor
+    n_conversations: int
+    n_images: int
+    packed: bool
+
+    def __len__(self) -> int:
+        return self.n_conversations
+
+
+@dataclass
 class Batch(Movable):
     """Everything a policy reads.
 
@@ -137,6 +165,9 @@ class Batch(Movable):
         future: the observations at the chunks' ends as an inference batch, where asked for. A row whose
             episode ends before holds its own observation instead.
         future_mask: bool ``[B]``; False for such rows, which must not enter a loss.
+        source: long ``[B]``, the number of the data set that a row is from, for figures alone; None at
+            inference.
+        conversations: what the backbone learns in the same step, in co-training.
     """
 
     images: Tensor
@@ -150,6 +181,8 @@ class Batch(Movable):
     cameras: Cameras | None = None
     future: Batch | None = None
     future_mask: Tensor | None = None
+    source: Tensor | None = None
+    conversations: ConversationBatch | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

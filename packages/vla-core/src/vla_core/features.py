@@ -17,7 +17,10 @@ from vla_core.answers import Decoder
 from vla_core.batch import Movable, TokenFields
 
 Terms: TypeAlias = dict[str, Tensor]
-"""Named scalar loss terms; the trainer weights and adds them."""
+"""Named scalar loss terms; the trainer weights and adds them. :data:`ROWS` is none of them."""
+ROWS = "rows"
+"""Where ``HeadInputs.rows`` asks for it: float32 ``[B, 2]`` beside the terms, without gradient. Of each row
+the sum of the head's own loss over what it counts, and how much that is; their sums' ratio is the term."""
 
 
 @dataclass
@@ -126,6 +129,7 @@ class HeadInputs:
 
     ``action_dims``: bool ``[B, A]``, the dims that the row's embodiment has (None: all). The rest is
     padding: zero in training, and so in what an iterative head sees while it samples.
+    ``rows``: have the head's terms hold :data:`ROWS` too. A head that knows of no rows gives its terms alone.
     """
 
     vlm: VLMOutput
@@ -134,6 +138,7 @@ class HeadInputs:
     state_mask: Tensor | None = None
     embodiment: Tensor | None = None
     action_dims: Tensor | None = None
+    rows: bool = False
 
 
 @dataclass

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,12 +89,14 @@ def fit(
         learned = {name: NormStats.from_dict(stats) for name, stats in kept.items()}
         return Fitted(learned, entry / HEAD if learns else head_assets)
     pipelines = {}
+    read = {name: _Noticed(own) for name, own in (rows or {}).items()}
     for name, spec in specs.items():
         nodes, where = resolved.config.transforms_of(name)
-        known, own = (statistics or {}).get(name), (rows or {}).get(name)
+        known, own = (statistics or {}).get(name), read.get(name)
         pipelines[name] = Pipeline(nodes, spec, statistics=known, rows=own, where=where, tree=resolved.tree)
     learned = {name: pipeline.statistics for name, pipeline in pipelines.items()}
-    if entry is None and not learns:
+    if not learns and (entry is None or not any(own.noticed for own in read.values())):
+        # The statistics are the specs': nothing was learned that is worth keeping.
         return Fitted(learned, head_assets)
     scratch = tempfile.TemporaryDirectory(prefix="vla-fitted-")
     made = Path(scratch.name)
@@ -108,6 +110,17 @@ def fit(
     if entry is not None:
         made = _keep(made, entry)
     return Fitted(learned, made / HEAD if learns else head_assets, scratch)
+
+
+class _Noticed:
+    """Rows that remember whether they were read."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.noticed = rows, False
+
+    def __call__(self) -> Iterable[tuple[Floats | None, Floats, Bool]]:
+        self.noticed = True
+        return self.rows()
 
 
 def _chunks(pipelines: Mapping[str, Pipeline], rows: Mapping[str, Rows] | None) -> Chunks | None:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, check_ranges
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FrameworkConfig:
     """
 
     name: str = "custom"
-    horizon: int = 16
+    horizon: Count = 16
     vlm: dict[str, Any] = field(default_factory=lambda: MISSING)
     head: dict[str, Any] = field(default_factory=lambda: MISSING)
     geometry: dict[str, Any] | None = None
@@ -39,8 +40,7 @@ class FrameworkConfig:
     embodiments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise ConfigError(f"framework.horizon must be at least 1, got {self.horizon}")
+        check_ranges(self, "framework.")
         for name, node in self.embodiments.items():
             if not isinstance(node, Mapping) or set(node) != {"transforms"}:
                 raise ConfigError(

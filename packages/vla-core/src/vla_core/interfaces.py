@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from vla_core.answers import AnswerIds
-from vla_core.batch import Batch, Cameras, TokenFields
+from vla_core.batch import Batch, Cameras, ConversationBatch, TokenFields
+from vla_core.conversations import Conversation
 from vla_core.dims import FusionDims as FusionDims
 from vla_core.dims import HeadDims as HeadDims
 from vla_core.dims import KVDims as KVDims
@@ -90,6 +91,27 @@ class AnsweringModel(VisionLanguageModel, Protocol):
     @property
     def answer_modules(self) -> list[str]:
         """Names of the modules that hold the rows of an answer's tokens; none without an answer."""
+        ...
+
+
+class ConversationCollator(Protocol):
+    """Writes conversations in a backbone's chat format. Picklable and weightless."""
+
+    def __call__(self, conversations: Sequence[Conversation]) -> ConversationBatch: ...
+
+
+@runtime_checkable
+class ConversingModel(Protocol):
+    """A backbone that can be trained on conversations, once its Config's ``language_head`` is true."""
+
+    dims: VLMDims
+
+    def conversation_collator(self, max_tokens: int, pack: bool) -> ConversationCollator:
+        """Rows of at most ``max_tokens``; ``pack``: several conversations in a row."""
+        ...
+
+    def converse(self, batch: ConversationBatch) -> VLMOutput:
+        """``logits [n, n_tokens]`` and ``labels [n]`` of all that the assistants say."""
         ...
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vla_core.auxiliary import Auxiliary, AuxiliaryInputs
 from vla_core.batch import Batch, Cameras
+from vla_core.conversing import CONVERSATION_LOSS, conversation_loss
 from vla_core.errors import UserError
 from vla_core.features import Constraint, Fused, GeometryFeatures, HeadInputs, Terms, VisualTokens, VLMOutput
 from vla_core.interfaces import ActionHead, Fusion, GeometryEncoder, VisionLanguageModel
@@ -102,14 +103,21 @@ class VLAModel(nn.Module):
         return HeadInputs(out, fused.context, batch.state, batch.state_mask, batch.embodiment, dims)
 
     def forward(
-        self, batch: Batch, noise: Tensor | None = None, time: Tensor | None = None, auxiliary: bool = True
+        self,
+        batch: Batch,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        auxiliary: bool = True,
+        rows: bool = False,
     ) -> Terms:
         """Named, unweighted loss terms of a batch with targets.
 
         Args:
-            batch: with ``future`` if the auxiliary needs it.
+            batch: with ``future`` if the auxiliary needs it; with ``conversations`` in co-training, which
+                make a further term.
             noise, time: the head's own.
             auxiliary: False leaves the auxiliary's terms out; then they cost nothing.
+            rows: the head's loss of each row beside the terms, see :data:`vla_core.features.ROWS`.
         """
         if batch.actions is None or batch.action_mask is None:
             raise ValueError("a training batch needs actions and action_mask")
@@ -117,10 +125,12 @@ class VLAModel(nn.Module):
         if self.auxiliary is not None and auxiliary:
             request = request | self.auxiliary.request
         out, fused, features = self._encode(batch, request, train=True)
-        inputs = self._inputs(batch, out, fused)
+        inputs = replace(self._inputs(batch, out, fused), rows=rows)
         terms = dict(self.head(inputs, batch.actions, batch.action_mask, noise, time))
         if self.fusion is not None and features is not None:
             terms.update(self.fusion.loss(out, features))
+        if batch.conversations is not None:
+            terms[CONVERSATION_LOSS] = conversation_loss(self.vlm, batch.conversations)
         if self.auxiliary is not None:
             if auxiliary:
                 future = self._future(batch, self.auxiliary, request)

@@ -260,6 +260,11 @@ class VLAPolicy:
                 a policy without geometry, or for an encoder that has none.
         """
         stored = read_checkpoint(Path(path))
+        if not stored.robots:
+            raise UserError(
+                f"{stored.directory}: a backbone alone (trainer.job: vlm), without a robot and a head; "
+                "train a policy from it with trainer.pretrained_checkpoint and trainer.reload_modules=[vlm]"
+            )
         # An auxiliary only trains: its weights stay in the file, for runs that start from this one.
         config = replace(stored.framework, auxiliary=None)
         if cache_mib is not None:

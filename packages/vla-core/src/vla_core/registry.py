@@ -1,7 +1,7 @@
 """Parts by name, through entry points. Only the named part is imported.
 
 Groups: ``vla.vlms``, ``vla.geometry``, ``vla.fusions``, ``vla.heads``, ``vla.auxiliaries``,
-``vla.transforms``, ``vla.sources``, ``vla.envs``.
+``vla.transforms``, ``vla.sources``, ``vla.conversations``, ``vla.envs``.
 Every part is a class with a ``Config`` dataclass; its YAML node is ``{name: <entry point>, **Config}``.
 """
 
@@ -24,6 +24,7 @@ GROUPS = (
     "vla.auxiliaries",
     "vla.transforms",
     "vla.sources",
+    "vla.conversations",
     "vla.envs",
 )
 

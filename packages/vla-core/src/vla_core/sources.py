@@ -58,6 +58,27 @@ class TellsChunkEnd(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsRows(Protocol):
+    """A source that gives its numbers as whole columns, one row a sample: statistics read them in one go."""
+
+    def rows(self, vector: str) -> Float | None:
+        """``[F, D]`` of ``"state"`` or ``"action"`` in real units; None when the robot has none."""
+        ...
+
+
+@runtime_checkable
+class TellsFingerprint(Protocol):
+    """A source that can say what its numbers are without reading them all."""
+
+    def fingerprint(self) -> str:
+        """A text that changes whenever any number, episode, column or their order does.
+
+        What is learned from the numbers is kept under it between runs.
+        """
+        ...
+
+
 @lru_cache(maxsize=64)
 def _deltas(groups: tuple[GroupSpec, ...]) -> Bool:
     return np.concatenate([np.full(g.dim, g.representation == "delta") for g in groups])

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vla_data.arrays import ArraysConfig, ArraysSource
+    from vla_data.conversations import VLMConversations, VLMConversationsConfig
     from vla_data.lerobot import LeRobotConfig, LeRobotSource
+    from vla_data.mixture import Mixture
     from vla_data.record import RecordConfig, RecordReport, record
     from vla_data.stats import compute_norm_stats
 
@@ -15,8 +17,11 @@ __all__ = [
     "ArraysSource",
     "LeRobotConfig",
     "LeRobotSource",
+    "Mixture",
     "RecordConfig",
     "RecordReport",
+    "VLMConversations",
+    "VLMConversationsConfig",
     "compute_norm_stats",
     "record",
 ]
@@ -26,8 +31,11 @@ _HOME = {
     "ArraysSource": "vla_data.arrays",
     "LeRobotConfig": "vla_data.lerobot",
     "LeRobotSource": "vla_data.lerobot",
+    "Mixture": "vla_data.mixture",
     "RecordConfig": "vla_data.record",
     "RecordReport": "vla_data.record",
+    "VLMConversations": "vla_data.conversations",
+    "VLMConversationsConfig": "vla_data.conversations",
     "compute_norm_stats": "vla_data.stats",
     "record": "vla_data.record",
 }

@@ -18,7 +18,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from vla_core.specs import GroupSpec, RobotSpec
 
 from vla_data._demonstrate import Demonstration
-from vla_data._layout import SPEC_FILE
+from vla_data.formats.layout import SPEC_FILE
 
 # A short GOP keeps random access cheap (at most 10 frames to decode); crf 20 and preset slow give
 # about 32 dB at 1 kB for two 128 x 128 frames.

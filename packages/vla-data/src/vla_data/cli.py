@@ -1,4 +1,4 @@
-"""``vla-data``: record demonstrations, look at datasets."""
+"""``vla-data``: record demonstrations, look at datasets, describe their robots."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 from vla_core.errors import ConfigError, UserError
+
+from vla_data.stats_cli import add_stats
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,9 +80,8 @@ def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
 def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from vla_data.inspect import describe, plot
 
-    if rest:
-        raise ConfigError(f"unknown argument '{rest[0]}'")
-    print(describe(args.dir))
+    _no_rest(rest)
+    print(describe(args.dir, args.robot))
     if args.episode is not None or args.out is not None:
         episode = 0 if args.episode is None else args.episode
         out = args.out or Path(f"{args.dir.resolve().name}_episode_{episode}.png")
@@ -88,8 +89,40 @@ def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
         print(f"\nepisode {episode} plotted to {out}")
 
 
+def _no_rest(rest: Sequence[str]) -> None:
+    if rest:
+        raise ConfigError(f"unknown argument '{rest[0]}'")
+
+
+def _describe(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from vla_data.robot.propose import propose
+
+    _no_rest(rest)
+    text = propose(args.dir)
+    if args.out is None:
+        print(text, end="")
+        return
+    if args.out.exists():
+        raise ConfigError(f"--out: {args.out} exists; name another file, or remove it")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(text, encoding="utf-8")
+    print(f"{args.out}: check its guesses, then train with datasets.train.0.robot={args.out}")
+
+
+def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from vla_data.doctor import examine
+
+    _no_rest(rest)
+    found = {"error": 0, "warning": 0, "fact": 0}
+    for finding in examine(args.dir, args.robot, decode=not args.quick):
+        found[finding.severity] += 1
+        print(f"{finding.severity:<8} {finding.text}", flush=True)
+    print(f"{args.dir}: {found['error']} errors, {found['warning']} warnings")
+    return 1 if found["error"] else 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vla-data", description="Record and inspect robot datasets (LeRobot v3.0).")
+    parser = _Parser(prog="vla-data", description="Record, inspect and check robot datasets (LeRobot).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     rec = commands.add_parser(
         "record",
@@ -122,28 +155,55 @@ def _parser() -> argparse.ArgumentParser:
         "inspect",
         allow_abbrev=False,
         help="print what a dataset holds, plot an episode",
-        description="Print episodes, features, instructions, ranges and warnings of a LeRobot v3.0 "
+        description="Print episodes, features, instructions, ranges and warnings of a LeRobot "
         "dataset; with --episode or --out also plot one episode.",
     )
     look.add_argument("dir", type=Path, metavar="DIR", help="the dataset's directory")
     look.add_argument("--episode", type=int, help="episode to plot (default 0 with --out)")
     look.add_argument("--out", type=Path, help="picture to write (.png, .svg, .pdf)")
     look.set_defaults(run=_inspect)
+    _add_readers(commands)
+    add_stats(commands)
     return parser
+
+
+def _add_readers(commands: Any) -> None:
+    robot = "YAML file that describes the robot"
+    commands.choices["inspect"].add_argument("--robot", help=robot)
+    propose = commands.add_parser(
+        "describe",
+        allow_abbrev=False,
+        help="propose a robot file for a dataset",
+        description="Print a robot file (cameras, state and action groups) for a LeRobot dataset, from its "
+        "names, its modality.json and its numbers. Comments say what was guessed.",
+    )
+    propose.add_argument("dir", type=Path, metavar="DIR", help="the dataset's directory")
+    propose.add_argument("--out", type=Path, help="write it to a file that does not exist yet")
+    propose.set_defaults(run=_describe)
+    doctor = commands.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="examine every file of a dataset; exit code 1 if something is wrong",
+        description="Open every file of a LeRobot dataset, decode every picture, and list all that is wrong.",
+    )
+    doctor.add_argument("dir", type=Path, metavar="DIR", help="the dataset's directory")
+    doctor.add_argument("--robot", help=robot)
+    doctor.add_argument("--quick", action="store_true", help="do not decode, check time stamps alone")
+    doctor.set_defaults(run=_doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args, rest = _parser().parse_known_args(argv)
     try:
-        args.run(args, rest)
+        code: int | None = args.run(args, rest)
     except (UserError, OSError) as error:  # OSError: a directory that cannot be read or written
         print(f"vla-data {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nvla-data {args.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

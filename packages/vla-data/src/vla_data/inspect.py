@@ -15,10 +15,16 @@ from vla_core.errors import ConfigError, UserError
 from vla_core.specs import GroupSpec
 from vla_core.types import Float
 
-from vla_data._layout import open_layout
+from vla_data.formats.features import depth_pictures
+from vla_data.formats.opening import open_layout
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
+from vla_data.robot.binding import declared_cameras
+from vla_data.robot.modality import FILE as MODALITY
+from vla_data.robot.modality import read_modality
+from vla_data.robot.vectors import out_of_range
 
 _STRIP = 7  # images of a camera in the picture
+_NAMED = 6  # constant dims that are named
 
 
 def dim_names(groups: Sequence[GroupSpec]) -> list[str]:
@@ -31,7 +37,7 @@ def dim_names(groups: Sequence[GroupSpec]) -> list[str]:
 
 
 def warnings_of(source: LeRobotSource) -> list[str]:
-    """What a trainer should know: constant dims, a missing state, very short episodes."""
+    """What a trainer should know: constant dims, no state, values out of range, very short episodes."""
     found = []
     for vector, groups in (
         ("state", source.spec.observation.state),
@@ -41,9 +47,21 @@ def warnings_of(source: LeRobotSource) -> list[str]:
         if rows is None:
             found.append(f"there is no {vector}")
             continue
-        for name, low, high in zip(dim_names(groups), rows.min(0), rows.max(0), strict=True):
-            if low == high:
-                found.append(f"{vector} {name} is constant ({low:g}); it carries no information")
+        low, high = rows.min(0), rows.max(0)
+        still = [n for n, a, b in zip(dim_names(groups), low, high, strict=True) if a == b]
+        if still:
+            more = f" and {len(still) - _NAMED} more" if len(still) > _NAMED else ""
+            found.append(
+                f"{len(still)} of {rows.shape[1]} {vector} dims are constant and carry no information: "
+                f"{', '.join(still[:_NAMED])}{more}"
+            )
+    robot, where = source.binding.robot, source.binding.where
+    for which, described, values in (
+        ("state", robot.state, source.frames.state),
+        ("action", robot.action, source.frames.action),
+    ):
+        for name, (least, most) in out_of_range(described, values).items():
+            found.append(f"{which} {name} is in [{least:g}, {most:g}], beyond the range in {where}")
     lengths = source.lengths()
     short = [e for e, n in lengths.items() if n < 0.2 * float(np.median(list(lengths.values())))]
     if short:
@@ -60,14 +78,27 @@ def _range_lines(title: str, names: Sequence[str], rows: Float) -> list[str]:
     return lines
 
 
-def describe(path: Path) -> str:
+def _camera_lines(source: LeRobotSource) -> list[str]:
+    return [
+        f"camera    {c.name}, {c.width} x {c.height}, from {source.binding.cameras[c.name]}"
+        for c in source.spec.observation.cameras
+    ]
+
+
+def describe(path: Path, robot: str | None = None) -> str:
     """The table: episodes, frames, rate, features, tasks, ranges, warnings.
 
+    Args:
+        path: the data set.
+        robot: YAML file that describes the robot; None: what the data set says.
+
     Raises:
-        UserError: no v3.0 dataset there.
+        UserError: no dataset there, or one that training refuses.
     """
     layout = open_layout(path)
-    source = LeRobotSource(LeRobotConfig(str(path)), horizon=1)
+    present, absent = declared_cameras(layout, robot)
+    config = LeRobotConfig(str(path), tuple(present) if absent else None, robot=robot)
+    source = LeRobotSource(config, horizon=1)
     lengths = np.array(list(source.lengths().values()))
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     seconds = len(source) / layout.fps
@@ -77,6 +108,8 @@ def describe(path: Path) -> str:
         f"episodes  {len(lengths)}, of {lengths.min()} to {lengths.max()} frames "
         f"(median {np.median(lengths):g})",
         f"frames    {len(source)} ({seconds:.0f} s)",
+        f"groups    of {source.binding.where}",
+        *_camera_lines(source),
         "",
         "features",
     ]
@@ -97,7 +130,11 @@ def describe(path: Path) -> str:
     lines += [f"  {count:>5} episodes  {text}" for text, count in said.most_common(20)]
     if len(said) > 20:
         lines.append(f"  and {len(said) - 20} more")
-    problems = warnings_of(source)
+    problems = [f"camera '{name}' ('{key}') has no pictures: {why}" for name, (key, why) in absent.items()]
+    problems += [f"'{key}' holds depth maps, which are not read" for key in depth_pictures(layout.features)]
+    modality = read_modality(layout) if source.binding.where.endswith(MODALITY) else None
+    problems += [f"meta/modality.json: '{key}' is not read" for key in (modality.ignored if modality else ())]
+    problems += warnings_of(source)
     lines += ["", "warnings" if problems else "no warnings", *(f"  {problem}" for problem in problems)]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""LeRobot v3.0 datasets as a source of samples, with pyarrow and PyAV alone.
+"""LeRobot datasets (v2.0, v2.1, v3.0) as a source of samples, with pyarrow and PyAV alone.
 
 Shapes: F frames, T action steps, A action dims, S state dims, H, W pixels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,16 @@ from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Image, Observation, Sample
 
-from vla_data._depth import DepthReader
-from vla_data._layout import Episode, Layout, open_layout, read_columns, to_array, to_matrix
-from vla_data._spec import read_spec
-from vla_data._video import FrameReader, decode_frames
+from vla_data.choice import chosen_episodes
 from vla_data.errors import BadDataError
+from vla_data.formats.depth import DepthReader
+from vla_data.formats.features import cameras as camera_names
+from vla_data.formats.layout import Episode, Layout
+from vla_data.formats.opening import open_layout
+from vla_data.formats.pictures import Pictures
+from vla_data.formats.video_checks import camera_sizes, check_videos, scan_videos
+from vla_data.frames import CALIBRATION, Frames, read_frames
+from vla_data.robot.binding import Binding, bind, make_spec
 from vla_data.stats import compute_norm_stats
 
 
@@ -29,15 +34,26 @@ class LeRobotConfig:
     """Which dataset to read, and how.
 
     Args:
-        path: directory of a LeRobot v3.0 dataset.
+        path: directory of a LeRobot dataset (v2.0, v2.1 or v3.0), or a hub id that lerobot or the hub's
+            client has downloaded before.
         cameras: names in the order the policy sees them; None: all, in the dataset's order.
         cache: ``none`` decodes every image when it is asked for (a few milliseconds); ``ram``
             decodes all images once when the source is opened (49 kB for each 128 x 128 image).
+        robot: YAML file that describes the robot (``vla-data describe`` proposes one); None: what the
+            data set says (``meta/vla_spec.json``, ``meta/modality.json`` or its feature table).
+        episodes: which to use: a range of indices ``"0:40"``, several ``"0:40,50:"`` (in quotes), or a
+            list; None: all.
+        exclude_episodes: which of them to leave out, written in the same way.
+        instruction: what every episode is told, in place of what was recorded.
     """
 
     path: str
     cameras: tuple[str, ...] | None = None
     cache: Literal["none", "ram"] = "none"
+    robot: str | None = None
+    episodes: str | tuple[int, ...] | None = None
+    exclude_episodes: str | tuple[int, ...] | None = None
+    instruction: str | None = None
 
 
 class LeRobotSource:
@@ -47,17 +63,25 @@ class LeRobotSource:
     Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable, so
     that DataLoader workers can have copies (forked workers share a ``ram`` cache).
 
+    Row ``i`` of an episode belongs to picture ``i`` of its video, by the time stamps of the video; the column
+    ``timestamp`` is not read, because hardware clocks drift. Opening scans the packets of every video
+    (:mod:`vla_data.formats.scan`) and refuses those that do not hold what the metadata lists.
+
     Args:
         config: which dataset.
         horizon: T, at least 1.
-        episodes: episode indices to keep, in that order; None: all.
+        episodes: episode indices to keep, in that order; None: those of the config.
 
     Raises:
-        UserError: no v3.0 dataset there, an unknown camera or episode, or a broken file.
+        UserError: no dataset there, an unknown camera or episode, or a broken file.
     """
 
     Config: ClassVar[type] = LeRobotConfig
     spec: RobotSpec
+    binding: Binding
+    """Where the robot's parts are in the data set."""
+    frames: Frames
+    """All numbers of the chosen episodes."""
 
     def __init__(self, config: LeRobotConfig, horizon: int, episodes: Sequence[int] | None = None) -> None:
         if horizon < 1:
@@ -65,32 +89,40 @@ class LeRobotSource:
         if config.cache not in ("none", "ram"):
             raise ConfigError(f"cache: '{config.cache}' is neither 'none' nor 'ram'")
         self._horizon = horizon
-        self._layout = open_layout(config.path)
-        self._episodes = _choose(self._layout, episodes)
-        spec = read_spec(self._layout, horizon, config.cameras)
-        self._cameras = {c.name: self._layout.cameras()[c.name] for c in spec.observation.cameras}
-        self._geometry = {
-            kind: {name: key for name, key in self._layout.extras(kind).items() if name in self._cameras}
-            for kind in ("intrinsics", "extrinsics")
-        }
-        self._depth = {n: key for n, key in self._layout.extras("depth").items() if n in self._cameras}
-        self._load_numbers(has_state=bool(spec.observation.state))
+        self._layout = layout = open_layout(config.path)
+        allowed = _allowed(config, layout)
+        self._episodes = _choose(layout, allowed if episodes is None else episodes)
+        lengths = np.array([len(e) for e in self._episodes])
+        self._stop = np.cumsum(lengths)
+        self._first = self._stop - lengths
+        self._position = np.repeat(np.arange(len(lengths)), lengths)
+        self.binding = binding = bind(layout, self._episodes, config.robot, config.cameras)
+        self._cameras = binding.cameras
+        videos = scan_videos(layout, list(self._cameras.values()), self._episodes)
+        check_videos(layout, videos)
+        self._depth = self._of_cameras("depth")
+        self._geometry = {kind: self._of_cameras(kind) for kind in CALIBRATION}
+        calibration = {key: kind for kind, keys in self._geometry.items() for key in keys.values()}
+        self.frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
+        self._rows = {"state": self.frames.state.rows, "action": self.frames.action.rows}
+        self._pictures, self._maps = Pictures(layout), DepthReader(layout)
+        row = int(self.frames.rows[0])
+        sizes = camera_sizes(self._pictures, self._cameras, videos, self._episodes[0], row)
+        spec = make_spec(layout, binding, self.frames.state, self.frames.action, sizes, horizon)
         self.spec = replace(spec, statistics=compute_norm_stats(self))
-        self._frames = FrameReader(self._layout.fps)
-        self._maps = DepthReader(self._layout)
-        self._ram = {name: self._decode(name) for name in self._cameras} if config.cache == "ram" else None
+        self._ram = self._decode_all() if config.cache == "ram" else None
 
     @classmethod
     def list_episodes(cls, config: LeRobotConfig) -> Sequence[int]:
-        """All episode indices."""
-        return [e.index for e in open_layout(config.path).episodes]
+        """The episode indices that the config chooses."""
+        return _allowed(config, open_layout(config.path))
 
     def __len__(self) -> int:
-        return len(self._actions)
+        return len(self._position)
 
     def rows(self, vector: str) -> Float | None:
         """All rows of ``"state"`` or ``"action"``: ``[F, D]``, or None when the robot has no state."""
-        return {"state": self._states, "action": self._actions}[vector]
+        return self._rows[vector]
 
     def episode(self, index: int) -> int:
         """Episode index of a sample."""
@@ -98,23 +130,20 @@ class LeRobotSource:
 
     def lengths(self) -> dict[int, int]:
         """Frames of each chosen episode, by episode index."""
-        return {e.index: e.stop - e.start for e in self._episodes}
+        return {e.index: len(e) for e in self._episodes}
 
     def instruction(self, episode: int) -> str:
         """What the robot was told at the start of an episode (by episode index)."""
         position = next(i for i, e in enumerate(self._episodes) if e.index == episode)
-        return self._layout.tasks[int(self._tasks[self._first[position]])]
+        return self.frames.instructions[int(self._first[position])]
 
     def numeric(self, index: int) -> tuple[Float | None, Float, Bool]:
         """State ``[S]`` or None, actions and mask ``[T, A]``; decodes nothing."""
-        actions, mask = action_chunk(
-            self._actions,
-            index,
-            int(self._stop[self._position[index]]),
-            self._horizon,
-            self.spec.action.groups,
-        )
-        return None if self._states is None else self._states[index], actions, mask
+        states, rows = self._rows["state"], self._rows["action"]
+        assert rows is not None
+        stop = int(self._stop[self._position[index]])
+        actions, mask = action_chunk(rows, index, stop, self._horizon, self.spec.action.groups)
+        return None if states is None else states[index], actions, mask
 
     def chunk_end(self, index: int) -> int | None:
         """Index of the frame after the T actions of a sample, or None past the episode's last frame."""
@@ -129,18 +158,19 @@ class LeRobotSource:
         episode = self._episodes[self._position[index]]
         frame = int(index - self._first[self._position[index]])
         geometry: dict[str, dict[str, Float] | None] = {
-            kind: {name: self._numbers[key][index] for name, key in keys.items()} or None
+            kind: {name: self.frames.calibration[key][index] for name, key in keys.items()} or None
             for kind, keys in self._geometry.items()
         }
+        row = int(self.frames.rows[index])
         try:
             images = {name: self._image(name, index, episode, frame) for name in self._cameras}
-            depth = {n: self._maps.read(episode, k, frame) for n, k in self._depth.items()} or None
+            depth = {n: self._maps.read(episode, k, row) for n, k in self._depth.items()} or None
         except BadDataError as error:
             where = f"{self._layout.root}: episode {episode.index}, frame {frame}"
             raise BadDataError(f"{where}: {error}") from error
         observation = Observation(
             images=images,
-            instruction=self._layout.tasks[int(self._tasks[index])],
+            instruction=self.frames.instructions[index],
             state=state,
             depth=depth,
             intrinsics=geometry["intrinsics"],
@@ -149,56 +179,34 @@ class LeRobotSource:
         )
         return Sample(observation, actions, mask, meta={"episode": episode.index, "frame": frame})
 
-    def _load_numbers(self, has_state: bool) -> None:
-        keys = [key for kind in self._geometry.values() for key in kind.values()]
-        columns = ["action", "task_index", *(["observation.state"] if has_state else []), *keys]
-        table = read_columns(self._layout, self._episodes, columns)
-        lengths = np.array([e.stop - e.start for e in self._episodes])
-        self._stop = np.cumsum(lengths)
-        self._first = self._stop - lengths
-        self._position = np.repeat(np.arange(len(lengths)), lengths)
-        self._tasks = to_array(table["task_index"], np.int64)
-        self._actions: Float = to_matrix(table["action"])
-        self._states: Float | None = to_matrix(table["observation.state"]) if has_state else None
-        shape = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
-        self._numbers: dict[str, Float] = {
-            key: to_matrix(table[key]).reshape(-1, *shape[kind])
-            for kind, names in self._geometry.items()
-            for key in names.values()
-        }
-
-    def _start_in_video(self, episode: Episode, camera: str) -> int:
-        return round(episode.videos[self._cameras[camera]][1] * self._layout.fps)
+    def _of_cameras(self, kind: str) -> dict[str, str]:
+        """Camera -> its column of ``kind``, which goes by the data set's own name of the camera."""
+        columns, own = self._layout.extras(kind), camera_names(self._layout.features)
+        return {name: columns[own[key]] for name, key in self._cameras.items() if own[key] in columns}
 
     def _image(self, camera: str, index: int, episode: Episode, frame: int) -> Image:
         if self._ram is not None:
             return self._ram[camera][index]
-        path = episode.videos[self._cameras[camera]][0]
-        return self._frames.read(path, self._start_in_video(episode, camera) + frame)
+        return self._pictures.read(self._cameras[camera], episode, frame, int(self.frames.rows[index]))
 
-    def _decode(self, camera: str) -> NDArray[np.uint8]:
-        """All frames of a camera ``[F, H, W, 3]``, each file decoded once."""
-        size = next(c for c in self.spec.observation.cameras if c.name == camera)
-        out = np.empty((len(self), size.height, size.width, 3), np.uint8)
-        files: dict[Any, tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]] = {}
-        for position, episode in enumerate(self._episodes):
-            numbers, rows = files.setdefault(episode.videos[self._cameras[camera]][0], ([], []))
-            count = np.arange(episode.stop - episode.start)
-            numbers.append(self._start_in_video(episode, camera) + count)
-            rows.append(self._first[position] + count)
-        for path, (numbers, rows) in files.items():
-            place = np.concatenate(rows)
-
-            def store(i: int, image: Image, place: NDArray[np.int64] = place) -> None:
-                out[place[i]] = image
-
-            decode_frames(path, np.concatenate(numbers), self._layout.fps, store)
-        return out
+    def _decode_all(self) -> dict[str, NDArray[np.uint8]]:
+        """All frames of each camera ``[F, H, W, 3]``."""
+        return {
+            c.name: self._pictures.read_all(
+                self._cameras[c.name], self._episodes, self.frames.rows, (c.height, c.width)
+            )
+            for c in self.spec.observation.cameras
+        }
 
 
-def _choose(layout: Layout, episodes: Sequence[int] | None) -> tuple[Episode, ...]:
-    if episodes is None:
-        return layout.episodes
+def _allowed(config: LeRobotConfig, layout: Layout) -> list[int]:
+    known = [e.index for e in layout.episodes]
+    if config.episodes is None and config.exclude_episodes is None:
+        return known
+    return chosen_episodes(known, config.episodes, config.exclude_episodes, layout.root)
+
+
+def _choose(layout: Layout, episodes: Sequence[int]) -> tuple[Episode, ...]:
     known = {e.index: e for e in layout.episodes}
     for index in episodes:
         if index not in known:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vla_core.errors import ConfigError, UserError, suggest
+from vla_core.ranges import Count, NonNegative, Seed, check_ranges
 from vla_core.registry import load
 
 from vla_data._demonstrate import Demonstration, Job, close_envs, demonstrate, open_env, robot_spec
@@ -41,11 +42,11 @@ class RecordConfig:
 
     env: str
     tasks: tuple[str, ...]
-    episodes: int
+    episodes: Count
     out: Path
-    seed: int = 0
-    noise: float = 0.0
-    workers: int = 1
+    seed: Seed = 0
+    noise: NonNegative = 0.0
+    workers: Count = 1
     env_options: Mapping[str, Any] = field(default_factory=dict)
     format: Literal["lerobot", "arrays"] = "lerobot"
 
@@ -54,13 +55,7 @@ class RecordConfig:
             raise ConfigError("--task: name at least one task")
         if len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"--task: a task is named twice in {list(self.tasks)}")
-        for name, value, least in (("episodes", self.episodes, 1), ("seed", self.seed, 0)):
-            if value < least:
-                raise ConfigError(f"--{name}: must be at least {least}, got {value}")
-        if self.workers < 1:
-            raise ConfigError(f"--workers: must be at least 1, got {self.workers}")
-        if not 0 <= self.noise < float("inf"):
-            raise ConfigError(f"--noise: must be a finite number >= 0, got {self.noise}")
+        check_ranges(self, "--")
         if self.format not in FORMATS:
             raise ConfigError(f"--format: '{self.format}' is none of {', '.join(FORMATS)}")
         if "task" in self.env_options:

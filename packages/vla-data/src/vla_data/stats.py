@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
-from numpy.typing import NDArray
 from vla_core.errors import UserError
-from vla_core.stats import NormStats, VectorStats
+from vla_core.sources import TellsRows
+from vla_core.stats import NormStats
+from vla_core.streaming import StreamingStats
+
+BLOCK = 1 << 16
+_LEAVES_OUT: ContextVar[bool] = ContextVar("leaves_out_nan", default=False)
 
 
-class NumericSource(Protocol):
-    """What statistics are computed from: all rows, without any decoding of images."""
+@contextmanager
+def leaving_out_nan() -> Iterator[None]:
+    """A block in which frames with NaN or infinity are left out of statistics: to look at data, not to
+    train."""
+    token = _LEAVES_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEAVES_OUT.reset(token)
 
-    def rows(self, vector: str) -> NDArray[np.float32] | None:
-        """``[F, D]`` of ``"state"`` or ``"action"``; None when the robot has none."""
-        ...
 
-
-def compute_norm_stats(source: NumericSource) -> NormStats:
+def compute_norm_stats(source: TellsRows) -> NormStats:
     """Mean, std, min, max and 1 %/99 % quantiles of ``state`` and ``action`` over the source's frames.
+
+    Read block by block; exact up to a million frames, beyond as :mod:`vla_core.streaming` says.
 
     Raises:
         UserError: a value is NaN or infinite.
@@ -29,11 +40,19 @@ def compute_norm_stats(source: NumericSource) -> NormStats:
         rows = source.rows(name)
         if rows is None:
             continue
-        bad = ~np.isfinite(rows).all(axis=1)
-        if bad.any():
+        stats, bad, first = StreamingStats(), 0, -1
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            wrong = ~np.isfinite(block).all(axis=1)
+            if wrong.any():
+                first = start + int(wrong.argmax()) if not bad else first
+                bad += int(wrong.sum())
+                block = block[~wrong]
+            stats.add(block)
+        if bad and not (_LEAVES_OUT.get() and stats.count):
             raise UserError(
-                f"{name}: {int(bad.sum())} frames hold NaN or infinity (the first is frame "
-                f"{int(bad.argmax())} of the chosen episodes); leave those episodes out or repair them"
+                f"{name}: {bad} frames hold NaN or infinity (the first is frame "
+                f"{first} of the chosen episodes); leave those episodes out or repair them"
             )
-        vectors[name] = VectorStats.from_rows(rows)
+        vectors[name] = stats.result()
     return NormStats(vectors)

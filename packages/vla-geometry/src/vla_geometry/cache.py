@@ -156,10 +156,8 @@ def check_cache(cache_mib: int, trainable: bool) -> None:
     """Raise :class:`ConfigError` unless the cache can be kept up to date.
 
     Raises:
-        ConfigError: negative, or for an encoder whose weights change.
+        ConfigError: for an encoder whose weights change.
     """
-    if cache_mib < 0:
-        raise ConfigError(f"geometry.cache_mib: {cache_mib} must be at least 0 (0: no cache)")
     if cache_mib and trainable:
         raise ConfigError(
             f"geometry.cache_mib: {cache_mib} is for a frozen encoder, whose features stay what they are; "

@@ -18,6 +18,7 @@ from transformers import Dinov2Config, Dinov2Model
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.interfaces import GeometryFeatures
+from vla_core.ranges import Natural, check_ranges
 from vla_core.shard import mark
 from vla_core.traits import GeometryTraits
 
@@ -60,11 +61,12 @@ class DINOv2GeometryConfig:
     weights: str | None = None
     revision: str | None = None
     trainable: bool = False
-    cache_mib: int = 0
+    cache_mib: Natural = 0
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ConfigError(f"geometry.size: no size '{self.size}'{suggest(self.size, SIZES)}")
+        check_ranges(self, "geometry.")
         check_cache(self.cache_mib, self.trainable)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vla_core.batch import Cameras
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import GeometryFeatures
+from vla_core.ranges import Count, Natural, check_ranges
 from vla_core.traits import GeometryTraits
 
 from vla_geometry.cache import ViewCache, check_cache, encode_views
@@ -43,26 +44,21 @@ class TinyGeometryConfig:
         cache_mib: MiB for per-view features of pictures with a key (``cameras.view_keys``); 0: no cache.
     """
 
-    patch_size: int = 14
-    encoder_dim: int = 128
-    encoder_depth: int = 3
-    dim: int = 128
-    sharing_depth: int = 4
-    head_dim: int = 64
-    n_registers: int = 4
+    patch_size: Count = 14
+    encoder_dim: Count = 128
+    encoder_depth: Natural = 3
+    dim: Count = 128
+    sharing_depth: Natural = 4
+    head_dim: Count = 64
+    n_registers: Natural = 4
     dense_heads: bool = True
     trainable: bool = False
     weights: str | None = None
-    cache_mib: int = 0
+    cache_mib: Natural = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self, "geometry.")
         check_cache(self.cache_mib, self.trainable)
-        for key in ("patch_size", "encoder_dim", "dim", "head_dim"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}: {getattr(self, key)} must be at least 1")
-        for key in ("encoder_depth", "sharing_depth", "n_registers"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"{key}: {getattr(self, key)} must be at least 0")
         for key in ("encoder_dim", "dim"):
             if getattr(self, key) % self.head_dim:
                 raise ConfigError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import BelowOne, Count, Natural, Positive, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,30 @@ class FlowConfig:
         rtc_max_guidance: bound on the weight of the guidance.
     """
 
-    dropout: float = 0.0
-    n_future_tokens: int = 32
-    state_hidden: int = 1024
-    decoder_hidden: int = 1024
-    repeated_diffusion_steps: int = 2
-    steps: int = 4
-    time_alpha: float = 1.5
-    time_s: float = 0.999
-    n_buckets: int = 1000
+    dropout: BelowOne = 0.0
+    n_future_tokens: Natural = 32
+    state_hidden: Count = 1024
+    decoder_hidden: Count = 1024
+    repeated_diffusion_steps: Count = 2
+    steps: Count = 4
+    time_alpha: Positive = 1.5
+    time_s: Annotated[float, Range(low=0, high=1, open_low=True)] = 0.999
+    n_buckets: Count = 1000
     compat: Literal["none", "starvla", "starvla_llava3d"] = "none"
     rtc: Literal["guidance", "training_time"] = "guidance"
-    rtc_max_delay: int = 0
-    rtc_max_guidance: float = 5.0
+    rtc_max_delay: Natural = 0
+    rtc_max_guidance: Positive = 5.0
 
 
 def check_flow(config: FlowConfig, horizon: int) -> None:
     """Raise :class:`ConfigError` for a value that cannot work, with the key's name and the fix."""
-    for key, low in (("n_future_tokens", 0), ("repeated_diffusion_steps", 1), ("steps", 1), ("n_buckets", 1)):
-        if getattr(config, key) < low:
-            raise ConfigError(f"{key}: {getattr(config, key)} must be at least {low}")
-    if not 0.0 <= config.dropout < 1.0:
-        raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
-    if not 0 <= config.rtc_max_delay < horizon:
+    check_ranges(config)
+    if config.rtc_max_delay >= horizon:
         raise ConfigError(
             f"rtc_max_delay: {config.rtc_max_delay} must be in 0..{horizon - 1} (below the horizon)"
         )
     if config.rtc == "training_time" and not config.rtc_max_delay:
         raise ConfigError("rtc: 'training_time' needs rtc_max_delay, e.g. rtc_max_delay: 4")
-    if config.rtc_max_guidance <= 0:
-        raise ConfigError(f"rtc_max_guidance: {config.rtc_max_guidance} must be above 0")
 
 
 def heads_of(width: int, n_heads: int | None) -> int:

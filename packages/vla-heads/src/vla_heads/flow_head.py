@@ -20,7 +20,7 @@ from vla_heads.context import context_projection, extra_context, joint_mask
 from vla_heads.dit import AdaLN, Block, KeysValues, init_weights
 from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder
 from vla_heads.flow_config import FlowConfig
-from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.losses import action_terms, check_targets, masked_state
 from vla_heads.prepared import Prepared
 from vla_heads.time_condition import TimeCondition
 
@@ -246,7 +246,7 @@ class FlowHead(nn.Module):
         valid_steps = mask.any(dim=-1)
         seen = torch.cat([valid_steps.new_ones(prepared.prefix.shape[:2]), valid_steps], dim=1)
         velocity = self._velocity(prepared, x, condition, seen[:, None, None, :])
-        return {"action_loss": masked_mean((velocity - target).square(), counted)}
+        return action_terms((velocity - target).square(), counted, inputs.rows)
 
     def path(
         self, inputs: HeadInputs, actions: Tensor, noise: Tensor, time: Tensor

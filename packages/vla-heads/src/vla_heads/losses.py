@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from vla_core.errors import UserError
+from vla_core.features import ROWS, Terms
 
 
 def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
@@ -19,6 +20,16 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
     mask = mask.expand_as(value)
     kept = torch.where(mask, value.float(), 0.0)
     return kept.sum() / mask.sum().clamp(min=1)
+
+
+def action_terms(value: Tensor, mask: Tensor, rows: bool) -> Terms:
+    """``{"action_loss": masked_mean(value, mask)}`` of ``value [B, ...]``; ``rows``: and each row's share."""
+    terms = {"action_loss": masked_mean(value, mask)}
+    if rows:
+        mask = mask.expand_as(value).flatten(1)
+        kept = torch.where(mask, value.detach().float().flatten(1), 0.0)
+        terms[ROWS] = torch.stack([kept.sum(1), mask.sum(1).float()], dim=1)
+    return terms
 
 
 def check_targets(actions: Tensor, mask: Tensor, horizon: int, action_dim: int) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.ranges import BelowOne, Count, Natural, check_ranges
 from vla_core.traits import HeadTraits
 
 from vla_heads.embeddings import MLP
-from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.losses import action_terms, check_targets, masked_state
 from vla_heads.residual import ResidualBlock
 
 
@@ -33,11 +34,11 @@ class MLPRegressionConfig:
         suffix: prompt text between instruction and queries; ``{horizon}`` is T.
     """
 
-    width: int | None = None
-    n_blocks: int = 2
-    dropout: float = 0.0
+    width: Count | None = None
+    n_blocks: Natural = 2
+    dropout: BelowOne = 0.0
     use_state: bool = True
-    state_hidden: int = 256
+    state_hidden: Count = 256
     suffix: str = "Please predict the next {horizon} robot actions: "
 
 
@@ -53,8 +54,7 @@ class MLPRegression(nn.Module):
 
     def __init__(self, config: MLPRegressionConfig, dims: HeadDims) -> None:
         super().__init__()
-        if config.n_blocks < 0:
-            raise ConfigError(f"n_blocks: {config.n_blocks} must be at least 0")
+        check_ranges(config)
         if dims.context_dim:
             raise ConfigError(
                 "head: mlp_regression cannot read the head context of this fusion; use a fusion that joins "
@@ -115,7 +115,7 @@ class MLPRegression(nn.Module):
     ) -> Terms:
         """Masked L1: ``{"action_loss": scalar fp32}`` for ``actions``, bool ``mask`` ``[B, T, A]``."""
         check_targets(actions, mask, self.dims.horizon, self.dims.action_dim)
-        return {"action_loss": masked_mean((self.predict(inputs) - actions.float()).abs(), mask)}
+        return action_terms((self.predict(inputs) - actions.float()).abs(), mask, inputs.rows)
 
     def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
         """Normalised actions ``[B, T, A]``; ``noise`` and ``steps`` are ignored."""

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from vla_core import registry
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError, suggest
+from vla_core.ranges import Count, Natural, Positive, Seed, check_ranges
 
 from vla_serve import _rollout_results as output
 from vla_serve import _video
@@ -55,31 +56,25 @@ class RolloutSettings:
     address: str
     env: str
     tasks: tuple[str, ...]
-    episodes: int = 20
-    seed: int = 10_000
-    workers: int = 2
-    execute_steps: int | None = None
+    episodes: Count = 20
+    seed: Seed = 10_000
+    workers: Count = 2
+    execute_steps: Count | None = None
     rtc: bool = False
-    delay_steps: int | None = None
+    delay_steps: Natural | None = None
     instruction: str | None = None
     instruction_from: str | None = None
     env_options: Mapping[str, Any] = field(default_factory=dict)
     videos: Videos = "failures"
-    max_failures_videos: int = 5
+    max_failures_videos: Natural = 5
     policy: str = ""
     embodiment: str = ""
     encoding: Encoding = "raw"
-    timeout_s: float = 30.0
-    restart_s: float = 120.0
+    timeout_s: Positive = 30.0
+    restart_s: Positive = 120.0
 
     def __post_init__(self) -> None:
-        for name, low in (("episodes", 1), ("seed", 0), ("workers", 1), ("max_failures_videos", 0)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name}: must be at least {low}, got {getattr(self, name)}")
-        if self.execute_steps is not None and self.execute_steps < 1:
-            raise UserError(f"execute_steps: must be at least 1, got {self.execute_steps}")
-        if self.delay_steps is not None and self.delay_steps < 0:
-            raise UserError(f"delay_steps: must be at least 0, got {self.delay_steps}")
+        check_ranges(self)
         if self.rtc and self.delay_steps is None:
             raise UserError("rtc: say how many control steps an answer takes (--delay_steps N)")
         if not self.tasks:

@@ -54,6 +54,8 @@ def hello(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None:
         f"data: {data['episodes_train']} episodes, {data['samples_train']} samples; "
         f"held out: {data['episodes_val']} episodes",
     )
+    if len(data["sets"]) > 1:
+        line(console, f"mixture of {len(trainer.composed.data.specs)} robots: {trainer.epoch}")
 
 
 def evaluation(console: Console, config: EvaluationConfig) -> None:
@@ -87,8 +89,9 @@ def dry_run(console: Console, trainer: Trainer) -> None:
     line(console, overview(trainer.model, trainer, trainer.engine))
     for note in (*trainer.composed.notes, *trainer.notes):
         line(console, note)
+    line(console, trainer.epoch)
     line(console, "one batch")
-    rows = [trainer.dataset[(k, k % len(trainer.dataset))] for k in range(trainer.settings.batch_size)]
+    rows = [trainer.dataset[key] for key in trainer.first_batch()]
     for text in shapes(trainer.collate(rows)):
         line(console, f"  {text}")
     line(console, f"everything is in order; {trainer.run_dir} would be written")

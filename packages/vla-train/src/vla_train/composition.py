@@ -12,15 +12,16 @@ from vla_core.assemble import build_policy
 from vla_core.checkpoint import HEAD_ASSETS, weights_file
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
+from vla_core.fitting import FitCache
 from vla_core.framework import FrameworkConfig
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_core.weights import load_weights
 
 from vla_train.config import RunConfig, TrainerConfig
-from vla_train.data import Data, open_data
+from vla_train.data_sets import Data, open_data
 from vla_train.resume import step_of
-from vla_train.start import read_start
+from vla_train.start import Start, read_start
 
 
 @dataclass(frozen=True)
@@ -113,24 +114,31 @@ def compose(
     framework = build_config(FrameworkConfig, config.framework, "framework", tree)
     data = open_data(config.datasets, framework.horizon, tree)
     torch.manual_seed(config.seed)
-    name, start = data.spec.embodiment, None
+    starts: dict[str, Start] = {}
     if config.trainer.pretrained_checkpoint is not None:
-        start = read_start(config.trainer.pretrained_checkpoint, name)
-        if config.trainer.keep_statistics:
-            data = replace(data, spec=start.with_statistics(data.spec))
-    kept = start is not None and config.trainer.keep_statistics
+        starts = {name: read_start(config.trainer.pretrained_checkpoint, name) for name in data.specs}
+    kept = config.trainer.keep_statistics
+    if kept:
+        data = replace(data, specs={n: starts[n].with_statistics(spec) for n, spec in data.specs.items()})
     policy = build_policy(
         framework,
-        {name: data.spec},
-        statistics={name: start.statistics} if kept and start is not None else None,
-        rows={name: data.rows},
+        data.specs,
+        statistics={name: start.statistics for name, start in starts.items()} if kept else None,
+        rows={name: data.rows(name) for name in data.specs},
         head_assets=_head_assets(config),
         tree=tree,
         device=device,
+        cache=_cache(config, data),
     )
-    notes: tuple[str, ...] = ()
-    if start is not None:
-        composed = Composed(config, data, policy)
-        _start_from(composed.model, config.trainer)
-        notes = tuple(start.differences(policy.pipelines[name], kept))
-    return Composed(config, data, policy, notes)
+    if starts:
+        _start_from(policy.model, config.trainer)
+    notes = [
+        line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
+    ]
+    return Composed(config, data, policy, tuple(notes))
+
+
+def _cache(config: RunConfig, data: Data) -> FitCache | None:
+    """Where runs of one root keep what they learn from the numbers."""
+    told = data.fingerprint() if config.datasets.fit_cache else None
+    return None if told is None else FitCache(Path(config.run_root_dir) / ".fitted", told)

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from omegaconf import MISSING
 from vla_core.errors import ConfigError, suggest
+from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Range, Seed, Share, check_ranges
 
+from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
 from vla_train.lora import LoRAConfig
-
-
-@dataclass(frozen=True)
-class DatasetsConfig:
-    """What to train on.
-
-    Args:
-        train: one ``{name: <source>, **its Config}`` a data set; they must describe the same robot.
-        val_fraction: share of the episodes held out for validation (0: none), chosen at random but
-            always alike.
-        num_workers: processes that decode and collate (0: in the training process).
-        ram_cache: keep images in memory as they are before the first random transform.
-    """
-
-    train: list[dict[str, Any]] = field(default_factory=list)
-    val_fraction: float = 0.1
-    num_workers: int = 0
-    ram_cache: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.train:
-            raise ConfigError(
-                "'datasets.train' must list at least one data set, e.g. [{name: lerobot, path: DIR}]"
-            )
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError(f"datasets.val_fraction must be in [0, 1), got {self.val_fraction}")
-        if self.num_workers < 0:
-            raise ConfigError(f"datasets.num_workers must be >= 0, got {self.num_workers}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +21,7 @@ class EvaluationConfig:
     Args:
         env: name of the simulator (entry point ``vla.envs``).
         env_options: its Config, without the task.
+        embodiment: which robot of the policy it is; null: its only one.
         tasks: tasks to run; empty: no evaluation.
         episodes: episodes a task, with seeds ``seed``, ``seed + 1``, ...
         seed: first seed; keep it away from the seeds of the demonstrations.
@@ -58,22 +32,20 @@ class EvaluationConfig:
 
     env: str = "metaworld"
     env_options: dict[str, Any] = field(default_factory=dict)
+    embodiment: str | None = None
     tasks: tuple[str, ...] = ()
-    episodes: int = 20
-    seed: int = 10_000
-    execute_steps: int | None = None
-    workers: int = 2
-    timeout_minutes: float = 60.0
+    episodes: Count = 20
+    seed: Seed = 10_000
+    execute_steps: Count | None = None
+    workers: Count = 2
+    timeout_minutes: Positive = 60.0
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.workers < 1:
-            raise ConfigError("trainer.evaluation.episodes and .workers must be at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"trainer.evaluation.seed must be at least 0, got {self.seed}")
-        if not 0 < self.timeout_minutes < math.inf:
-            raise ConfigError(
-                f"trainer.evaluation.timeout_minutes must be positive and finite, got {self.timeout_minutes}"
-            )
+        check_ranges(self, "trainer.evaluation.")
+
+
+RATE = Range(low=0)
+"""Of every number in ``trainer.learning_rate``, however deep."""
 
 
 @dataclass(frozen=True)
@@ -125,37 +97,37 @@ class TrainerConfig:
         evaluation: closed-loop evaluation at the end.
     """
 
-    max_steps: int = 10_000
-    batch_size: int = 16
-    gradient_accumulation_steps: int = 1
+    max_steps: Count = 10_000
+    batch_size: Count = 16
+    gradient_accumulation_steps: Count = 1
     learning_rate: dict[str, Any] = field(default_factory=lambda: {"base": 1e-4})
     schedule: Literal["cosine", "cosine_with_min_lr", "linear", "wsd", "constant"] = "cosine"
-    min_lr_ratio: float = 0.01
-    decay_ratio: float = 0.1
-    warmup_steps: int = 500
-    warmup_ratio: float | None = None
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
+    min_lr_ratio: Share = 0.01
+    decay_ratio: Share = 0.1
+    warmup_steps: Natural = 500
+    warmup_ratio: Share | None = None
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.01
+    clip_norm: NonNegative = 1.0
+    ema_decay: BelowOne = 0.0
     freeze_modules: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
-    loss_weights: dict[str, float] = field(default_factory=dict)
+    loss_weights: dict[str, NonNegative] = field(default_factory=dict)
     precision: Literal["fp32", "bf16", "autocast"] = "fp32"
     moments: Literal["fp32", "bf16"] = "fp32"
     compile: Literal["off", "blocks"] = "off"
-    activation_budget: float = 1.0
+    activation_budget: Share = 1.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 0
-    log_every: int = 10
-    val_every: int = 500
-    val_samples: int = 256
-    save_every: int = 0
-    keep_checkpoints: int = 2
+    threads: Natural = 0
+    log_every: Count = 10
+    val_every: Natural = 500
+    val_samples: Count = 256
+    save_every: Natural = 0
+    keep_checkpoints: Natural = 2
     save_format: Literal["safetensors", "pt"] = "safetensors"
     keep_best: str | None = None
-    patience: int = 0
+    patience: Natural = 0
     resume: bool | Literal["auto"] = False
     pretrained_checkpoint: str | None = None
     keep_statistics: bool = False
@@ -163,23 +135,7 @@ class TrainerConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "log_every", "val_samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "val_every", "save_every", "keep_checkpoints", "threads"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("ema_decay", "betas"):
-            value = getattr(self, name)
-            if not all(0 <= number < 1 for number in (value if isinstance(value, tuple) else (value,))):
-                raise ConfigError(f"trainer.{name} must be in [0, 1), got {value}")
-        for name in ("eps", "weight_decay", "clip_norm", "patience"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"trainer.{name} must be >= 0 and finite, got {getattr(self, name)}")
-        for name in ("min_lr_ratio", "decay_ratio", "warmup_ratio", "activation_budget"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ConfigError(f"trainer.{name} must be in [0, 1], got {share}")
+        check_ranges(self, "trainer.")
         if self.moments == "bf16" and self.betas[1] > 0.99:
             raise ConfigError(
                 f"trainer.moments: bf16 would round away what a step adds with betas[1] {self.betas[1]}; set "
@@ -217,10 +173,8 @@ class TrainerConfig:
                         raise ConfigError(
                             f"trainer.learning_rate.{name} must be a number, got '{value}'"
                         ) from None
-                    if not 0 <= flat[name] < math.inf:
-                        raise ConfigError(
-                            f"trainer.learning_rate.{name} must be >= 0 and finite, got {value}"
-                        )
+                    if problem := RATE.problem(flat[name]):
+                        raise ConfigError(f"trainer.learning_rate.{name}: {problem}")
                 else:
                     raise ConfigError(f"trainer.learning_rate.{name} must be a number, got {value!r}")
 
@@ -252,7 +206,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     run_root_dir: str = "runs"
     run_id: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     trackers: tuple[str, ...] = TRACKERS
 
     def __post_init__(self) -> None:
@@ -260,8 +214,7 @@ class RunConfig:
             raise ConfigError(
                 f"run_id must be the name of one folder (in run_root_dir), without '/', got '{self.run_id}'"
             )
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {self.seed}")
+        check_ranges(self)
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ConfigError(f"trackers: no tracker '{name}'{suggest(name, TRACKERS)}")

@@ -41,7 +41,7 @@ def _program(name: str) -> str:
     return path
 
 
-def check_evaluation(config: EvaluationConfig, spec: RobotSpec) -> None:
+def check_evaluation(config: EvaluationConfig, robots: Mapping[str, RobotSpec]) -> None:
     """All that ``vla-rollout`` would refuse after the training, before it.
 
     The simulator is made once, in a process of its own: its graphics must not be inherited by data workers.
@@ -52,6 +52,10 @@ def check_evaluation(config: EvaluationConfig, spec: RobotSpec) -> None:
     if not config.tasks:
         return
     where = "trainer.evaluation"
+    robot = config.embodiment or (next(iter(robots)) if len(robots) == 1 else None)
+    if robot is None or robot not in robots:
+        raise ConfigError(f"{where}.embodiment must name the simulator's robot, one of {', '.join(robots)}")
+    spec = robots[robot]
     if len(set(config.tasks)) < len(config.tasks):
         raise ConfigError(f"{where}.tasks: one is named twice in {list(config.tasks)}")
     if "task" in config.env_options:
@@ -114,6 +118,8 @@ def rollout_command(config: EvaluationConfig, address: str, out: Path) -> list[s
     command += ["--workers", str(config.workers)]
     if config.execute_steps is not None:
         command += ["--execute_steps", str(config.execute_steps)]
+    if config.embodiment is not None:
+        command += ["--embodiment", config.embodiment]
     for key, value in config.env_options.items():
         command += [f"--env.{key}", json.dumps(value) if not isinstance(value, str) else value]
     return command

@@ -6,7 +6,7 @@ Shape legend: T action steps, A action dims.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +25,7 @@ from vla_heads.fast.sampling import some
 from vla_heads.fast.transform import hold
 
 from vla_train.config import RunConfig
-from vla_train.data import open_data
+from vla_train.data_sets import open_data
 from vla_train.spellings import load_run
 
 EPILOG = """DIR gets tokenizer.json and processor_config.json, the format of physical-intelligence/fast; a
@@ -58,14 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chunks(sources: Sequence[Source], pipeline: Pipeline) -> Iterator[HELD]:
-    """Whole normalised chunks ``[T, A]`` with their masks."""
-    action = pipeline.output_spec.action
+def _chunks(sources: Sequence[Source], pipelines: Mapping[str, Pipeline]) -> Iterator[HELD]:
+    """Whole normalised chunks ``[T, A]`` with their masks, of all robots as wide as the widest."""
+    wide = max(pipeline.output_spec.action.dim for pipeline in pipelines.values())
     for source in sources:
+        pipeline = pipelines[source.spec.embodiment]
         for i in range(len(source)):
             actions, mask = pipeline.targets(*source.numeric(i))
             if mask.any():
-                yield hold(actions, mask, action.horizon, action.dim), mask
+                yield hold(actions, mask, len(actions), wide), mask
 
 
 def _head(tree: Tree, framework: FrameworkConfig) -> FASTConfig:
@@ -93,12 +94,19 @@ def fit(tree: Tree) -> tuple[ActionTokenizer, dict[str, Report]]:
     framework = build_config(FrameworkConfig, config.framework, "framework", tree)
     head = _head(tree, framework)
     data = open_data(config.datasets, framework.horizon, tree)
-    pipeline = Pipeline(framework.transforms, data.spec, rows=data.rows, tree=tree)
-    action = pipeline.output_spec.action
-    # The very rows that a run draws, in the same order: byte pairs depend on them.
-    rows = [chunk for chunk, _ in some(_chunks(data.train, pipeline), FITTED_ON)]
-    tokenizer = ActionTokenizer.fit(rows, action.horizon, action.dim, head.vocab_size, head.scale)
-    parts = {"training": rows, "held out": [c for c, _ in some(_chunks(data.val, pipeline), FITTED_ON)]}
+    pipelines = {}
+    for name, spec in data.specs.items():
+        nodes, where = framework.transforms_of(name)
+        pipelines[name] = Pipeline(nodes, spec, rows=data.rows(name), where=where, tree=tree)
+    wide = max(pipeline.output_spec.action.dim for pipeline in pipelines.values())
+    # The very rows that a run draws, robot by robot in the same order: byte pairs depend on them.
+    robots = list(data.specs)
+    train, val = (
+        sorted(sources, key=lambda s: robots.index(s.spec.embodiment)) for sources in (data.train, data.val)
+    )
+    rows = [chunk for chunk, _ in some(_chunks(train, pipelines), FITTED_ON)]
+    tokenizer = ActionTokenizer.fit(rows, framework.horizon, wide, head.vocab_size, head.scale)
+    parts = {"training": rows, "held out": [c for c, _ in some(_chunks(val, pipelines), FITTED_ON)]}
     return tokenizer, {name: measure(tokenizer, part) for name, part in parts.items() if part}
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from vla_core.errors import ConfigError, suggest
 from vla_core.interfaces import AnsweringModel
+from vla_core.ranges import BelowOne, Count, check_ranges
 from vla_core.shard import ShardUnit, mark
 
 ADAPTER = "default"
@@ -37,20 +38,15 @@ class LoRAConfig:
     """
 
     modules: tuple[str, ...] = ()
-    rank: int = 16
-    alpha: int | None = None
-    dropout: float = 0.0
+    rank: Count = 16
+    alpha: Count | None = None
+    dropout: BelowOne = 0.0
     train_modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.modules:
             raise ConfigError("trainer.lora.modules must name layers, e.g. [vlm.model.language_model]")
-        if self.rank < 1:
-            raise ConfigError(f"trainer.lora.rank must be at least 1, got {self.rank}")
-        if self.alpha is not None and self.alpha < 1:
-            raise ConfigError(f"trainer.lora.alpha must be at least 1, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"trainer.lora.dropout must be in [0, 1), got {self.dropout}")
+        check_ranges(self, "trainer.lora.")
 
 
 def target_layers(model: nn.Module, entries: Iterable[str]) -> list[str]:

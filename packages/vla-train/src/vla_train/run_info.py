@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from vla_train.composition import Composed
-from vla_train.data import Data
+from vla_train.data_sets import Data
 from vla_train.engine import Engine
 from vla_train.resume import samples_a_step
 
@@ -49,6 +49,8 @@ def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) 
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
+    # What the report draws is of the first robot.
+    spec = next(iter(data.specs.values()))
     episodes = [sorted({s.episode(i) for i in range(len(s))}) for s in (*data.train, *data.val)]
     n_train = sum(len(e) for e in episodes[: len(data.train)])
     return {
@@ -73,9 +75,19 @@ def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) 
             "samples_train": sum(len(s) for s in data.train),
             "samples_val": sum(len(s) for s in data.val),
             "tasks": sorted(_tasks(data)),
-            "cameras": [c.name for c in data.spec.observation.cameras],
+            "cameras": [c.name for c in spec.observation.cameras],
+            "sets": [
+                {
+                    "label": one.label,
+                    "robot": one.embodiment,
+                    "weight": one.weight,
+                    "samples_train": len(one.train),
+                    "samples_val": 0 if one.val is None else len(one.val),
+                }
+                for one in data.sets
+            ],
         },
-        "control_hz": data.spec.action.control_hz,
-        "action_groups": [{"name": g.name, "dim": g.dim, "unit": g.unit} for g in data.spec.action.groups],
+        "control_hz": spec.action.control_hz,
+        "action_groups": [{"name": g.name, "dim": g.dim, "unit": g.unit} for g in spec.action.groups],
         "command": command,
     }

@@ -12,13 +12,16 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 from vla_core.batch import Batch
+from vla_core.features import ROWS
+from vla_data.mixture import Mixture
 
 from vla_train import resume
 from vla_train.auxiliary import wants_future, weights_at
 from vla_train.balance import Balance, means_of
 from vla_train.compiling import compile_model
 from vla_train.composition import Composed
-from vla_train.data import Collate, TransformedDataset
+from vla_train.data import Collate, InfiniteBatches, TransformedDataset
+from vla_train.data_meter import DataMeter
 from vla_train.ema import EMA
 from vla_train.engine import Engine, make_engine
 from vla_train.exits import Stopped
@@ -30,12 +33,13 @@ from vla_train.noise import seed_streams
 from vla_train.optim import Rates, freeze, parameter_groups
 from vla_train.precision import make_optimizer, set_precision
 from vla_train.progress import ProgressBar
+from vla_train.quarantine import Quarantine
 from vla_train.reach import freeze_unreached, unreached
 from vla_train.run_info import describe_run
 from vla_train.saving import Best, Saver
 from vla_train.stopping import Stop
 from vla_train.trackers import Tracker, make_trackers
-from vla_train.validate import Validation
+from vla_train.validate import HeldOut, Validation
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Trainer:
         optimizer = make_optimizer(parameter_groups(self.model, self.settings), self.settings, self.engine)
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
+        self.by_data = DataMeter(composed.data.labels, self.mixture, self.engine)
         self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights)
         self.ema = EMA(self.model, self.settings.ema_decay) if self.settings.ema_decay else None
         if self.ema:
@@ -97,21 +102,30 @@ class Trainer:
 
     def _open_data(self) -> None:
         data, datasets, policy = self.composed.data, self.config.datasets, self.composed.policy
-        pipeline = next(iter(policy.pipelines.values()))
         future = wants_future(self.model, data.train, self.settings.batch_size)
         self.collate = Collate(policy.collator, future)
-        self.dataset = TransformedDataset(data.train, pipeline, self.config.seed, datasets.ram_cache, future)
+        pipelines, cached = policy.pipelines, datasets.ram_cache
+        self.dataset = TransformedDataset(data.train, pipelines, self.config.seed, cached, future)
+        weights = [one.weight for one in data.sets]
+        self.mixture = Mixture([len(source) for source in data.train], weights, self.config.seed)
+        held = [
+            HeldOut(s.label, TransformedDataset([s.val], pipelines, None, cached), pipelines[s.embodiment])
+            for s in data.sets
+            if s.val is not None
+        ]
         self.validation: Validation | None = None
-        if data.val:
-            held = TransformedDataset(data.val, pipeline, None, datasets.ram_cache)
-            self.validation = Validation(
-                held,
-                Collate(policy.collator),
-                pipeline,
-                policy.noise_shape,
-                self.settings.val_samples,
-                self.settings.batch_size,
-            )
+        if held:
+            shape, n = policy.noise_shape, self.settings.val_samples
+            self.validation = Validation(held, Collate(policy.collator), shape, n, self.settings.batch_size)
+
+    @property
+    def epoch(self) -> str:
+        """What an epoch is, in one line."""
+        return self.mixture.describe(self.composed.data.labels)
+
+    def first_batch(self) -> list[tuple[int, int]]:
+        """(position, index) of the first batch of the first rank."""
+        return next(iter(InfiniteBatches(self.mixture, self.settings.batch_size)))
 
     def _probe(self) -> Batch:
         """Samples of every data set: what no term of them depends on cannot be trained."""
@@ -129,16 +143,20 @@ class Trainer:
         settings, engine = self.settings, self.engine
         start = resume.load(engine, self.run_dir) if settings.resume else 0
         trackers = make_trackers(self.config.trackers, self.run_dir, start) if engine.is_main else []
+        quarantine = self._quarantine()
         feed = Feed(
             self.dataset,
             self.collate,
+            self.mixture,
             batch_size=settings.batch_size,
             seed=self.config.seed,
             workers=self.config.datasets.num_workers,
             engine=engine,
             start=start,
+            quarantine=quarantine,
         )
         meter = Meter(settings.batch_size * engine.world)
+        samples = resume.samples_a_step(settings, engine.world)
         best = Best.read(self.run_dir, settings.keep_best, settings.patience)
         latest: dict[str, float] = {}
         outcome = self.run_dir / "checkpoints" / f"steps_{start}"
@@ -156,6 +174,8 @@ class Trainer:
                     # One of the few places where the loop waits for the device.
                     self.guard.check()
                     metrics = meter.read(self._mean) | self.rates.read() | weights | engine.memory()
+                    metrics |= self.by_data.read(step * samples)
+                    metrics |= quarantine.check() if quarantine else {}
                     progress.update(step, metrics)
                     _log(trackers, step, metrics)
                 stopping = stop.asked(engine, step)
@@ -193,10 +213,14 @@ class Trainer:
         engine.module.train()
         self.rates.apply(step)
         options = {} if self.model.auxiliary is None else {"auxiliary": any(scheduled.values())}
+        if self.by_data.on:
+            options["rows"] = True
         for i, (batch, share) in enumerate(zip(batches, self.balance.shares(batches), strict=True)):
             seed_streams(self.config.seed, engine.rank, step, i)
             with engine.micro_batch():
-                terms = engine.forward(batch.to(self.device, non_blocking=True), **options)
+                batch = batch.to(self.device, non_blocking=True)
+                terms = engine.forward(batch, **options)
+                self.by_data.see(batch.source, terms.pop(ROWS, None))
                 loss, shared = self.balance(terms, share, scheduled)
                 engine.backward(loss)
                 norm = engine.update(self.settings.clip_norm)
@@ -206,6 +230,14 @@ class Trainer:
         if self.ema:
             self.ema.update()
         return {f"loss_weight/{name}": weight for name, weight in scheduled.items()}
+
+    def _quarantine(self) -> Quarantine | None:
+        datasets, engine = self.config.datasets, self.engine
+        if datasets.on_bad_sample == "error":
+            return None
+        console = self.console if engine.is_main else None
+        labels, budget = self.composed.data.labels, datasets.bad_sample_budget
+        return Quarantine(labels, self.mixture, budget, self.run_dir, engine, console)
 
     def _mean(self, values: Tensor) -> Tensor:
         return self.engine.sum(values) / self.engine.world

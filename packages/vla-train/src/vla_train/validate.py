@@ -5,15 +5,17 @@ Shape legend: N samples, T action steps, A action dims.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from vla_core.specs import ActionSpec
 from vla_core.transforms import Pipeline
+from vla_core.types import Float
 
 from vla_train.data import Collate, TransformedDataset
 from vla_train.engine import Engine
@@ -33,29 +35,54 @@ def dim_units(spec: ActionSpec) -> list[str]:
     return [group.unit for group in spec.groups for _ in range(group.dim)]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out samples of one data set, without augmentation, and its robot's pipeline."""
+
+    label: str
+    dataset: TransformedDataset
+    pipeline: Pipeline
+
+    @property
+    def robot(self) -> str:
+        """The embodiment."""
+        return self.pipeline.input_spec.embodiment
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of one data set over all ranks; ``errors`` and ``entries`` a dim, in real units."""
+
+    loss: float
+    rows: float
+    error: float
+    mean_error: float
+    valid: float
+    errors: list[float]
+    entries: list[float]
+
+
 @dataclass
 class Validation:
     """Evaluates a policy on a fixed, evenly spaced choice of held-out samples.
 
     Args:
-        dataset: validation samples without augmentation.
+        parts: one a data set.
         collate: to batches.
-        pipeline: for errors in real units.
         noise_shape: of a row's noise.
-        count: number of samples.
+        count: number of samples, shared equally between the data sets.
         batch_size: of one forward pass and rank.
     """
 
-    dataset: TransformedDataset
+    parts: Sequence[HeldOut]
     collate: Collate
-    pipeline: Pipeline
     noise_shape: tuple[int, int]
     count: int
     batch_size: int
 
-    def __post_init__(self) -> None:
-        n = min(self.count, len(self.dataset))
-        self.indices = [int(i) for i in np.linspace(0, len(self.dataset) - 1, n).round()]
+    def _chosen(self, dataset: TransformedDataset) -> list[int]:
+        n = min(max(1, self.count // len(self.parts)), len(dataset))
+        return [int(i) for i in np.linspace(0, len(dataset) - 1, n).round()]
 
     def _batches(self, indices: list[int]) -> Iterator[list[int]]:
         for i in range(0, len(indices), self.batch_size):
@@ -72,21 +99,39 @@ class Validation:
             mine = first + engine.rank
             yield mine, batches[min(mine, len(batches) - 1)], mine < len(batches)
 
-    @torch.no_grad()
     def __call__(self, engine: Engine) -> dict[str, float]:
-        """``val/...`` metrics over all ranks; the noise is that of the batch, so that two calls compare."""
+        """``val/...`` metrics over all ranks; the noise is that of the batch, so that two calls compare.
+
+        Of several data sets also ``data/LABEL/val_loss`` and ``val_action_mae``; the ``val/`` ones are over
+        all.
+        """
+        measured = [(part, self._measure(part, engine)) for part in self.parts]
+        sums = [one for _, one in measured]
+        out = {
+            "val/loss": sum(s.loss for s in sums) / sum(s.rows for s in sums),
+            "val/action_mae": sum(s.error for s in sums) / sum(s.valid for s in sums),
+            "val/mean_action_mae": sum(s.mean_error for s in sums) / sum(s.valid for s in sums),
+        }
+        if len(measured) > 1:
+            for part, s in measured:
+                out[f"data/{part.label}/val_loss"] = s.loss / s.rows
+                out[f"data/{part.label}/val_action_mae"] = s.error / s.valid
+        return {**out, **_of_dims(measured)}
+
+    @torch.no_grad()
+    def _measure(self, part: HeldOut, engine: Engine) -> _Sums:
         model: Any = engine.whole()
         model.eval()
-        device = engine.device
-        dims = self.pipeline.input_spec.action.dim
-        mean = torch.from_numpy(self._mean_action())
+        device, pipeline = engine.device, part.pipeline
+        dims, inner = pipeline.input_spec.action.dim, pipeline.output_spec.action
+        mean = torch.from_numpy(_mean_action(pipeline))
         # loss, rows, error, mean action's error, entries; then errors and entries of each dim in real units.
         sums = torch.zeros(5 + 2 * dims, dtype=torch.float64)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for number, chosen, counts in self._rounds(self.indices, engine):
+            for number, chosen, counts in self._rounds(self._chosen(part.dataset), engine):
                 seed = number * self.batch_size
                 torch.manual_seed(seed)
-                batch = self.collate([self.dataset[i] for i in chosen])
+                batch = self.collate([part.dataset[i] for i in chosen])
                 target, mask = batch.actions, batch.action_mask
                 assert target is not None
                 assert mask is not None
@@ -100,58 +145,53 @@ class Validation:
                 sums[0] += sum(term.double().cpu() for term in terms.values()) * len(chosen)
                 sums[1] += len(chosen)
                 sums[2] += ((predicted - target).abs() * mask).sum()
-                sums[3] += ((mean - target).abs() * mask).sum()
+                # Dims of larger robots are padding here, and masked.
+                blind = functional.pad(mean, (0, target.shape[2] - mean.shape[1]))
+                sums[3] += ((blind - target).abs() * mask).sum()
                 sums[4] += mask.sum()
                 for i, index in enumerate(chosen):
-                    raw = self.dataset.numeric(index)
-                    real = self.pipeline.inverse(predicted[i, :, :dims].numpy(), raw.state)
+                    raw = part.dataset.numeric(index)
+                    real = pipeline.inverse(predicted[i, : inner.horizon, : inner.dim].numpy(), raw.state)
                     sums[5 : 5 + dims] += torch.from_numpy((np.abs(real - raw.actions) * raw.mask).sum(0))
                     sums[5 + dims :] += torch.from_numpy(raw.mask.sum(0))
         total = engine.sum(sums.to(device)).cpu().tolist()
         loss, rows, error, mean_error, valid = total[:5]
-        errors, entries = total[5 : 5 + dims], total[5 + dims :]
-        names = dim_names(self.pipeline.input_spec.action)
-        return {
-            "val/loss": loss / rows,
-            "val/action_mae": error / valid,
-            "val/mean_action_mae": mean_error / valid,
-            **{f"val/mae/{n}": e / max(count, 1) for n, e, count in zip(names, errors, entries, strict=True)},
-        }
+        return _Sums(loss, rows, error, mean_error, valid, total[5 : 5 + dims], total[5 + dims :])
 
-    def _mean_action(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """The training set's mean action as the model sees it: what a blind predictor answers."""
-        mean = self.pipeline.statistics["action"].mean.astype(np.float32)[None]
-        for step in self.pipeline.steps:
-            if step.needs_statistics:
-                mean = step.actions(mean, None)
-        return mean
-
-    @torch.no_grad()
     def save_predictions(self, engine: Engine, path: Path, episodes: int = 3) -> None:
         """Chunks predicted at every frame of a few held-out episodes, in real units, as ``.npz``.
 
+        The first data set's go to ``path``, those of each other one to ``path`` with its label in the name.
         All ranks compute, the first one writes.
         """
+        for i, part in enumerate(self.parts):
+            name = path if i == 0 else path.with_name(f"{path.stem}-{part.label}{path.suffix}")
+            self._save_predictions(part, engine, name, episodes)
+
+    @torch.no_grad()
+    def _save_predictions(self, part: HeldOut, engine: Engine, path: Path, episodes: int) -> None:
         model: Any = engine.whole()
         model.eval()
-        spec = self.pipeline.input_spec.action
+        dataset, pipeline = part.dataset, part.pipeline
+        spec, inner = pipeline.input_spec.action, pipeline.output_spec.action
         by_episode: dict[tuple[int, int], list[int]] = {}
-        for i in range(len(self.dataset)):
-            by_episode.setdefault(self.dataset.episode(i), []).append(i)
+        for i in range(len(dataset)):
+            by_episode.setdefault(dataset.episode(i), []).append(i)
         kept = list(by_episode)
         kept = [kept[int(i)] for i in np.linspace(0, len(kept) - 1, min(episodes, len(kept))).round()]
         order = [(n, frame, i) for n, key in enumerate(kept) for frame, i in enumerate(by_episode[key])]
-        recorded = np.stack([self.dataset.numeric(i).actions[0] for _, _, i in order])
+        recorded = np.stack([dataset.numeric(i).actions[0] for _, _, i in order])
         predicted = np.zeros((len(order), spec.horizon, spec.dim), np.float32)
         for number, chosen, counts in self._rounds([i for _, _, i in order], engine):
-            batch = self.collate([self.dataset[i] for i in chosen]).to(engine.device)
+            batch = self.collate([dataset[i] for i in chosen]).to(engine.device)
             shape = (len(chosen), *self.noise_shape)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             chunks = model.predict(batch, noise.to(engine.device)).float().cpu().numpy()
             for k, (i, chunk) in enumerate(zip(chosen, chunks, strict=True)):
                 if counts:
-                    raw = self.dataset.numeric(i)
-                    predicted[number * self.batch_size + k] = self.pipeline.inverse(chunk, raw.state)
+                    raw = dataset.numeric(i)
+                    chunk = chunk[: inner.horizon, : inner.dim]
+                    predicted[number * self.batch_size + k] = pipeline.inverse(chunk, raw.state)
         predicted = engine.sum(torch.from_numpy(predicted).to(engine.device)).cpu().numpy()
         if not engine.is_main:
             return
@@ -164,3 +204,25 @@ class Validation:
             names=np.array(dim_names(spec)),
             units=np.array(dim_units(spec)),
         )
+
+
+def _mean_action(pipeline: Pipeline) -> Float:
+    """The training set's mean action as the model sees it: what a blind predictor answers."""
+    mean = pipeline.statistics["action"].mean.astype(np.float32)[None]
+    for step in pipeline.steps:
+        if step.needs_statistics:
+            mean = step.actions(mean, None)
+    return mean
+
+
+def _of_dims(measured: Sequence[tuple[HeldOut, _Sums]]) -> dict[str, float]:
+    """``val/mae/DIM`` in real units, with several robots ``val/mae/ROBOT/DIM``; data sets of one together."""
+    several = len({part.robot for part, _ in measured}) > 1
+    found: dict[str, tuple[float, float]] = {}
+    for part, sums in measured:
+        names = dim_names(part.pipeline.input_spec.action)
+        for name, error, count in zip(names, sums.errors, sums.entries, strict=True):
+            key = f"val/mae/{part.robot}/{name}" if several else f"val/mae/{name}"
+            before = found.get(key, (0.0, 0.0))
+            found[key] = before[0] + error, before[1] + count
+    return {key: error / max(count, 1) for key, (error, count) in found.items()}

@@ -12,7 +12,7 @@ import pickle
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from vla_core.envs._metaworld_tasks import scene_of
 from vla_core.envs._mujoco_render import GL_PACKAGES, CameraRenderer
 from vla_core.envs.protocol import StepResult
 from vla_core.errors import ConfigError, suggest
+from vla_core.ranges import Range, check_ranges
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec
 from vla_core.types import Observation
 
@@ -38,6 +39,7 @@ CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper"
 CARRIED = frozenset({"behindGripper", "gripperPOV"})  # fastened to the robot's hand
 _UPSIDE_DOWN = frozenset({"corner", "corner2", "corner3", "corner4"})
 _LONGEST = 500  # Meta-World refuses to go on after that
+Angle = Annotated[float, Range(low=0, high=90)]
 _WORKSPACE = (0.0, 0.6, 0.1)  # metres: above the middle of the table, where hand and objects are
 _OPEN_M = 0.1  # Meta-World's gripper reading of 1 is fingers this far apart
 
@@ -69,8 +71,8 @@ class MetaWorldConfig:
 
     task: str = "faucet-open"
     cameras: tuple[str, ...] = ("corner4", "topview")
-    image_size: int = 128
-    max_steps: int = 200
+    image_size: Annotated[int, Range(low=16, high=4096)] = 128
+    max_steps: Annotated[int, Range(low=1, high=_LONGEST)] = 200
     start: Literal["shared", "task"] = "shared"
     instruction: str | None = None
     instruction_task: str | None = None
@@ -78,13 +80,14 @@ class MetaWorldConfig:
     depth: bool = False
     intrinsics: bool = False
     extrinsics: bool = False
-    camera_orbit: tuple[float, float] = (0.0, 0.0)
+    camera_orbit: tuple[Angle, Angle] = (0.0, 0.0)
 
 
 def _check(config: MetaWorldConfig) -> None:
     for key, task in (("task", config.task), ("instruction_task", config.instruction_task)):
         if task is not None and task not in PHRASINGS:
             raise ConfigError(f"env.{key}: no Meta-World task '{task}'{suggest(task, PHRASINGS)}")
+    check_ranges(config, "env.")
     if not config.cameras:
         raise ConfigError("env.cameras: name at least one camera")
     for camera in config.cameras:
@@ -92,14 +95,9 @@ def _check(config: MetaWorldConfig) -> None:
             raise ConfigError(f"env.cameras: no camera '{camera}'{suggest(camera, CAMERAS)}")
     if len(set(config.cameras)) < len(config.cameras):
         raise ConfigError(f"env.cameras: a camera is named twice in {list(config.cameras)}")
-    if not 16 <= config.image_size <= 4096:
-        raise ConfigError(f"env.image_size: {config.image_size} is outside 16 to 4096")
-    if not 1 <= config.max_steps <= _LONGEST:
-        raise ConfigError(f"env.max_steps: {config.max_steps} is outside 1 to {_LONGEST}")
-    if len(config.camera_orbit) != 2 or not 0 <= config.camera_orbit[0] <= config.camera_orbit[1] <= 90:
+    if len(config.camera_orbit) != 2 or config.camera_orbit[0] > config.camera_orbit[1]:
         raise ConfigError(
-            f"env.camera_orbit: {list(config.camera_orbit)} must be two angles in degrees, smallest first, "
-            "from 0 to 90"
+            f"env.camera_orbit: {list(config.camera_orbit)} must be two angles in degrees, smallest first"
         )
     if config.camera_orbit[1] and set(config.cameras) & CARRIED:
         carried = sorted(set(config.cameras) & CARRIED)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vla_core.assemble import build_policy
 from vla_core.batch import Batch, Role, TokenFields
+from vla_core.features import ROWS
 from vla_core.framework import FrameworkConfig
 from vla_core.interfaces import (
     HeadDims,
@@ -193,7 +194,10 @@ class FakeHead(nn.Module):
     ) -> Terms:
         """Masked mean absolute error."""
         error = (self._mean(inputs).float() - actions).abs() * mask
-        return {"action_l1": error.sum() / mask.sum().clamp(min=1)}
+        terms = {"action_l1": error.sum() / mask.sum().clamp(min=1)}
+        if inputs.rows:
+            terms[ROWS] = torch.stack([error.detach().sum((1, 2)), mask.sum((1, 2)).float()], 1)
+        return terms
 
     def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
         """``[B, T, A]``."""

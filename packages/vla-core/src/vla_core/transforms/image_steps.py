@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vla_core import images
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, Natural, Share, check_ranges
 from vla_core.specs import CameraSpec, RobotSpec
 from vla_core.transforms.base import Transform
 from vla_core.types import Observation
@@ -26,15 +27,14 @@ class ResizeConfig:
         fit: ``stretch`` to the size, or ``pad``: keep the aspect ratio, in the middle of black (openpi).
     """
 
-    height: int = 224
-    width: int = 224
+    height: Count = 224
+    width: Count = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
     fit: Literal["stretch", "pad"] = "stretch"
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"resize needs positive sizes, got {self.height} x {self.width}")
+        check_ranges(self, "resize: ")
         if not self.antialias and self.interpolation != "bilinear":
             raise ConfigError(f"resize: antialias: false goes with bilinear, not with {self.interpolation}")
 
@@ -92,11 +92,10 @@ class Resize(Transform):
 class RandomShiftConfig:
     """Largest shift in pixels along each axis."""
 
-    pixels: int = 4
+    pixels: Natural = 4
 
     def __post_init__(self) -> None:
-        if self.pixels < 0:
-            raise ValueError(f"random_shift needs pixels >= 0, got {self.pixels}")
+        check_ranges(self, "random_shift: ")
 
 
 class RandomShift(Transform):
@@ -132,8 +131,8 @@ class RandomShift(Transform):
 class ColorJitterConfig:
     """Largest relative change of brightness and contrast."""
 
-    brightness: float = 0.2
-    contrast: float = 0.2
+    brightness: Share = 0.2
+    contrast: Share = 0.2
 
 
 class ColorJitter(Transform):

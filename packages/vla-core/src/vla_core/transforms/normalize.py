@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_core.errors import ConfigError, suggest
+from vla_core.ranges import NonNegative, check_ranges
 from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.stats import VectorStats
 from vla_core.transforms.base import Floats, Transform
@@ -34,15 +35,14 @@ class NormalizeConfig:
     state: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
     action: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
     groups: dict[str, str] = field(default_factory=dict)
-    clip: float = 0.0
+    clip: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         modes = ("q99", "min_max", "mean_std", "binary", "none")
         for name, mode in self.groups.items():
             if mode not in modes:
                 raise ConfigError(f"normalize: group '{name}' has mode '{mode}'{suggest(mode, modes)}")
-        if self.clip < 0:
-            raise ConfigError(f"normalize: clip must be >= 0, got {self.clip}")
+        check_ranges(self, "normalize: ")
 
 
 class _Affine:

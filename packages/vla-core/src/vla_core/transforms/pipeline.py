@@ -13,7 +13,8 @@ from vla_core import registry
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError, suggest
 from vla_core.specs import RobotSpec
-from vla_core.stats import NormStats, VectorStats
+from vla_core.stats import NormStats
+from vla_core.streaming import StreamingStats
 from vla_core.transforms.base import Floats, Transform
 from vla_core.types import Bool, Observation, Sample
 
@@ -88,15 +89,15 @@ class Pipeline:
             self.statistics = spec.statistics
 
     def _fit(self, rows: Rows) -> NormStats:
-        states, actions = [], []
+        states, actions = StreamingStats(), StreamingStats()
         for state, chunk, mask in rows():
             chunk, state = self._forward(chunk[mask.any(axis=1)], state)
-            actions.append(chunk)
+            actions.add(chunk)
             if state is not None:
-                states.append(state)
-        vectors = {"action": VectorStats.from_rows(np.concatenate(actions))}
-        if states:
-            vectors["state"] = VectorStats.from_rows(np.stack(states))
+                states.add(state[None])
+        vectors = {"action": actions.result()}
+        if states.count:
+            vectors["state"] = states.result()
         return NormStats(vectors)
 
     def _forward(self, actions: Floats, state: Floats | None) -> tuple[Floats, Floats | None]:

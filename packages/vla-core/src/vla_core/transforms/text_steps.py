@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Range, check_ranges
 from vla_core.specs import RobotSpec
 from vla_core.transforms.base import Transform
 from vla_core.types import Observation
@@ -22,12 +24,11 @@ class StateAsTextConfig:
             bin numbers, separated by spaces.
     """
 
-    bins: int = 256
+    bins: Annotated[int, Range(low=2)] = 256
     template: str = "{instruction} [STATE] {state} [ACTION]"
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise ConfigError(f"state_as_text: bins must be at least 2, got {self.bins}")
+        check_ranges(self, "state_as_text: ")
         for slot in ("{instruction}", "{state}"):
             if self.template.count(slot) != 1:
                 raise ConfigError(f"state_as_text: template must contain {slot} once, got {self.template!r}")

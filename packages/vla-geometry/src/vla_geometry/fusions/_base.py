@@ -90,13 +90,6 @@ def resolve_heads(width: int, n_heads: int | None) -> int:
     return heads
 
 
-def check_at_least(low: int, **values: int) -> None:
-    """Raise :class:`ConfigError` naming the first key whose value is below ``low``."""
-    for key, value in values.items():
-        if value < low:
-            raise ConfigError(f"{key}: {value} must be at least {low}")
-
-
 def valid_views(visual: VisualTokens) -> Tensor:
     """Bool ``[B, V]``: views with a valid vision token."""
     return visual.mask.view(visual.mask.shape[0], visual.grid[0], -1).any(dim=-1)

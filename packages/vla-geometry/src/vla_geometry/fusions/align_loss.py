@@ -24,6 +24,7 @@ from vla_core.interfaces import (
     VLMOutput,
     VLMRequest,
 )
+from vla_core.ranges import Layer
 from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._base import GeometryFusion
@@ -40,7 +41,7 @@ class AlignLossConfig:
             that the last layers stay free for the action.
     """
 
-    layer: int | None = None
+    layer: Layer | None = None
 
 
 class AlignLoss(GeometryFusion):

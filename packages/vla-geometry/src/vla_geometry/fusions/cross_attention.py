@@ -12,9 +12,10 @@ from typing import ClassVar
 from torch import nn
 from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.ranges import Count, check_ranges
 
 from vla_geometry.fusions._attention import CrossAttention, grid_positions
-from vla_geometry.fusions._base import GeometryFusion, check_at_least, known_tokens, resolve_heads
+from vla_geometry.fusions._base import GeometryFusion, known_tokens, resolve_heads
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,11 @@ class CrossAttentionFusionConfig:
         n_heads: attention heads; null is W / 64 (at least 1).
     """
 
-    width: int | None = None
-    n_heads: int | None = None
+    width: Count | None = None
+    n_heads: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.width is not None:
-            check_at_least(1, width=self.width)
+        check_ranges(self)
 
 
 class CrossAttentionFusion(GeometryFusion):

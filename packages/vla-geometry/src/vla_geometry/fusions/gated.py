@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.ranges import Count, check_ranges
 
-from vla_geometry.fusions._base import GeometryFusion, check_at_least, check_text, known_tokens
+from vla_geometry.fusions._base import GeometryFusion, check_text, known_tokens
 from vla_geometry.fusions._resample import resample
 
 
@@ -29,10 +30,10 @@ class GatedConfig:
     """
 
     conditioning: Literal["none", "semantic"] = "semantic"
-    gate_width: int = 128
+    gate_width: Count = 128
 
     def __post_init__(self) -> None:
-        check_at_least(1, gate_width=self.gate_width)
+        check_ranges(self)
 
 
 class Gated(GeometryFusion):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.batch import Cameras
 from vla_core.interfaces import Context, Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.ranges import Count, check_ranges
 from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._attention import grid_positions
 from vla_geometry.fusions._base import (
     GeometryFusion,
-    check_at_least,
     known_tokens,
     resolve_heads,
     valid_views,
@@ -43,14 +43,14 @@ class HeadContextConfig:
     """
 
     compress: Literal["pool", "qformer", "per_layer"] = "qformer"
-    pool_size: int = 4
-    n_tokens: int = 16
-    width: int | None = None
-    depth: int = 2
-    n_heads: int | None = None
+    pool_size: Count = 4
+    n_tokens: Count = 16
+    width: Count | None = None
+    depth: Count = 2
+    n_heads: Count | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, pool_size=self.pool_size, n_tokens=self.n_tokens, depth=self.depth)
+        check_ranges(self)
 
 
 class HeadContext(GeometryFusion):

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from vla_core.batch import Cameras
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.ranges import Count, check_ranges
 
 from vla_geometry.fusions._attention import grid_positions
 from vla_geometry.fusions._base import (
     GeometryFusion,
-    check_at_least,
     check_text,
     known_tokens,
     resolve_heads,
@@ -36,12 +36,12 @@ class LanguageGuidedConfig:
         n_heads: attention heads; null is W / 64 (at least 1).
     """
 
-    width: int = 256
-    depth: int = 2
-    n_heads: int | None = None
+    width: Count = 256
+    depth: Count = 2
+    n_heads: Count | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, depth=self.depth)
+        check_ranges(self)
 
 
 class LanguageGuided(GeometryFusion):

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from vla_core.batch import Cameras, Known
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import Fused, FusionDims, GeometryFeatures, TextTokens, VisualTokens
+from vla_core.ranges import Count, Positive, check_ranges
 from vla_core.traits import FusionTraits
 
 from vla_geometry.fusions._attention import sinusoid
-from vla_geometry.fusions._base import GeometryFusion, check_at_least, valid_views
+from vla_geometry.fusions._base import GeometryFusion, valid_views
 from vla_geometry.points import patch_points, pool_points
 
 
@@ -40,22 +41,20 @@ class Position3DConfig:
 
     depth: Literal["camera", "geometry", "points"] = "camera"
     frame: Literal["auto", "world", "camera"] = "auto"
-    n_frequencies: int = 16
-    shortest: float = 0.05
-    longest: float = 10.0
-    cells: int = 1
+    n_frequencies: Count = 16
+    shortest: Positive = 0.05
+    longest: Positive = 10.0
+    cells: Count = 1
 
     def __post_init__(self) -> None:
-        check_at_least(1, n_frequencies=self.n_frequencies, cells=self.cells)
+        check_ranges(self)
         if self.depth == "points" and self.frame != "auto":
             raise ConfigError(
                 f"frame: '{self.frame}' cannot be had with depth: points, which are in the first camera's; "
                 "leave it at auto"
             )
-        if not 0 < self.shortest <= self.longest:
-            raise ConfigError(
-                f"shortest: {self.shortest} must be positive and at most longest {self.longest}"
-            )
+        if self.shortest > self.longest:
+            raise ConfigError(f"shortest: {self.shortest} must be at most longest {self.longest}")
 
 
 class Position3D(GeometryFusion):

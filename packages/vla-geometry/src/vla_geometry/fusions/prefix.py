@@ -19,8 +19,9 @@ from vla_core.interfaces import (
     TextTokens,
     VisualTokens,
 )
+from vla_core.ranges import Count, check_ranges
 
-from vla_geometry.fusions._base import GeometryFusion, check_at_least, resolve_heads
+from vla_geometry.fusions._base import GeometryFusion, resolve_heads
 from vla_geometry.fusions._queries import GeometryQueries
 
 
@@ -35,13 +36,13 @@ class PrefixConfig:
         n_heads: attention heads; null is W / 64 (at least 1).
     """
 
-    n_tokens: int = 16
-    width: int | None = None
-    depth: int = 2
-    n_heads: int | None = None
+    n_tokens: Count = 16
+    width: Count | None = None
+    depth: Count = 2
+    n_heads: Count | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, n_tokens=self.n_tokens, depth=self.depth)
+        check_ranges(self)
 
 
 class Prefix(GeometryFusion):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vla_core.errors import ConfigError, suggest
+from vla_core.ranges import Natural, check_ranges
 
 from vla_geometry.cache import check_cache
 from vla_geometry.mapanything.sizes import SIZES
@@ -41,7 +42,7 @@ class MapAnythingConfig:
     dense_heads: bool = True
     bf16: bool = False
     compat: Literal["none", "starvla_llava3d"] = "none"
-    cache_mib: int = 0
+    cache_mib: Natural = 0
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -58,4 +59,5 @@ class MapAnythingConfig:
                 "geometry.dense_heads: depth and points need the scale token, which compat: starvla_llava3d "
                 "leaves out; set geometry.dense_heads to false"
             )
+        check_ranges(self, "geometry.")
         check_cache(self.cache_mib, self.trainable)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
+from vla_core.ranges import BelowOne, Count, check_ranges
 
 from vla_heads.flow_config import heads_of
 
@@ -29,12 +29,12 @@ class AdapterHeadConfig:
         use_pro_version: with ``compat: starvla``: its blocks with rotary positions.
     """
 
-    n_queries: int = 64
-    n_blocks: int | None = 24
-    width: int = 1024
-    n_heads: int | None = None
-    dropout: float = 0.0
-    state_hidden: int = 1024
+    n_queries: Count = 64
+    n_blocks: Count | None = 24
+    width: Count = 1024
+    n_heads: Count | None = None
+    dropout: BelowOne = 0.0
+    state_hidden: Count = 1024
     suffix: str = ""
     compat: Literal["none", "starvla"] = "none"
     use_pro_version: bool = True
@@ -54,12 +54,8 @@ def resolve(config: AdapterHeadConfig, dims: HeadDims) -> Sizes:
     Raises:
         ConfigError: a value that cannot work, with the key's name and the fix.
     """
+    check_ranges(config)
     n_blocks = dims.n_layers if config.n_blocks is None else config.n_blocks
-    for key, value in (("n_queries", config.n_queries), ("n_blocks", n_blocks)):
-        if value < 1:
-            raise ConfigError(f"{key}: {value} must be at least 1")
-    if not 0.0 <= config.dropout < 1.0:
-        raise ConfigError(f"dropout: {config.dropout} must be in [0, 1)")
     # ceil((i + 1) N / K): the identity for K = N.
     layers = tuple(-(-(i + 1) * dims.n_layers // n_blocks) for i in range(n_blocks))
     return Sizes(heads_of(config.width, config.n_heads), layers)

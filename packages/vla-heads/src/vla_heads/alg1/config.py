@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vla_core.errors import ConfigError
+from vla_core.ranges import Count, Layer, Natural, NonNegative, check_ranges
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,18 @@ class Alg1Config:
             there is an encoder and depth otherwise.
     """
 
-    loss_w_dyn: float = 0.0
-    loss_w_geo: float = 0.0
-    loss_w_reg: float = 0.0
-    sagr_phase_a_steps: int = 0
-    sagr_phase_b_ramp_steps: int = 0
-    layer: int | None = None
-    latent_dim: int = 256
-    hidden_dim: int = 512
+    loss_w_dyn: NonNegative = 0.0
+    loss_w_geo: NonNegative = 0.0
+    loss_w_reg: NonNegative = 0.0
+    sagr_phase_a_steps: Natural = 0
+    sagr_phase_b_ramp_steps: Natural = 0
+    layer: Layer | None = None
+    latent_dim: Count = 256
+    hidden_dim: Count = 512
     geo_target: Literal["auto", "tokens", "depth"] = "auto"
 
     def __post_init__(self) -> None:
-        for key in ("loss_w_dyn", "loss_w_geo", "loss_w_reg"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"{key}: {getattr(self, key)} must be a finite number >= 0")
-        for key in ("sagr_phase_a_steps", "sagr_phase_b_ramp_steps"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"{key}: {getattr(self, key)} must be at least 0")
-        for key in ("latent_dim", "hidden_dim"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}: {getattr(self, key)} must be at least 1")
+        check_ranges(self)
 
     def ramp(self, step: int) -> float:
         """Share of the weights at a step (the first is 1): 0 in phase A, then linear, then 1."""

@@ -23,7 +23,7 @@ from vla_core.traits import HeadTraits
 
 from vla_heads.adapter.config import AdapterHeadConfig, resolve
 from vla_heads.compat.adapter_block import StarVLAAdapterBlock
-from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.losses import action_terms, check_targets, masked_state
 
 
 class StarVLAAdapter(nn.Module):
@@ -103,7 +103,7 @@ class StarVLAAdapter(nn.Module):
     ) -> Terms:
         """Masked L1: ``{"action_loss": scalar fp32}`` for ``actions``, bool ``mask`` ``[B, T, A]``."""
         check_targets(actions, mask, self.dims.horizon, self.dims.action_dim)
-        return {"action_loss": masked_mean((self.predict(inputs) - actions.float()).abs(), mask)}
+        return action_terms((self.predict(inputs) - actions.float()).abs(), mask, inputs.rows)
 
     def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
         """Normalised actions ``[B, T, A]``; ``noise`` and ``steps`` are ignored."""

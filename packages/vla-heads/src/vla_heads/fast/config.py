@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vla_core.errors import ConfigError
+from vla_core.ranges import Count, NonNegative, Positive, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,11 @@ class FASTConfig:
     """
 
     tokenizer: str | None = None
-    vocab_size: int = 2048
-    scale: float = 10.0
-    max_tokens: int | None = None
-    temperature: float = 0.0
+    vocab_size: Annotated[int, Range(low=256)] = 2048
+    scale: Positive = 10.0
+    max_tokens: Count | None = None
+    temperature: NonNegative = 0.0
     compat: Literal["none", "starvla"] = "none"
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 256:
-            raise ConfigError(f"vocab_size: {self.vocab_size} must be at least 256, one id a byte")
-        if self.scale <= 0:
-            raise ConfigError(f"scale: {self.scale} must be above 0")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigError(f"max_tokens: {self.max_tokens} must be at least 1")
-        if self.temperature < 0:
-            raise ConfigError(f"temperature: {self.temperature} must be at least 0")
+        check_ranges(self)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.answers import NO_LABEL, Chunks
 from vla_core.errors import ConfigError
+from vla_core.features import ROWS
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
 from vla_core.traits import HeadTraits
 
@@ -147,10 +148,18 @@ class FASTHead(nn.Module):
         logits, labels = inputs.vlm.logits, inputs.vlm.labels
         assert logits is not None
         assert labels is not None
+        spoken = labels != NO_LABEL
         total = F.cross_entropy(
             logits.float().flatten(0, -2), labels.flatten(), ignore_index=NO_LABEL, reduction="sum"
         )
-        return {"action_loss": total / (labels != NO_LABEL).sum().clamp(min=1)}
+        terms = {"action_loss": total / spoken.sum().clamp(min=1)}
+        if inputs.rows:
+            with torch.no_grad():
+                each = F.cross_entropy(
+                    logits.float().transpose(1, -1), labels, ignore_index=NO_LABEL, reduction="none"
+                )
+            terms[ROWS] = torch.stack([each.sum(1), spoken.sum(1).float()], dim=1)
+        return terms
 
     def sample(self, inputs: HeadInputs, noise: Tensor, steps: int | None = None) -> Tensor:
         """Normalised actions ``[B, T, A]``; ``noise`` seeds the words drawn with a temperature."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
+from vla_core.ranges import Count, Layer
 
 from vla_heads.flow_config import FlowConfig, check_flow, heads_of
 
@@ -32,13 +33,13 @@ class GR00TFlowConfig(FlowConfig):
     """
 
     size: Literal["B", "L", "custom"] = "B"
-    width: int | None = None
-    n_heads: int | None = None
-    n_blocks: int = 16
-    output_width: int = 1024
-    layer: int = -1
+    width: Count | None = None
+    n_heads: Count | None = None
+    n_blocks: Count = 16
+    output_width: Count = 1024
+    layer: Layer = -1
     normalize_vl_hidden: bool = False
-    repeated_diffusion_steps: int = 8
+    repeated_diffusion_steps: Count = 8
     compat: Literal["none", "starvla"] = "none"
 
 
@@ -70,9 +71,6 @@ def resolve(config: GR00TFlowConfig, dims: HeadDims) -> Sizes:
         )
     else:
         width, n_heads = PRESETS[config.size]
-    for key in ("n_blocks", "output_width"):
-        if getattr(config, key) < 1:
-            raise ConfigError(f"{key}: {getattr(config, key)} must be at least 1")
     layer = config.layer + dims.n_layers + 1 if config.layer < 0 else config.layer
     if not 0 <= layer <= dims.n_layers:
         raise ConfigError(

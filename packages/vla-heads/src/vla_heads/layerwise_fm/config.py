@@ -7,6 +7,7 @@ from typing import Literal
 
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims
+from vla_core.ranges import Count
 
 from vla_heads.flow_config import FlowConfig, check_flow, heads_of
 
@@ -40,16 +41,16 @@ class LayerwiseFMConfig(FlowConfig):
             width. ``compat: starvla`` has no such projection.
     """
 
-    n_blocks: int | None = None
-    max_blocks: int | None = None
+    n_blocks: Count | None = None
+    max_blocks: Count | None = None
     vl_layer_selection: Literal["first", "last"] = "last"
     use_concat_cross_context: bool = False
     normalize_vl_hidden: bool = True
     project_context: Literal["none", "per_layer"] = "none"
-    width: int | None = None
-    n_heads: int | None = None
+    width: Count | None = None
+    n_heads: Count | None = None
     interleave_self_attention: bool = True
-    output_width: int | None = None
+    output_width: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,9 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     check_flow(config, dims.horizon)
     if config.vl_layer_selection not in ("first", "last"):
         raise ConfigError(f"vl_layer_selection: '{config.vl_layer_selection}' must be 'first' or 'last'")
-    if config.max_blocks is not None and config.max_blocks < 1:
-        raise ConfigError(f"max_blocks: {config.max_blocks} must be at least 1, or null for no limit")
     most = dims.n_layers if config.max_blocks is None else min(config.max_blocks, dims.n_layers)
     n_blocks = most if config.n_blocks is None else config.n_blocks
-    if not 1 <= n_blocks <= dims.n_layers:
+    if n_blocks > dims.n_layers:
         raise ConfigError(
             f"n_blocks: {n_blocks} must be between 1 and the backbone's {dims.n_layers} layers (null: all)"
         )
@@ -86,7 +85,5 @@ def resolve(config: LayerwiseFMConfig, dims: HeadDims) -> Sizes:
     width = default if config.width is None else config.width
     n_heads = heads_of(width, config.n_heads)
     output_width = width if config.output_width is None else config.output_width
-    if output_width < 1:
-        raise ConfigError(f"output_width: {output_width} must be at least 1")
     first = 1 if config.vl_layer_selection == "first" else dims.n_layers - n_blocks + 1
     return Sizes(n_blocks, width, n_heads, output_width, tuple(range(first, first + n_blocks)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from vla_core.errors import ConfigError
 from vla_core.interfaces import HeadDims, KVDims
+from vla_core.ranges import BelowOne, Count, Natural, Positive, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,20 @@ class PI0Config:
     """
 
     variant: Literal["pi0", "pi05"] = "pi0"
-    width: int = 1024
-    mlp_width: int = 4096
-    max_action_dim: int | None = 32
-    max_state_dim: int | None = 32
+    width: Annotated[int, Range(low=4)] = 1024
+    mlp_width: Count = 4096
+    max_action_dim: Count | None = 32
+    max_state_dim: Count | None = 32
     spare_dims: Literal["zero", "noise"] = "zero"
-    repeated_diffusion_steps: int = 1
-    steps: int = 10
-    time_alpha: float = 1.5
-    time_offset: float = 0.001
-    min_period: float = 4e-3
-    max_period: float = 4.0
+    repeated_diffusion_steps: Count = 1
+    steps: Count = 10
+    time_alpha: Positive = 1.5
+    time_offset: BelowOne = 0.001
+    min_period: Positive = 4e-3
+    max_period: Positive = 4.0
     rtc: Literal["guidance", "training_time"] = "guidance"
-    rtc_max_delay: int = 0
-    rtc_max_guidance: float = 5.0
+    rtc_max_delay: Natural = 0
+    rtc_max_guidance: Positive = 5.0
 
 
 @dataclass(frozen=True)
@@ -87,27 +88,19 @@ def resolve(config: PI0Config, dims: HeadDims) -> Sizes:
         raise ConfigError(f"variant: '{config.variant}' must be 'pi0' or 'pi05'")
     if config.spare_dims not in ("zero", "noise"):
         raise ConfigError(f"spare_dims: '{config.spare_dims}' must be 'zero' or 'noise'")
-    if config.width < 4 or config.width % 2:
-        raise ConfigError(f"width: {config.width} must be even and at least 4")
-    for key in ("mlp_width", "repeated_diffusion_steps", "steps"):
-        if getattr(config, key) < 1:
-            raise ConfigError(f"{key}: {getattr(config, key)} must be at least 1")
-    if config.time_alpha <= 0 or not 0.0 <= config.time_offset < 1.0:
-        raise ConfigError(
-            f"time_alpha: {config.time_alpha} must be above 0, time_offset: {config.time_offset} in [0, 1)"
-        )
-    if not 0.0 < config.min_period < config.max_period:
-        raise ConfigError(f"min_period: {config.min_period} must be above 0 and below {config.max_period}")
+    check_ranges(config)
+    if config.width % 2:
+        raise ConfigError(f"width: {config.width} must be even")
+    if config.min_period >= config.max_period:
+        raise ConfigError(f"min_period: {config.min_period} must be below {config.max_period}")
     if config.rtc not in ("guidance", "training_time"):
         raise ConfigError(f"rtc: '{config.rtc}' must be 'guidance' or 'training_time'")
-    if not 0 <= config.rtc_max_delay < dims.horizon:
+    if config.rtc_max_delay >= dims.horizon:
         raise ConfigError(
             f"rtc_max_delay: {config.rtc_max_delay} must be in 0..{dims.horizon - 1} (below the horizon)"
         )
     if config.rtc == "training_time" and not config.rtc_max_delay:
         raise ConfigError("rtc: 'training_time' needs rtc_max_delay, e.g. rtc_max_delay: 4")
-    if config.rtc_max_guidance <= 0:
-        raise ConfigError(f"rtc_max_guidance: {config.rtc_max_guidance} must be above 0")
     widths = {}
     for key, needed in (("max_action_dim", dims.action_dim), ("max_state_dim", dims.state_dim)):
         limit = getattr(config, key)

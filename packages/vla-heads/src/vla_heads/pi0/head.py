@@ -22,7 +22,7 @@ from vla_core.errors import UserError
 from vla_core.interfaces import Constraint, HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
 
 from vla_heads import flow, sampling
-from vla_heads.losses import check_targets, masked_mean, masked_state
+from vla_heads.losses import action_terms, check_targets, masked_state
 from vla_heads.pi0.config import PI0Config, resolve
 from vla_heads.pi0.expert import Expert, RMSNorm, rotation
 from vla_heads.pi0.prepared import Prepared
@@ -216,7 +216,7 @@ class PI0Head(nn.Module):
         seen = mask.any(dim=-1).repeat_interleave(repeats, dim=0)
         prepared = self.prepare(inputs).repeat(repeats)
         velocity = self._velocity(prepared, x.flatten(0, 1), level.flatten(0, 1), seen).view_as(x)
-        return {"action_loss": masked_mean((velocity - target).square(), counted)}
+        return action_terms((velocity - target).square(), counted, inputs.rows)
 
     def _draw_time(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Times of the noise levels ``Beta(time_alpha, 1) (1 - offset) + offset``, fp32."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -27,10 +26,9 @@ from vla_core.types import Observation, Sample
 
 from vla_vlm.common.positions import Positions
 from vla_vlm.common.prompt import STATE, Template, Whitespace, state_text
-from vla_vlm.common.tokenizer import SpecialIds
+from vla_vlm.common.tokenizer import ENCODING, SpecialIds
 
 _CACHED_ROWS = 4096
-_TOKENIZER = Lock()
 
 
 class _Slot(Enum):
@@ -215,7 +213,7 @@ class PromptCollator:
             else:
                 text += state if part is _Slot.STATE else part
         # A server prepares in several threads, and the tokenizer cannot be set while another one encodes.
-        with _TOKENIZER:
+        with ENCODING:
             self.tokenizer.encode_special_tokens = True  # specials in an instruction are plain text
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
         roles = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, check_ranges
 
 from vla_vlm.common.kernels import check_available
 from vla_vlm.common.prompt import Template
@@ -42,10 +43,11 @@ class BackboneConfig:
     gradient_checkpointing: bool = False
     prompt: str = "{prefix}{images}{instruction}{suffix}{queries}"
     cot_prompt: str = "{instruction}"
-    max_text_tokens: int = 64
+    max_text_tokens: Count = 64
     padding: Literal["right", "left"] = "right"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         self.template()
         check_available(self.attn_implementation)
         if self.init == "pretrained" and self.named_size:

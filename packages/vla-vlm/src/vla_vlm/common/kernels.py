@@ -41,8 +41,8 @@ def check_runs(implementation: str, weight: Tensor) -> None:
         )
 
 
-def causal_mask(valid_BS: Tensor) -> Tensor:
-    """Bool ``[B, 1, S, S]``, True attends: earlier valid keys, and always the token itself.
+def causal_mask(valid_BS: Tensor, segments_BS: Tensor | None = None) -> Tensor:
+    """Bool ``[B, 1, S, S]``, True attends: earlier valid keys of its segment, and always the token itself.
 
     A padded row of queries would otherwise attend to nothing, which is 0 / 0 in a softmax; what it
     computes is never read.
@@ -50,7 +50,10 @@ def causal_mask(valid_BS: Tensor) -> Tensor:
     s = valid_BS.shape[1]
     ones = torch.ones(s, s, dtype=torch.bool, device=valid_BS.device)
     eye = torch.eye(s, dtype=torch.bool, device=valid_BS.device)
-    return ((ones.tril() & valid_BS[:, None, :]) | eye)[:, None]
+    seen = ones.tril() & valid_BS[:, None, :]
+    if segments_BS is not None:
+        seen = seen & (segments_BS[:, :, None] == segments_BS[:, None, :])
+    return (seen | eye)[:, None]
 
 
 def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
@@ -72,11 +75,17 @@ def for_kernel(mask: Tensor | None, implementation: str, dtype: torch.dtype) -> 
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def causal_for_kernel(valid_BS: Tensor, implementation: str, dtype: torch.dtype) -> Tensor | None:
-    """:func:`causal_mask` as the implementation wants it; to flash attention a layer says so itself."""
-    if implementation == FLASH:
+def causal_for_kernel(
+    valid_BS: Tensor, implementation: str, dtype: torch.dtype, segments_BS: Tensor | None = None
+) -> Tensor | None:
+    """:func:`causal_mask` as the implementation wants it; to flash attention a layer says so itself.
+
+    Raises:
+        ConfigError: segments, which flash attention cannot keep apart by a mask.
+    """
+    if implementation == FLASH and segments_BS is None:
         return valid_BS
-    return for_kernel(causal_mask(valid_BS), implementation, dtype)
+    return for_kernel(causal_mask(valid_BS, segments_BS), implementation, dtype)
 
 
 def goes_without_mask(implementation: str, x: Tensor) -> bool:

@@ -21,7 +21,7 @@ class Speaking(nn.Module, ABC):
 
     Attributes:
         tokenizer: of the prompts.
-        lm_head: once :meth:`add_answers` needed one; None where the embedding serves as such.
+        lm_head: once :meth:`add_head` needed one; None where the embedding serves as such.
         answers: once there are some.
     """
 
@@ -42,6 +42,13 @@ class Speaking(nn.Module, ABC):
         """The language head before any answer is added; None: the embedding's weight serves (it is tied)."""
         return None
 
+    def add_head(self) -> None:
+        """Have a language head, its own or the embedding."""
+        if self.lm_head is None:
+            self.lm_head = self.make_head()
+        if self.lm_head is None:
+            retype(self.language_model.embed_tokens, TiedEmbedding)
+
     def add_answers(self, answer_ids: AnswerIds) -> None:
         """See :class:`~vla_core.interfaces.AnsweringModel`.
 
@@ -53,9 +60,7 @@ class Speaking(nn.Module, ABC):
         """
         first, added = add_tokens(self.tokenizer, answer_ids.tokens)
         self.answers = AnswerTokens(first, len(answer_ids.tokens))
-        self.lm_head = self.make_head()
-        if self.lm_head is None:
-            retype(self.language_model.embed_tokens, TiedEmbedding)
+        self.add_head()
         if added:
             embed, config = self.language_model.embed_tokens, self.language_model.config
             rows = len(embed.weight) + added

@@ -55,6 +55,7 @@ def run_layers(
     deepstack: Deepstack | None = None,
     cache: Any = None,
     raw: bool = False,
+    segments_BS: Tensor | None = None,
 ) -> dict[int, Tensor]:
     """Hidden states of the requested ``layers`` (0 embeddings, ``n`` after the final norm).
 
@@ -67,6 +68,7 @@ def run_layers(
         cache: keeps keys and values (a :class:`~.decoder.KVCache`).
         raw: states are what the next layer reads, ``n`` before the final norm, as transformers 4 records
             those of models with deepstack.
+        segments_BS: long, numbers of texts that share a row without seeing each other; None: one a row.
 
     Raises:
         ValueError: a layer that the model doesn't have.
@@ -80,8 +82,9 @@ def run_layers(
         return hidden
     implementation = language_model.config._attn_implementation
     mask = None
-    if not (only_tail_invalid and goes_without_mask(implementation, embeds_BSH)):
-        mask = causal_for_kernel(valid_BS, implementation, embeds_BSH.dtype)
+    alone = only_tail_invalid and segments_BS is None
+    if not (alone and goes_without_mask(implementation, embeds_BSH)):
+        mask = causal_for_kernel(valid_BS, implementation, embeds_BSH.dtype, segments_BS)
     cos_sin = rope(position_ids, embeds_BSH.dtype)
     x = embeds_BSH
     for i in range(1, last + 1):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 
 from tokenizers import Tokenizer
 from vla_core.errors import ConfigError
 
 TOKENIZER_FILE = "tokenizer.json"
+ENCODING = Lock()
+"""Held while a tokenizer encodes: it cannot be set by one thread while another one encodes."""
 
 
 @dataclass(frozen=True)

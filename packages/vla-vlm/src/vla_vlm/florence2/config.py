@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, NonNegative
 
 from vla_vlm.common.config import BackboneConfig
 from vla_vlm.common.kernels import FLASH
@@ -29,16 +30,16 @@ class Florence2TinyConfig:
         init_std: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    intermediate_size: int = 256
-    vision_widths: tuple[int, ...] = (32, 64, 128)
-    vision_depths: tuple[int, ...] = (1, 1, 1)
-    vision_strides: tuple[int, ...] = (4, 2, 2)
-    window_size: int = 4
-    max_positions: int = 1024
-    init_std: float = 0.02
+    hidden_size: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    intermediate_size: Count = 256
+    vision_widths: tuple[Count, ...] = (32, 64, 128)
+    vision_depths: tuple[Count, ...] = (1, 1, 1)
+    vision_strides: tuple[Count, ...] = (4, 2, 2)
+    window_size: Count = 4
+    max_positions: Count = 1024
+    init_std: NonNegative = 0.02
 
     def __post_init__(self) -> None:
         stages = {len(self.vision_widths), len(self.vision_depths), len(self.vision_strides)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import BelowOne, Count, NonNegative
 
 from vla_vlm.common.config import BackboneConfig
 from vla_vlm.common.prompt import Template, Whitespace
@@ -28,17 +29,17 @@ class Llava3DTinyConfig:
         init_std: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    intermediate_size: int = 256
-    vision_hidden: int = 96
-    vision_depth: int = 3
-    vision_heads: int = 3
-    vision_intermediate: int = 192
-    patch_size: int = 14
-    init_std: float = 0.02
+    hidden_size: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    n_kv_heads: Count = 2
+    intermediate_size: Count = 256
+    vision_hidden: Count = 96
+    vision_depth: Count = 3
+    vision_heads: Count = 3
+    vision_intermediate: Count = 192
+    patch_size: Count = 14
+    init_std: NonNegative = 0.02
 
     def __post_init__(self) -> None:
         for size, heads, step in (("hidden_size", "n_heads", 2), ("vision_hidden", "vision_heads", 1)):
@@ -86,17 +87,14 @@ class Llava3DConfig(BackboneConfig):
     vision_tower: Literal["siglip", "clip"] = "siglip"
     vision_weights: str | None = None
     projector: Literal["auto", "linear", "mlp2x_gelu"] = "auto"
-    prefix_image_dropout_prob: float = 0.0
-    prefix_lang_dropout_prob: float = 0.0
+    prefix_image_dropout_prob: BelowOne = 0.0
+    prefix_lang_dropout_prob: BelowOne = 0.0
     instruction_whitespace: Whitespace = "keep"
     prompt: str = PROMPT
     tiny: Llava3DTinyConfig = field(default_factory=Llava3DTinyConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prefix_image_dropout_prob", "prefix_lang_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.vision_weights is not None and self.named_size:
             raise ConfigError(
                 f"vision_weights: base_vlm '{self.base_vlm}' is built without weights; "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, NonNegative
 
 from vla_vlm.common.config import BackboneConfig
 
@@ -27,18 +28,18 @@ class PaliGemmaTinyConfig:
             widths.
     """
 
-    hidden_size: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int = 1
-    head_dim: int = 32
-    intermediate_size: int = 256
-    vision_hidden: int = 96
-    vision_depth: int = 3
-    vision_heads: int = 3
-    vision_intermediate: int = 192
-    patch_size: int = 14
-    init_std: float = 0.02
+    hidden_size: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    n_kv_heads: Count = 1
+    head_dim: Count = 32
+    intermediate_size: Count = 256
+    vision_hidden: Count = 96
+    vision_depth: Count = 3
+    vision_heads: Count = 3
+    vision_intermediate: Count = 192
+    patch_size: Count = 14
+    init_std: NonNegative = 0.02
 
     def __post_init__(self) -> None:
         if self.head_dim % 2:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, NonNegative
 
 from vla_vlm.common.config import BackboneConfig
 
@@ -29,18 +30,18 @@ class QwenSizes:
         init_std: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    intermediate_size: int = 256
-    vision_hidden: int = 96
-    vision_depth: int = 3
-    vision_heads: int = 3
-    vision_intermediate: int = 192
-    patch_size: int = 8
-    merge_size: int = 2
-    init_std: float = 0.02
+    hidden_size: Count = 128
+    n_layers: Count = 4
+    n_heads: Count = 4
+    n_kv_heads: Count = 2
+    intermediate_size: Count = 256
+    vision_hidden: Count = 96
+    vision_depth: Count = 3
+    vision_heads: Count = 3
+    vision_intermediate: Count = 192
+    patch_size: Count = 8
+    merge_size: Count = 2
+    init_std: NonNegative = 0.02
 
     def __post_init__(self) -> None:
         for size, heads in (("hidden_size", "n_heads"), ("vision_hidden", "vision_heads")):
@@ -65,10 +66,15 @@ class QwenConfig(BackboneConfig):
             place (only without pretrained weights).
         prompt: the chat text with the placeholders ``{prefix} {images} {instruction} {suffix}
             {queries}``; an image is written ``<|vision_start|>...<|vision_end|>``.
+        language_head: have one even where no head of the policy speaks; training on conversations
+            (``datasets.vlm``) switches it on.
     """
+
+    SYSTEM: ClassVar[str] = ""
 
     vision: Literal["vit", "conv_vit"] = "vit"
     prompt: str = USER_PROMPT
+    language_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,17 +8,21 @@ from typing import Any, ClassVar, Self
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from vla_core.batch import ConversationBatch
 from vla_core.errors import ConfigError
-from vla_core.interfaces import VLMDims
+from vla_core.interfaces import VLMDims, VLMOutput
 from vla_core.shard import mark
 
 from vla_vlm.common import tokenizer
+from vla_vlm.common.converse import converse
+from vla_vlm.common.kernels import FLASH
 from vla_vlm.common.model import DecoderVLM
 from vla_vlm.common.owned import LanguageHead, StillPatchRows, retype
 from vla_vlm.common.pixels import ImageStats, image_stats, save_image_stats
 from vla_vlm.common.rope import TextRope
 from vla_vlm.qwen import loading
 from vla_vlm.qwen.attention import replace_vision_attention
+from vla_vlm.qwen.chat import ChatCollator, ChatIds
 from vla_vlm.qwen.config import QwenConfig
 from vla_vlm.qwen.family import Family
 from vla_vlm.qwen.positions import mrope_positions
@@ -138,7 +142,35 @@ class QwenVLM(DecoderVLM):
             )
         vlm = cls(config, model, tokens, n_views, image_size, stats)
         vlm.published = config.pretrained and assets is None
+        if config.language_head:
+            vlm.add_head()
         return vlm
+
+    def conversation_collator(self, max_tokens: int, pack: bool) -> ChatCollator:
+        """The writer of conversations; holds no reference to the module.
+
+        Raises:
+            ConfigError: several conversations in a row, and a kernel that cannot keep them apart.
+        """
+        if pack and self.config.attn_implementation == FLASH:
+            raise ConfigError(
+                f"datasets.vlm.pack: {FLASH} cannot keep the conversations of a row apart; set "
+                "datasets.vlm.pack=false, or framework.vlm.attn_implementation=sdpa"
+            )
+        return ChatCollator(
+            tokenizer=self.tokenizer,
+            special=self.special,
+            chat=ChatIds.of(self.tokenizer, self.config.base_vlm),
+            system=self.config.SYSTEM,
+            grid=self.dims.grid,
+            image_size=self.image_size,
+            max_tokens=max_tokens,
+            pack=pack,
+        )
+
+    def converse(self, batch: ConversationBatch) -> VLMOutput:
+        """See :class:`~vla_core.interfaces.ConversingModel`."""
+        return converse(self, batch)
 
     def save_assets(self, directory: Path) -> None:
         """Write architecture, tokenizer and image statistics: with the weights all that is needed offline."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count
 
 from vla_vlm.qwen.config import USER_PROMPT, QwenConfig, QwenSizes
 
-QWEN_PROMPT = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + USER_PROMPT
+SYSTEM = "You are a helpful assistant."
+QWEN_PROMPT = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n" + USER_PROMPT
 """The chat format of the published Qwen2.5-VL models, written out."""
 
 
@@ -22,8 +24,8 @@ class TinyConfig(QwenSizes):
         full_attention_every: every how many-th vision block attends to the whole image (1: all).
     """
 
-    window_size: int = 64
-    full_attention_every: int = 1
+    window_size: Count = 64
+    full_attention_every: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +45,7 @@ class Qwen25VLConfig(QwenConfig):
     """
 
     SIZES: ClassVar[tuple[str, ...]] = ("tiny", "3b", "7b")
+    SYSTEM: ClassVar[str] = SYSTEM
 
     prompt: str = QWEN_PROMPT
     tiny: TinyConfig = field(default_factory=TinyConfig)

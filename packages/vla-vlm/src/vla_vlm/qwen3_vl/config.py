@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, Natural
 
 from vla_vlm.qwen.config import QwenConfig, QwenSizes
 
@@ -20,8 +21,8 @@ class Qwen3TinyConfig(QwenSizes):
             second, ... decoder layer; empty for none.
     """
 
-    position_grid: int = 16
-    deepstack: tuple[int, ...] = (0, 1)
+    position_grid: Count = 16
+    deepstack: tuple[Natural, ...] = (0, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

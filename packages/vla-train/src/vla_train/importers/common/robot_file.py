@@ -15,6 +15,7 @@ import yaml
 from omegaconf import MISSING
 from vla_core.config import Tree, build_config, load_tree
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, Positive
 from vla_core.specs import (
     ActionSpec,
     CameraSpec,
@@ -31,8 +32,8 @@ class CameraEntry:
     """One camera: its name and the size in pixels of its raw images."""
 
     name: str = MISSING
-    height: int = MISSING
-    width: int = MISSING
+    height: Count = MISSING
+    width: Count = MISSING
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class GroupEntry:
     """
 
     name: str = MISSING
-    dim: int = 1
+    dim: Count = 1
     unit: str = MISSING
     representation: Literal["absolute", "delta", "relative"] = MISSING
     rotation: Literal["none", "euler_xyz", "quaternion_xyzw", "axis_angle", "rotation_6d"] = "none"
@@ -63,7 +64,7 @@ class RobotEntry:
     """
 
     embodiment: str = MISSING
-    control_hz: float = MISSING
+    control_hz: Positive = MISSING
     cameras: list[CameraEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:

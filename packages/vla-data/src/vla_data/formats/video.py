@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 
 from vla_data._process import PerProcess
 from vla_data.errors import BadDataError, one_line
+from vla_data.formats.tables import unreadable
 
 Frames = NDArray[np.uint8]
 _MOST_OPEN = 16  # containers kept open per process
 
 
-def _open(path: Path) -> Any:
+def open_video(path: Path) -> Any:
+    """An opened container with pictures; BadDataError where there is none."""
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise BadDataError(f"{path}: not a readable video ({one_line(error)})") from error
+        raise unreadable(path, "video", error) from error
     if not container.streams.video:
         container.close()
         raise BadDataError(f"{path}: not a readable video (it holds no pictures)")
@@ -45,7 +47,7 @@ def decode_frames(
         BadDataError: unreadable, or it lacks a wanted frame.
     """
     places = {int(number): i for i, number in enumerate(wanted)}
-    with _open(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         try:
@@ -74,7 +76,7 @@ class FrameReader:
         else:
             while len(files) >= _MOST_OPEN:
                 files.popitem(last=False)[1].close()
-            files[path] = _open(path)
+            files[path] = open_video(path)
         return files[path]
 
     def read(self, path: Path, number: int) -> Frames:
@@ -101,3 +103,22 @@ class FrameReader:
             self._open.get().pop(path).close()
             raise BadDataError(f"{path}: frame {number} can't be decoded ({one_line(error)})") from error
         raise BadDataError(f"{path}: lacks frame {number} (at {self._fps} Hz) which the dataset lists")
+
+
+def decode_whole(path: Path) -> Iterator[str]:
+    """Decode every frame of ``path`` and say what cannot be, or comes out damaged; nothing if all is well."""
+    try:
+        with open_video(path) as container:
+            stream = container.streams.video[0]
+            # Else a decoder hides what it cannot read behind what it read before.
+            stream.codec_context.options = {"err_detect": "explode"}
+            number = -1
+            try:
+                for number, frame in enumerate(container.decode(stream)):
+                    if frame.is_corrupt:
+                        yield f"{path}: frame {number} is damaged"
+                        return
+            except (av.error.FFmpegError, OSError) as error:
+                yield f"{path}: frame {number + 1} can't be decoded ({one_line(error)})"
+    except BadDataError as error:
+        yield str(error)

@@ -1,0 +1,169 @@
+"""A data set examined whole: every file opened, every frame decoded, everything that is wrong listed.
+
+Opening a source stops at the first mistake; this goes on. Shapes: F frames, D dims.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from vla_core.errors import UserError
+
+from vla_data.errors import BadDataError
+from vla_data.formats import features
+from vla_data.formats.info import FILE
+from vla_data.formats.layout import Episode, Layout, columns_of, read_columns
+from vla_data.formats.opening import open_layout
+from vla_data.formats.pictures import Pictures, is_video
+from vla_data.formats.tables import to_array
+from vla_data.formats.video import decode_whole
+from vla_data.formats.video_checks import problems, scan_videos, surplus
+from vla_data.frames import names_of, read_frames
+from vla_data.inspect import warnings_of
+from vla_data.lerobot import LeRobotConfig, LeRobotSource
+from vla_data.robot.binding import bind, declared_cameras
+
+_MOST = 20
+"""Findings of one kind that are listed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (training refuses it or learns from it) or worth knowing."""
+
+    severity: Literal["error", "warning", "fact"]
+    text: str
+
+
+def examine(path: str | Path, robot: str | None = None, decode: bool = True) -> Iterator[Finding]:
+    """Everything that is found about a data set, as it is found.
+
+    Args:
+        path: the data set.
+        robot: YAML file that describes the robot.
+        decode: decode every picture (the time of one epoch); else time stamps alone are checked.
+    """
+    try:
+        layout = open_layout(path)
+        present, absent = declared_cameras(layout, robot)
+    except UserError as error:
+        yield Finding("error", str(error))
+        return
+    frames = sum(len(e) for e in layout.episodes)
+    version = layout.info["codebase_version"]
+    yield Finding("fact", f"LeRobot {version}, {len(layout.episodes)} episodes, {frames} frames")
+    for name, (key, why) in absent.items():
+        yield Finding("error", f"camera '{name}' is declared in {FILE} ('{key}') and has no pictures: {why}")
+    for key in features.depth_pictures(layout.features):
+        yield Finding("warning", f"'{key}' holds depth maps as {layout.features[key]['dtype']}: not read")
+    whole = list(_errors(_numbers(layout, robot, list(present))))
+    yield from whole
+    pictures = list(_errors(_videos(layout, list(present.values()), decode)))
+    yield from pictures
+    for key in present.values():
+        facts = scan_videos(layout, [key], layout.episodes).get(key, {})
+        yield from _capped(Finding("warning", text) for text in surplus(layout, key, facts))
+    if not whole and not pictures and present:
+        yield from _contents(layout, robot, list(present))
+
+
+def _errors(texts: Iterator[str]) -> Iterator[Finding]:
+    return _capped(Finding("error", text) for text in texts)
+
+
+def _capped(findings: Iterator[Finding]) -> Iterator[Finding]:
+    severity: Literal["error", "warning", "fact"] = "error"
+    count = 0
+    for finding in findings:
+        count, severity = count + 1, finding.severity
+        if count <= _MOST:
+            yield finding
+    if count > _MOST:
+        yield Finding(severity, f"and {count - _MOST} more of that kind")
+
+
+def _numbers(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Iterator[str]:
+    """Parquet files: lengths, vectors, tasks, time stamps; a line for each episode that is wrong."""
+    try:
+        binding = bind(layout, layout.episodes, robot, cameras or None)
+        available = columns_of(layout)
+    except UserError as error:
+        yield str(error)
+        return
+    checked = [c for c in ("timestamp", "frame_index", "episode_index") if c in available]
+    for episode in layout.episodes:
+        try:
+            read_frames(layout, [episode], binding, {}, None)
+            table = read_columns(layout, [episode], checked).table
+        except UserError as error:
+            yield str(error)
+            continue
+        yield from _clocks(layout, episode, table)
+
+
+def _clocks(layout: Layout, episode: Episode, table: pa.Table) -> Iterator[str]:
+    place = names_of(layout, [episode])
+    count = np.arange(len(episode))
+    if "episode_index" in table.column_names:
+        other = to_array(table["episode_index"], np.int64).reshape(-1) != episode.index
+        if other.any():
+            yield f"{place(int(other.argmax()))}: the row belongs to another episode by its episode_index"
+    if "frame_index" in table.column_names:
+        odd = to_array(table["frame_index"], np.int64).reshape(-1) != count
+        if odd.any():
+            yield f"{place(int(odd.argmax()))}: frame_index does not count from 0 on"
+    if "timestamp" in table.column_names and len(episode) > 1:
+        stamps = to_array(table["timestamp"], np.float64).reshape(-1)
+        steps = np.diff(stamps)
+        if not np.isfinite(stamps).all() or (steps <= 0).any():
+            yield f"{place(int((~(steps > 0)).argmax()) + 1)}: timestamp does not increase"
+        elif abs(float(np.median(steps)) * layout.fps - 1) > 0.1:
+            rate = 1 / float(np.median(steps))
+            yield f"{place(0)}: timestamps come at {rate:.4g} Hz, {FILE} says {layout.fps:g} Hz"
+
+
+def _videos(layout: Layout, keys: Sequence[str], decode: bool) -> Iterator[str]:
+    scanned = scan_videos(layout, keys, layout.episodes)
+    for key, facts in scanned.items():
+        yield from problems(layout, key, facts)
+        for file, fact in facts.items() if decode else ():
+            if fact.problem is None:
+                yield from decode_whole(file)
+    pictures = Pictures(layout)
+    for key in keys:
+        if is_video(layout, key) or not decode:
+            continue
+        for episode in layout.episodes:
+            yield from _images(layout, pictures, key, episode)
+
+
+def _images(layout: Layout, pictures: Pictures, key: str, episode: Episode) -> Iterator[str]:
+    try:
+        rows = read_columns(layout, [episode], columns_of(layout)[-1:]).rows
+    except UserError:
+        return  # said where the numbers are checked
+    for frame, row in enumerate(rows):
+        try:
+            pictures.read(key, episode, frame, int(row))
+        except BadDataError as error:
+            yield f"{names_of(layout, [episode])(frame)}: {error}"
+
+
+def _contents(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Iterator[Finding]:
+    """What a trainer should know of data that can be read."""
+    source = LeRobotSource(LeRobotConfig(str(layout.root), tuple(cameras), robot=robot), 1)
+    said = Counter(source.instruction(e) for e in source.lengths())
+    words = [len(text.split()) for text in said]
+    yield Finding(
+        "fact",
+        f"{len(said)} instructions of {min(words)} to {max(words)} words; the most frequent in "
+        f"{max(said.values())} of {len(source.lengths())} episodes",
+    )
+    for text in warnings_of(source):
+        yield Finding("warning", text)

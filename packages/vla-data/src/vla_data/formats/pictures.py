@@ -1,0 +1,162 @@
+"""The pictures of a camera feature, however they are stored: video, bytes in parquet, or files of their own.
+
+Shapes: F frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from vla_core.types import Image
+
+from vla_data.errors import BadDataError, one_line
+from vla_data.formats.cells import CellReader
+from vla_data.formats.layout import Episode, Layout
+from vla_data.formats.tables import column_names, pointer
+from vla_data.formats.video import FrameReader, decode_frames
+
+_FILES = (
+    "images/{key}/episode_{episode:06d}/frame_{frame:06d}{suffix}",
+    "images/{key}/episode-{episode:06d}/frame-{frame:06d}{suffix}",
+)
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def is_video(layout: Layout, key: str) -> bool:
+    """Whether a camera feature is stored as video."""
+    return bool(layout.features[key]["dtype"] == "video")
+
+
+def image_file(root: Path, key: str, episode: int, frame: int) -> Path | None:
+    """The file that holds one frame as lerobot names it, or None."""
+    for pattern in _FILES:
+        for suffix in _SUFFIXES:
+            file = root / pattern.format(key=key, episode=episode, frame=frame, suffix=suffix)
+            if file.is_file():
+                return file
+    return None
+
+
+def absence(layout: Layout, key: str, episodes: Sequence[Episode]) -> str | None:
+    """Why a declared camera has no pictures at all, or None where it has some."""
+    if key in layout.unlisted:
+        return layout.unlisted[key]
+    if is_video(layout, key):
+        files = [e.videos[key][0] for e in episodes if key in e.videos]
+        if not any(file.is_file() for file in files):
+            return f"there is no {files[0]}" if files else "no episode has a video of it"
+        return None
+    first = episodes[0]
+    if key in column_names(first.data) or image_file(layout.root, key, first.index, 0):
+        return None
+    return f"{first.data} has no such column, and there are no files images/{key}/..."
+
+
+def to_rgb(content: bytes, what: str) -> Image:
+    """A coded picture as uint8 RGB ``[H, W, 3]``; BadDataError naming ``what`` where it is none."""
+    try:
+        with Pillow.open(io.BytesIO(content)) as opened:
+            return np.array(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a PNG whose chunks are damaged
+        raise BadDataError(f"{what} is not a readable picture ({one_line(error)})") from error
+
+
+def _cells(_: str, column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks()
+
+
+class Pictures:
+    """Random access to the frames of a data set's cameras. Every process opens files of its own.
+
+    Args:
+        layout: the data set.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.root = layout.root
+        self._layout = layout
+        self._frames = FrameReader(layout.fps)
+        self._in_table: dict[str, bool] = {}
+        self._bytes: CellReader[pa.Scalar] = CellReader(_cells)
+
+    def read(self, key: str, episode: Episode, frame: int, row: int) -> Image:
+        """Frame ``frame`` of an episode, which stands in ``row`` of its data file: uint8 RGB ``[H, W, 3]``.
+
+        Raises:
+            BadDataError: it is not there, or unreadable.
+        """
+        if is_video(self._layout, key):
+            path, start = self._place(key, episode)
+            return self._frames.read(path, start + frame)
+        if key not in self._in_table:
+            self._in_table[key] = key in column_names(episode.data)
+        if self._in_table[key]:
+            return self._embedded(key, episode, row)
+        file = image_file(self._layout.root, key, episode.index, frame)
+        if file is None:
+            raise BadDataError(f"'{key}' has no picture of this frame (images/{key}/...)")
+        return _from_file(file)
+
+    def _place(self, key: str, episode: Episode) -> tuple[Path, int]:
+        if key not in episode.videos:
+            raise BadDataError(f"'{key}' has no video of this episode")
+        path, start, _ = episode.videos[key]
+        return path, round(start * self._layout.fps)
+
+    def _embedded(self, key: str, episode: Episode, row: int) -> Image:
+        value: Any = self._bytes.read(episode.data, key, row).as_py()
+        what = f"{episode.data}: '{key}' in row {row}"
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return to_rgb(value, what)
+        if not isinstance(value, str):
+            raise BadDataError(f"{what} holds no picture ({type(value).__name__})")
+        for base in (self._layout.root, episode.data.parent):
+            if (base / value).is_file():
+                return _from_file(base / value)
+        raise BadDataError(f"{what} names the file {value}, which is not there")
+
+    def read_all(
+        self, key: str, episodes: Sequence[Episode], rows: NDArray[np.int64], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """All frames of ``episodes`` ``[F, H, W, 3]``, each file decoded once."""
+        out = np.empty((len(rows), *size, 3), np.uint8)
+        first = np.cumsum([0, *(len(e) for e in episodes)])
+        if not is_video(self._layout, key):
+            for episode, start in zip(episodes, first, strict=False):
+                for frame in range(len(episode)):
+                    out[start + frame] = self.read(key, episode, frame, int(rows[start + frame]))
+            return out
+        files: dict[Path, tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]] = {}
+        for episode, start in zip(episodes, first, strict=False):
+            path, number = self._place(key, episode)
+            numbers, places = files.setdefault(path, ([], []))
+            numbers.append(number + np.arange(len(episode)))
+            places.append(start + np.arange(len(episode)))
+        for path, (numbers, places) in files.items():
+            place = np.concatenate(places)
+
+            def store(i: int, image: Image, place: NDArray[np.int64] = place) -> None:
+                out[place[i]] = image
+
+            decode_frames(path, np.concatenate(numbers), self._layout.fps, store)
+        return out
+
+
+def _from_file(file: Path) -> Image:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BadDataError(f"{file}: not readable ({one_line(error)})") from error
+    problem = pointer(file)
+    if problem:
+        raise BadDataError(f"{file}: {problem}")
+    return to_rgb(content, str(file))

@@ -1,0 +1,97 @@
+"""The numbers of chosen episodes, read once: state, action, calibration, instructions.
+
+Shapes: F frames, D dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from vla_core.types import Float
+
+from vla_data.errors import BadDataError
+from vla_data.formats.layout import Episode, Layout, columns_of, read_columns
+from vla_data.formats.tables import to_matrix
+from vla_data.robot.binding import Binding
+from vla_data.robot.instructions import Instructions, constant, instruction_columns, read_instructions
+from vla_data.robot.vectors import Place, Vector
+
+CALIBRATION = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What F frames hold besides pictures and depth.
+
+    Args:
+        state, action: vectors ``[F, D]``.
+        calibration: column -> ``[F, 3, 3]`` (intrinsics) or ``[F, 4, 4]`` (extrinsics).
+        instructions: of each frame.
+        rows: ``[F]``, a frame's row in its episode's data file.
+    """
+
+    state: Vector
+    action: Vector
+    calibration: Mapping[str, Float]
+    instructions: Instructions
+    rows: NDArray[np.int64]
+
+
+def names_of(layout: Layout, episodes: Sequence[Episode]) -> Place:
+    """What to call frame ``i`` of the chosen episodes in an error."""
+    stops = np.cumsum([len(e) for e in episodes])
+
+    def place(frame: int) -> str:
+        position = int(np.searchsorted(stops, frame, side="right"))
+        episode = episodes[position]
+        return f"{layout.root}: episode {episode.index}, frame {frame - int(stops[position]) + len(episode)}"
+
+    return place
+
+
+def read_frames(
+    layout: Layout,
+    episodes: Sequence[Episode],
+    binding: Binding,
+    calibration: Mapping[str, str],
+    instruction: str | None,
+) -> Frames:
+    """All of ``episodes``, in that order.
+
+    Args:
+        layout, episodes, binding: what is read.
+        calibration: column -> its kind.
+        instruction: of every frame; None: as recorded.
+
+    Raises:
+        UserError: a column that is not there, or a value that is not what its column should hold.
+    """
+    texts: list[str] = []
+    if instruction is None:
+        texts = instruction_columns(columns_of(layout), binding.robot.instruction_key, binding.where)
+    wanted = [*binding.keys["state"], *binding.keys["action"], *calibration, *texts]
+    numbers = read_columns(layout, episodes, wanted)
+    place = names_of(layout, episodes)
+    return Frames(
+        binding.read(layout, "state", numbers.table, place),
+        binding.read(layout, "action", numbers.table, place),
+        {key: _matrices(numbers.table[key], key, kind, place) for key, kind in calibration.items()},
+        read_instructions(layout, episodes, texts, numbers.table, place)
+        if instruction is None
+        else constant(instruction, len(numbers.rows)),
+        numbers.rows,
+    )
+
+
+def _matrices(column: pa.ChunkedArray, key: str, kind: str, place: Place) -> Float:
+    flat = to_matrix(column)
+    shape = CALIBRATION[kind]
+    if flat.shape[1] != shape[0] * shape[1]:
+        raise BadDataError(
+            f"{place(0)}: '{key}' has {flat.shape[1]} numbers, {kind} have {shape[0] * shape[1]}"
+        )
+    return flat.reshape(-1, *shape)
