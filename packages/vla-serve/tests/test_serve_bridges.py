@@ -76,7 +76,7 @@ def bridge(tmp_path_factory, serving):
         repack = ["--repack", str(folder / "repack.yaml")]
         return subprocess.Popen([*command, *repack, *words], stdout=subprocess.PIPE, text=True)
 
-    both = start("--starvla_port", "0")
+    both = start("--starvla_port", "0", "--max_connections", "3")
     one = start(
         *("--embodiment", "left", "--openpi_port", "0", "--vla_eval_port", "0"),
         *("--listen_token_file", str(folder / "token")),
@@ -233,6 +233,26 @@ def test_starvla(bridge, serving):
         assert (await ask(flat))["ok"]
 
     asyncio.run(talk(bridge["starvla"], client))
+
+
+def test_connections_are_bounded(bridge):
+    async def crowd():
+        async with aiohttp.ClientSession() as http:
+            sockets = [await http.ws_connect(bridge["starvla"]) for _ in range(3)]
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await http.ws_connect(bridge["starvla"])
+            assert caught.value.status == 503
+            for socket in sockets:
+                await socket.close()
+            for _ in range(100):  # the bridge sees the end of a connection a moment later
+                try:
+                    await (await http.ws_connect(bridge["starvla"])).close()
+                    return
+                except aiohttp.WSServerHandshakeError:
+                    await asyncio.sleep(0.1)
+            raise AssertionError("closed connections make no room")
+
+    asyncio.run(crowd())
 
 
 def test_vla_eval(bridge):
