@@ -64,12 +64,15 @@ class Diagnosis:
         scores: ``[G]`` of them, relative to knowing nothing.
         findings: every cause that was tried, the one that helps most first.
         refused: causes that could not be tried, and why: what the policy says to such frames.
+        image_influence: the most that a change of the images moved the answers, relative to how they differ
+            between frames; None: nothing was tried.
     """
 
     answers: Array
     scores: Array
     findings: list[Finding] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    image_influence: float | None = None
 
     @property
     def explanation(self) -> Finding | None:
@@ -116,6 +119,9 @@ class Doctor:
                 found.refused[cause.name] = str(error)
                 continue
             self._judge(cause.name, yardstick, found, answers)
+            if cause.of_images:
+                moved = np.abs(answers - found.answers).mean() / max(1e-9, _spread(found.answers))
+                found.image_influence = max(found.image_influence or 0.0, float(moved))
 
     def _outputs(self, contract: RobotSpec, yardstick: Yardstick, found: Diagnosis) -> None:
         names = [group.name for group in contract.action.groups]
@@ -199,6 +205,10 @@ class Doctor:
                         await asyncio.sleep(error.retry_after_s)
 
         return np.stack(await asyncio.gather(*(ask(n, o) for n, o in enumerate(observations))))
+
+
+def _spread(answers: Array) -> float:
+    return float(np.abs(answers - answers.mean(0)).mean())
 
 
 def _finding(name: str, before: Array, after: Array, about: NDArray[np.bool_] | None = None) -> Finding:
