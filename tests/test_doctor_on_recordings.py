@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from vla_core.types import ActionChunk
 from vla_data import LeRobotSource
+from vla_data.cli import main as describe
 from vla_serve import PolicyServer
 from vla_serve.server_cli import main
 
@@ -37,7 +38,7 @@ def _key(observation):
     return b"".join(np.asarray(image).tobytes() for image in observation.images.values())
 
 
-def test_a_policy_that_remembers_follows_the_recording(capsys):
+def test_a_policy_that_remembers_follows_the_recording(capsys, tmp_path):
     with PolicyServer(Remembering(6)) as server:
         words = ["doctor", "--address", server.address, "--data", str(DATA)]
         assert main([*words, "--frames", "6"]) == 0
@@ -45,3 +46,11 @@ def test_a_policy_that_remembers_follows_the_recording(capsys):
         assert "6 frames of" in said
         assert "The answers follow the recording: nothing to explain" in said
         assert "differs:" not in said
+        # A robot file that takes the effort for metres: said before anything is compared.
+        robot = tmp_path / "robot.yaml"
+        assert describe(["describe", str(DATA), "--out", str(robot)]) == 0
+        robot.write_text(robot.read_text().replace("unit: '1'", "unit: m"))
+        capsys.readouterr()
+        assert main([*words, "--frames", "6", "--robot", str(robot)]) == 0
+        said = capsys.readouterr().out
+        assert "differs: action gripper_effort: unit is m in the data, 1 in the contract" in said

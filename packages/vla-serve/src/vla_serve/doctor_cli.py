@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add_access(parser)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="directory of the recording")
+    add("--robot", type=Path, help="file that says what the data holds, where its source takes one")
     add("--source", help="what reads it, for example lerobot (default: by the files that are there)")
     add(
         "--client",
@@ -90,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 when the answers follow the recording, 1 when not, 2 for a mistake."""
     args, rest = _parser().parse_known_args(argv)
     try:
-        return _run(args, dotted(rest, "data"))
+        robot = {} if args.robot is None else {"robot": str(args.robot)}
+        return _run(args, {**robot, **dotted(rest, "data")})
     except UserError as error:
         print(f"vla-serve doctor: {error}", file=sys.stderr)
         return 2
