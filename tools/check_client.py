@@ -28,7 +28,7 @@ RUNTIMES = {
 }
 
 CLIENT = """
-import importlib.metadata as metadata, importlib.util, sys
+import asyncio, importlib.metadata as metadata, importlib.util, sys
 import numpy as np
 assert importlib.util.find_spec("torch") is None, "torch came with the client"
 import vla_serve
@@ -52,6 +52,12 @@ with (
 ):
     actions = [loop.act(Observation({"top": image}, "go left", np.zeros(1))) for _ in range(7)]
     assert (np.array(actions) == -1).all() and len(loop.stats.round_trips_ms) == 3, actions
+async def twin():
+    async with vla_serve.AsyncPolicyClient(sys.argv[1]) as client:
+        return await client.predict(Observation({"top": image}, "go left", np.zeros(1)), seed=1)
+assert (asyncio.run(twin()).actions == -1).all()
+from vla_serve import server_cli
+assert server_cli.main(["probe", "--address", sys.argv[1], "--requests", "2"]) == 0
 try:
     vla_serve.PolicyClient(sys.argv[1], embodiment="other").open()
 except vla_serve.PolicyClientError as error:
@@ -127,7 +133,8 @@ def main() -> int:
             # Isolated and elsewhere, so that the sources cannot stand in for the wheels.
             script = scratch / "client.py"
             script.write_text(CLIENT)
-            print(f"check_client: {name}: {run(python, '-I', script, server.address)}")
+            said = run(python, "-I", script, server.address)
+            print(f"check_client: {name}: {said.splitlines()[-1]}")
     return 0
 
 

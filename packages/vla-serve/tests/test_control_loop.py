@@ -198,7 +198,7 @@ def test_a_busy_server_is_asked_again(client, spec):
         ({"delay_steps": -1}, "delay_steps: -1 is outside 0 to 4"),
         ({"delay_steps": 5}, "delay_steps: 5 is outside 0 to 4: half of a chunk of 8 steps"),
         ({"delay_steps": 3, "execute_steps": 2}, "execute_steps: must be at least 3"),
-        ({"execute_steps": 0}, "execute_steps: must be >= 1, got 0"),
+        ({"execute_steps": 0}, "execute_steps: must be at least 1, got 0"),
         ({"execute_steps": 99}, rf"execute_steps: 99, but a chunk has {HORIZON} steps"),
         (
             {"execute_steps": HORIZON - 1, "delay_steps": 2},

@@ -74,6 +74,8 @@ class Seeing:
             actions = answer(o)
             if o.embodiment == "other":
                 actions = actions * 2.5 + OFFSET
+            if o.embodiment == "deaf":
+                actions = answer(replace(o, images=SCENES[0].images))
             if o.embodiment == "blind":
                 actions = np.random.default_rng(seed).normal(size=actions.shape)
             chunks.append(ActionChunk(actions.astype(np.float32), SPEC.action))
@@ -238,6 +240,7 @@ def test_a_fault_is_named(server, capsys, name):
         assert code == 1
         explained = said.partition("\nExplained by: ")[2].partition("Undone")[0]
         assert fault.words in explained, said
+        assert " that help less (--all shows them)" in said
 
 
 @pytest.mark.slow
@@ -260,6 +263,14 @@ def test_statistics_that_no_robot_of_the_policy_has(capsys):
     )
 
 
+def test_images_that_do_not_matter_are_said(capsys):
+    with PolicyServer(Seeing(("deaf",))) as server:
+        assert doctor(server.address, Fault("", embodiment="deaf"), "--frames", "8") == 1
+    said = capsys.readouterr().out
+    assert "None of these explains the difference" in said
+    assert "The images hardly matter: no change of them moved the answers by more than 0.0%" in said
+
+
 def test_the_report_is_in_real_units_and_by_step(server, capsys):
     wrong = Fault("", acted=part(lambda a, s: a + 0.02 * np.arange(1, HORIZON + 1)[:, None], slice(0, 3)))
     assert doctor(server.address, wrong, "--all", "--frames", "8", "--data.count", "10") == 0
@@ -268,6 +279,32 @@ def test_the_report_is_in_real_units_and_by_step(server, capsys):
     row = said.partition("position")[2].partition("position")[2].partition("by step: ")[2].split()[:3]
     np.testing.assert_allclose([float(value) for value in row], [0.02, 0.04, 0.06], atol=0.01)
     assert "The answers follow the recording, and nothing that was tried is better" in said
+    assert "hardly" not in said
+    assert said.count("(camera wrist alone)") == 8
+
+
+CLIENT = """
+from dataclasses import replace
+def send(observation):
+    return replace(observation, images={k: v[..., ::-1].copy() for k, v in observation.images.items()})
+def show(observation):
+    return observation.images
+"""
+
+
+def test_a_mistake_in_the_robots_own_code_is_named(server, capsys, tmp_path):
+    (tmp_path / "robot.py").write_text(CLIENT)
+    assert doctor(server.address, Fault(""), "--client", f"{tmp_path}/robot.py:send", "--frames", "12") == 1
+    assert "Explained by: images: RGB/BGR\n" in capsys.readouterr().out
+    for name, words in (
+        (f"{tmp_path}/robot.py:show", "it returned a dict, expected an Observation"),
+        (f"{tmp_path}/robot.py:sent", "has no function 'sent'"),
+        (f"{tmp_path}/none.py:send", "cannot be imported"),
+        ("no_such_module:send", "cannot be imported"),
+        ("send", "is neither FILE.py:FUNCTION nor MODULE:FUNCTION"),
+    ):
+        assert doctor(server.address, Fault(""), "--client", name) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_what_cannot_be_replayed_is_said(server, capsys, tmp_path):

@@ -22,6 +22,7 @@ from vla_serve.client_errors import (
 )
 from vla_serve.connection import TLS
 from vla_serve.control_loop import ControlLoop, LoopStats
+from vla_serve.ensemble import AdaptiveEnsemble, TemporalEnsemble
 
 if TYPE_CHECKING:
     from vla_serve._rollout import RolloutSettings, rollout
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TLS",
+    "AdaptiveEnsemble",
     "AsyncPolicyClient",
     "Continuation",
     "ControlLoop",
@@ -46,6 +48,7 @@ __all__ = [
     "RolloutSettings",
     "ServedChunk",
     "SessionLost",
+    "TemporalEnsemble",
     "Timings",
     "rollout",
 ]

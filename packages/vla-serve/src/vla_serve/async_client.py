@@ -27,9 +27,7 @@ class AsyncPolicyClient(ClientSession):
     may have clients in any number of loops, beside a server too, which gRPC's own asyncio side cannot do.
     """
 
-    def __init__(self, address: str, **options: Any) -> None:
-        super().__init__(address, **options)
-        self._opening = asyncio.Lock()
+    _opening: asyncio.Lock | None = None
 
     async def __aenter__(self) -> AsyncPolicyClient:
         try:
@@ -57,7 +55,8 @@ class AsyncPolicyClient(ClientSession):
 
     async def open(self) -> None:
         """As :meth:`PolicyClient.open`."""
-        async with self._opening:
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:  # two tasks that ask at once have one session
             if self._session is None or self._lost:
                 request = pb.OpenSessionRequest(config=self._config)
                 self._opened(await self._call(self._connection.stub.OpenSession, request))

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     own("--listen_token_file", type=Path, help="file with the token that every client must bring")
     own("--insecure", action="store_true", help="let whoever reaches the host use the policy")
     own("--max_message_mb", type=int, default=32, help="largest message in MiB (default: %(default)s)")
+    own("--max_connections", type=int, default=64, help="of a port (default: %(default)s)")
     return parser
 
 
@@ -67,14 +68,22 @@ async def _run(args: argparse.Namespace) -> None:
         info = connect()
         await info.wait_ready(args.wait_s)
         speakers = await start.speakers(
-            connect, list(reserved), start.read(args.repack), embodiment, args.timeout_s, args.denoise_steps
+            connect,
+            list(reserved),
+            start.read(args.repack),
+            args.policy,
+            embodiment,
+            args.timeout_s,
+            args.denoise_steps,
         )
         await info.close()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         for name, speaker in speakers.items():
-            listener: Any = start.Listener(speaker, reserved[name], security, args.max_message_mb << 20)
+            listener: Any = start.Listener(
+                speaker, reserved[name], security, args.max_message_mb << 20, args.max_connections
+            )
             await listener.start()
             stack.push_async_callback(listener.stop)
             print(f"{name} {listener.url}", flush=True)

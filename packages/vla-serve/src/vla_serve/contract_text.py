@@ -45,6 +45,12 @@ def server_lines(info: pb.GetServerInfoResponse) -> Iterator[str]:
             f"vla-serve {info.server_version}: policy '{policy.name}' ({policy.framework}), "
             f"embodiments {', '.join(policy.embodiments)}"
         )
+        revision = policy.revision
+        if revision.revision:
+            yield (
+                f"  revision {revision.revision}, weights {revision.weights_digest[:12] or 'of no file'}, "
+                f"statistics {revision.statistics_digest[:12]}"
+            )
     limits = info.limits
     yield (
         f"limits: {info.max_message_bytes / 2**20:.3g} MiB a request, {info.max_queue} wait, "

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from vla_core.errors import UserError
 
@@ -17,9 +16,11 @@ from vla_serve.access_args import access, add_access
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError
 from vla_serve.contract_text import contract_lines
-from vla_serve.doctor.diagnosis import FOLLOWED, Diagnosis, Doctor
+from vla_serve.doctor.diagnosis import FOLLOWED, Doctor
 from vla_serve.doctor.errors import Yardstick
 from vla_serve.doctor.frames import Frames, check_replayable, differences, read_frames
+from vla_serve.doctor.report import cause_lines, error_lines
+from vla_serve.doctor.robot_code import function
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,10 +34,16 @@ def _parser() -> argparse.ArgumentParser:
     add_access(parser)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="directory of the recording")
+    add("--robot", type=Path, help="file that says what the data holds, where its source takes one")
     add("--source", help="what reads it, for example lerobot (default: by the files that are there)")
+    add(
+        "--client",
+        metavar="FILE.py:FUNCTION",
+        help="what your robot's code does to an Observation before it is sent, to find mistakes in it",
+    )
     add("--frames", type=int, default=32, help="spread over the recording (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the policy's noise (default: %(default)s)")
-    add("--all", action="store_true", help="try the causes also where the answers follow the recording")
+    add("--all", action="store_true", help="try the causes also where the answers follow, and print all")
     return parser
 
 
@@ -60,46 +67,6 @@ def dotted(rest: Sequence[str], prefix: str) -> dict[str, Any]:
     return options
 
 
-def _table(yardstick: Yardstick, found: Diagnosis) -> None:
-    errors = yardstick.errors(found.answers)
-    print(f"\n{'mean error of':24}{'':8}{'all steps':>10}{'first':>10}{'last':>10}{'of knowing nothing':>20}")
-    for group, error_NT, score in zip(yardstick.spec.groups, errors, found.scores, strict=True):
-        unit = "rad" if group.rotation in ("euler_xyz", "axis_angle") else group.unit
-        with np.errstate(all="ignore"):
-            steps_T = [float(np.nanmean(step)) if np.isfinite(step).any() else np.nan for step in error_NT.T]
-        mean = float(np.nanmean(error_NT))
-        print(
-            f"{group.name:24}{unit:8}{mean:10.4g}{steps_T[0]:10.4g}{steps_T[-1]:10.4g}{score:19.0%} "
-            + ("" if score < FOLLOWED else " <- does not follow the recording")
-        )
-        print(f"{'':4}by step: {' '.join(f'{value:.3g}' for value in steps_T)}")
-
-
-def _verdict(found: Diagnosis) -> None:
-    best = found.explanation
-    if not found.findings:
-        print("\nThe answers follow the recording: nothing to explain (--all tries the causes anyway).")
-        return
-    print(f"\n{'tried':90}{'before':>8}{'undone':>8}")
-    for finding in found.findings:
-        mark = "*" if finding is best else " "
-        print(f"{mark} {finding.name[:86]:88}{finding.before:8.0%}{finding.after:8.0%}")
-    for name, why in found.refused.items():
-        print(f"  {name[:86]}: not tried: {why[:200]}")
-    if best is not None:
-        print(
-            f"\nExplained by: {best.name}\nUndone, the error falls from {best.before:.0%} to "
-            f"{best.after:.0%} of that of an answer that knows nothing."
-        )
-    elif (found.scores < FOLLOWED).all():
-        print("\nThe answers follow the recording, and nothing that was tried is better.")
-    else:
-        print(
-            "\nNone of these explains the difference. Is this the data that the policy was trained on, and "
-            "was it trained for long enough?"
-        )
-
-
 def _run(args: argparse.Namespace, data_options: dict[str, Any]) -> int:
     if args.frames < 1 or args.seed < 0:
         raise UserError("--frames must be at least 1, and --seed not negative")
@@ -109,12 +76,14 @@ def _run(args: argparse.Namespace, data_options: dict[str, Any]) -> int:
         print("\n".join(contract_lines(contract, client.max_delay_steps)))
     frames: Frames = read_frames(args.data, args.source, data_options, contract.action.horizon, args.frames)
     check_replayable(contract, frames.spec)
+    if args.client is not None:
+        frames = frames.through(function(args.client))
     for line in differences(contract, frames.spec):
         print(f"differs: {line}")
     print(f"{len(frames.observations)} frames of {args.data}")
     found = asyncio.run(Doctor(args.address, options, frames, args.seed).examine(args.all))
-    _table(Yardstick(contract.action, frames), found)
-    _verdict(found)
+    print("", *error_lines(Yardstick(contract.action, frames), found), "", sep="\n")
+    print(*cause_lines(found, args.all), sep="\n")
     return 0 if (found.scores < FOLLOWED).all() else 1
 
 
@@ -122,14 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 when the answers follow the recording, 1 when not, 2 for a mistake."""
     args, rest = _parser().parse_known_args(argv)
     try:
-        return _run(args, dotted(rest, "data"))
+        robot = {} if args.robot is None else {"robot": str(args.robot)}
+        return _run(args, {**robot, **dotted(rest, "data")})
     except UserError as error:
         print(f"vla-serve doctor: {error}", file=sys.stderr)
         return 2
     except PolicyServerError as error:
         print(f"vla-serve doctor: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 from vla_core.errors import UserError
 
 from vla_serve.access_args import access, add_access
@@ -14,7 +13,8 @@ from vla_serve.arguments import seconds
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError
 from vla_serve.contract_text import contract_lines, server_lines
-from vla_serve.probe import PARTS, Load, influences, load, repeats
+from vla_serve.probe import influences, load, repeats
+from vla_serve.probe_report import latency_lines, repeats_line
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,39 +44,6 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name}: must be at least {least}, got {getattr(args, name)}")
 
 
-def _latency(found: Load, control_hz: float, horizon: int) -> None:
-    print(f"{'ms':14}{'p50':>9}{'p99':>9}{'max':>9}")
-    rows = {part.replace("_", " "): found.of(part) for part in PARTS}
-    rows["beyond server"] = [a - b for a, b in zip(rows["round trip"], rows["server"], strict=True)]
-    for name, values in rows.items():
-        p50, p99 = np.percentile(values, [50, 99])
-        print(f"{name:14}{p50:9.2f}{p99:9.2f}{max(values):9.2f}")
-    for name, words in (("batch", "rows of a batch"), ("queue_depth", "requests that waited before")):
-        values = found.of(name)
-        print(f"{words}: {np.mean(values):.2f} on average, {max(values):.0f} at most")
-    rate, median = len(found.timings) / found.seconds, float(np.median(rows["round trip"]))
-    print(f"{rate:.1f} chunks/s; {found.refused} requests were refused at first")
-    print(
-        f"an answer takes {median * control_hz / 1000:.2f} control steps, a chunk lasts {horizon}"
-        + ("" if median * control_hz / 1000 < horizon else ": the robot waits for every chunk")
-    )
-
-
-def _equal(differences: Sequence[float], tolerance: float) -> bool:
-    worst = max(differences)
-    if worst == 0:
-        print("equal requests: answered alike, bit by bit, in one session and in two")
-    elif worst <= tolerance:
-        print(f"equal requests: answered {worst:.3g} apart, within --tolerance {tolerance:g}")
-    else:
-        print(
-            f"equal requests: ANSWERED {worst:.3g} APART. Rows of other clients may have shared their "
-            "batches (vla-serve --deterministic makes that no difference; --tolerance allows for it); if "
-            "nobody else asks, the policy draws numbers of its own"
-        )
-    return worst <= tolerance
-
-
 def _run(args: argparse.Namespace) -> int:
     _check(args)
     options = access(args)
@@ -90,11 +57,12 @@ def _run(args: argparse.Namespace) -> int:
         deaf = [name for name, value in changes.items() if value == 0]
         if deaf:
             print(f"the answer does not depend on: {', '.join(deaf)}")
-    equal = _equal(repeats(args.address, options, args.seed, args.denoise_steps), args.tolerance)
+    worst = max(repeats(args.address, options, args.seed, args.denoise_steps))
+    print(repeats_line(worst, args.tolerance))
     found = load(args.address, options, args.clients, args.requests, args.seed, args.denoise_steps)
     print(f"\n{args.clients} client(s), {args.requests} requests each, images {args.encoding}")
-    _latency(found, spec.action.control_hz, spec.action.horizon)
-    return 0 if equal else 1
+    print(*latency_lines(found, spec.action.control_hz, spec.action.horizon), sep="\n")
+    return 0 if worst <= args.tolerance else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

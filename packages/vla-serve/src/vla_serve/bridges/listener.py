@@ -79,14 +79,20 @@ class Listener:
         reservation: of host and port; taken over.
         security: what a caller must show; a token as ``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``.
         max_message_bytes: a longer message ends its connection.
+        max_connections: that are open; one more is answered 503.
     """
 
     def __init__(
-        self, speaker: Speaker, reservation: Reservation, security: Security, max_message_bytes: int
+        self,
+        speaker: Speaker,
+        reservation: Reservation,
+        security: Security,
+        max_message_bytes: int,
+        max_connections: int,
     ) -> None:
         security.check(reservation.addresses)
         self._speaker, self._reservation, self._security = speaker, reservation, security
-        self._max_bytes = max_message_bytes
+        self._max_bytes, self._limit, self._open = max_message_bytes, max_connections, 0
         self._runner: web.AppRunner | None = None
 
     @property
@@ -124,13 +130,22 @@ class Listener:
         )
         if not socket.can_prepare(request).ok:
             return web.Response(status=426, text=f"a WebSocket for {self._speaker.name} clients\n")
+        if self._open >= self._limit:
+            return web.Response(status=503, text=f"{self._limit} connections are open (--max_connections)\n")
+        self._open += 1
+        try:
+            await self._converse(request, socket)
+        finally:
+            self._open -= 1
+        return socket
+
+    async def _converse(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         await socket.prepare(request)
         log.info("%s client %s", self._speaker.name, one_line(str(request.remote)))
         try:
             await self._speaker.serve(socket)
         except (ConnectionError, asyncio.TimeoutError):
             log.info("%s client %s went", self._speaker.name, one_line(str(request.remote)))
-        return socket
 
     def _known(self, shown: str) -> bool:
         token = self._security.token

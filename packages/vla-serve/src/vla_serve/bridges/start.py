@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from vla_core.errors import ConfigError, UserError
+from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.specs import RobotSpec
 
 from vla_serve.async_client import AsyncPolicyClient
@@ -24,6 +24,7 @@ async def speakers(
     connect: Connect,
     names: Sequence[str],
     repack: RepackConfig,
+    policy: str,
     embodiment: str,
     timeout_s: float,
     denoise_steps: int | None,
@@ -34,6 +35,7 @@ async def speakers(
         connect: makes a client of the server, given an ``embodiment``.
         names: of ``openpi``, ``starvla``, ``vla_eval``.
         repack: whose keys are what.
+        policy: that ``connect`` asks for; empty: the server's only one.
         embodiment: of the policy; empty: its only one, for StarVLA all.
         timeout_s: a busy server is asked again for so long.
         denoise_steps: of each request.
@@ -41,7 +43,7 @@ async def speakers(
     Raises:
         UserError: no section for a protocol, or one that does not fit the contract.
     """
-    specs = await _specs(connect, embodiment)
+    specs = await _specs(connect, policy, embodiment)
     # The contract that was checked is the one that each connection's session must still have.
     asker = Asker(partial(_client, connect, specs), timeout_s, denoise_steps)
     found: dict[str, Speaker] = {}
@@ -63,12 +65,17 @@ async def speakers(
     return found
 
 
-async def _specs(connect: Connect, embodiment: str) -> dict[str, RobotSpec]:
+async def _specs(connect: Connect, policy: str, embodiment: str) -> dict[str, RobotSpec]:
     names = [embodiment]
     if not embodiment:
         client = connect()
-        names = list((await client.server_info()).policies[0].embodiments)
+        served = {info.name: info for info in (await client.server_info()).policies}
         await client.close()
+        if not policy and len(served) > 1:
+            raise UserError(f"--policy: name one of {', '.join(served)}")
+        if policy and policy not in served:
+            raise UserError(f"--policy: '{policy}' is not served{suggest(policy, served)}")
+        names = list(served[policy or next(iter(served))].embodiments)
     specs = {}
     for name in names:
         async with connect(embodiment=name) as client:

@@ -28,6 +28,7 @@ class InputCause:
 
     name: str
     undo: Callable[[Observation], Observation]
+    of_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ def input_causes(contract: RobotSpec, frames: Frames) -> Iterator[InputCause]:
             height, width
         )
     for name, change in pictures.items():
-        yield InputCause(f"images: {name}", _on_images(names, change))
+        yield InputCause(f"images: {name}", _on_images(names, change), True)
         if len(names) > 1:
             for camera in names:
-                yield InputCause(f"images: {name} (camera {camera} alone)", _on_images([camera], change))
+                yield InputCause(
+                    f"images: {name} (camera {camera} alone)", _on_images([camera], change), True
+                )
     yield from _states(contract, frames)
 
 
@@ -83,7 +86,7 @@ def _swapped(contract: RobotSpec) -> Iterator[InputCause]:
         moved = {name: other for name, other in zip(names, order, strict=True) if name != other}
         if all(sizes[name] == sizes[other] for name, other in moved.items()):
             words = ", ".join(f"{name} shows what belongs to {other}" for other, name in moved.items())
-            yield InputCause(f"cameras swapped: {words}", _reordered(moved))
+            yield InputCause(f"cameras swapped: {words}", _reordered(moved), True)
 
 
 def _reordered(moved: Mapping[str, str]) -> Callable[[Observation], Observation]:

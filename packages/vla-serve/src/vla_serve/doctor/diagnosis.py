@@ -64,12 +64,15 @@ class Diagnosis:
         scores: ``[G]`` of them, relative to knowing nothing.
         findings: every cause that was tried, the one that helps most first.
         refused: causes that could not be tried, and why: what the policy says to such frames.
+        image_influence: the most that a change of the images moved the answers, relative to how they differ
+            between frames; None: nothing was tried.
     """
 
     answers: Array
     scores: Array
     findings: list[Finding] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    image_influence: float | None = None
 
     @property
     def explanation(self) -> Finding | None:
@@ -89,13 +92,14 @@ class Doctor:
 
     def __init__(self, address: str, options: dict[str, Any], frames: Frames, seed: int = 0) -> None:
         self._address, self._options, self._frames, self._seed = address, options, frames, seed
+        self._sent = frames.observations if frames.sent is None else frames.sent
 
     async def examine(self, every: bool = False) -> Diagnosis:
         """Measure; try the causes if something does not follow the recording, or ``every`` time."""
         async with AsyncPolicyClient(self._address, **self._options) as client:
             contract = client.contract
             yardstick = Yardstick(contract.action, self._frames)
-            answers = await self._replay(client, self._frames.observations)
+            answers = await self._replay(client, self._sent)
             found = Diagnosis(answers, yardstick.scores(answers))
             if not every and (found.scores < FOLLOWED).all():
                 return found
@@ -108,13 +112,16 @@ class Doctor:
 
     async def _inputs(self, client: AsyncPolicyClient, yardstick: Yardstick, found: Diagnosis) -> None:
         for cause in input_causes(client.contract, self._frames):
-            frames = [cause.undo(fitted(o, client.contract)) for o in self._frames.observations]
+            frames = [cause.undo(fitted(o, client.contract)) for o in self._sent]
             try:
                 answers = await self._replay(client, frames)
             except UserError as error:
                 found.refused[cause.name] = str(error)
                 continue
             self._judge(cause.name, yardstick, found, answers)
+            if cause.of_images:
+                moved = np.abs(answers - found.answers).mean() / max(1e-9, _spread(found.answers))
+                found.image_influence = max(found.image_influence or 0.0, float(moved))
 
     def _outputs(self, contract: RobotSpec, yardstick: Yardstick, found: Diagnosis) -> None:
         names = [group.name for group in contract.action.groups]
@@ -125,7 +132,10 @@ class Doctor:
     async def _embodiments(self, client: AsyncPolicyClient, yardstick: Yardstick, found: Diagnosis) -> None:
         """Statistics are an embodiment's: does another one of the policy answer as recorded?"""
         own = client.contract
+        asked = self._options.get("policy", "")
         for policy in (await client.server_info()).policies:
+            if policy.name != (asked or policy.name):
+                continue
             for name in policy.embodiments:
                 if name == own.embodiment:
                     continue
@@ -137,7 +147,7 @@ class Doctor:
                             continue
                         if other.contract.action.horizon != own.action.horizon:
                             continue
-                        answers = await self._replay(other, self._frames.observations)
+                        answers = await self._replay(other, self._sent)
                 except UserError as error:
                     found.refused[f"statistics key: {name}"] = str(error)
                     continue
@@ -195,6 +205,10 @@ class Doctor:
                         await asyncio.sleep(error.retry_after_s)
 
         return np.stack(await asyncio.gather(*(ask(n, o) for n, o in enumerate(observations))))
+
+
+def _spread(answers: Array) -> float:
+    return float(np.abs(answers - answers.mean(0)).mean())
 
 
 def _finding(name: str, before: Array, after: Array, about: NDArray[np.bool_] | None = None) -> Finding:

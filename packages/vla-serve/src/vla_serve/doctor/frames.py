@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,24 @@ class Frames:
         observations: N of them.
         actions: ``[N, T, A]`` as recorded.
         mask: ``[N, T, A]``: which of them the episode has.
+        sent: what a robot's client makes of the observations; None: they are sent as they are.
     """
 
     spec: RobotSpec
     observations: tuple[Observation, ...]
     actions: NDArray[np.float64]
     mask: NDArray[np.bool_]
+    sent: tuple[Observation, ...] | None = None
+
+    def through(self, client: Callable[[Observation], Observation]) -> Frames:
+        """As a robot's own code prepares them: its mistakes are looked for too."""
+        sent = tuple(client(observation) for observation in self.observations)
+        for observation in sent:
+            if not isinstance(observation, Observation):
+                raise UserError(
+                    f"--client: it returned a {type(observation).__name__}, expected an Observation"
+                )
+        return replace(self, sent=sent)
 
     @property
     def states(self) -> NDArray[np.float64] | None:
