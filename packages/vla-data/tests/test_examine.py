@@ -182,3 +182,8 @@ def test_inspect_shows_robot_cameras_and_what_is_missing(write_lerobot, tmp_path
     assert "meta/modality.json: 'action.arm.colour' is not read" in out
     assert "action arm is in [1, 1], beyond the range" in out
     assert "2 of 2 action dims are constant" in out
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = {"motors": ["a0", "a1", "a2", "a3", "a4"]}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert main(["inspect", str(root)]) == 0
+    assert "arm[1] (unknown) a1 " in capsys.readouterr().out
