@@ -82,6 +82,24 @@ def test_describe_tells_by_names(data, tmp_path, capsys, nested):
     assert robot.action[1].gripper == "open_positive"
 
 
+def test_describe_keeps_columns_that_are_groups(write_lerobot, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    columns = {
+        "action.arm": rng.standard_normal((10, 3)).astype(np.float32),
+        "action.gripper": rng.standard_normal(10).astype(np.float32),
+        "state.arm": rng.standard_normal((10, 3)),
+    }
+    root = write_lerobot(tmp_path / "data", version="v2.1", lengths=(10,), cameras=TOP, columns=columns)
+    assert main(["describe", str(root)]) == 0
+    file = tmp_path / "robot.yaml"
+    file.write_text(capsys.readouterr().out)
+    robot = load_robot(file)
+    assert [(g.name, g.key, g.gripper) for g in robot.action] == [
+        ("arm", "action.arm", "none"), ("gripper", "action.gripper", "open_positive"),
+    ]  # fmt: skip
+    assert [(g.name, g.key) for g in robot.state] == [("arm", "state.arm")]
+
+
 def test_doctor_is_content_with_sound_data(data, capsys):
     assert main(["doctor", str(data)]) == 0
     out = capsys.readouterr().out
