@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,24 @@ def test_describe_tells_by_names(data, tmp_path, capsys, nested):
     assert robot.action[1].gripper == "open_positive"
 
 
+def test_describe_keeps_columns_that_are_groups(write_lerobot, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    columns = {
+        "action.arm": rng.standard_normal((10, 3)).astype(np.float32),
+        "action.gripper": rng.standard_normal(10).astype(np.float32),
+        "state.arm": rng.standard_normal((10, 3)),
+    }
+    root = write_lerobot(tmp_path / "data", version="v2.1", lengths=(10,), cameras=TOP, columns=columns)
+    assert main(["describe", str(root)]) == 0
+    file = tmp_path / "robot.yaml"
+    file.write_text(capsys.readouterr().out)
+    robot = load_robot(file)
+    assert [(g.name, g.key, g.gripper) for g in robot.action] == [
+        ("arm", "action.arm", "none"), ("gripper", "action.gripper", "open_positive"),
+    ]  # fmt: skip
+    assert [(g.name, g.key) for g in robot.state] == [("arm", "state.arm")]
+
+
 def test_doctor_is_content_with_sound_data(data, capsys):
     assert main(["doctor", str(data)]) == 0
     out = capsys.readouterr().out
@@ -139,14 +158,86 @@ FAULTS = {
         "episode_000001.mp4: a Git LFS pointer",
     ),
     "info": (lambda r: (r / "meta/info.json").write_text("[]"), "it holds a list, not a mapping"),
+    "no rate": (lambda r: _info(r, fps=0), "fps must be a number above 0"),
+    "another rate": (lambda r: _info(r, fps=25), "come at 20 Hz, meta/info.json says 25 Hz"),
+    "no features": (lambda r: _info(r, features={}), "'features' must name what is recorded"),
+    "unknown version": (lambda r: _info(r, codebase_version="v1.6"), "v1.6 is not known here"),
+    "template": (lambda r: _info(r, video_path="videos/{key}.mp4"), "video_path 'videos/{key}.mp4' can't be"),
+    "chunks": (lambda r: _info(r, chunks_size=1), "chunk-001"),
+    "listed twice": (lambda r: _lines(r, "episodes", 0, 1), "episode 1 is listed twice"),
+    "no length": (lambda r: _lines(r, "episodes", {"episode_index": 0}), "'length' must be a whole number"),
+    "other length": (
+        lambda r: _lines(r, "episodes", {"episode_index": 0, "length": 24}),
+        "25 rows, and episode 0 has 24 frames",
+    ),
+    "tasks are gone": (lambda r: (r / "meta/tasks.jsonl").unlink(), "no instruction (task_index is 0"),
+    "empty task": (
+        lambda r: _lines(r, "tasks", {"task_index": 0, "task": " "}),
+        "episode 0, frame 0: no instr",
+    ),
+    "text": (
+        lambda r: _table(r, 0, lambda t: _put(t, "action", ["up"] * len(t))),
+        "frame 0: 'action' holds string",
+    ),
+    "ragged": (
+        lambda r: _table(r, 0, lambda t: _put(t, "action", [[0.0] * (4 + i % 2) for i in range(len(t))])),
+        "episode 0, frame 1: 'action' has 5 dims, and 4 in the first frame",
+    ),
+    "narrow": (
+        lambda r: [_table(r, e, lambda t: _put(t, "action", [[0.0] * 3] * len(t))) for e in (0, 1)],
+        "'action' has 3 dims, and 4 by meta/info.json",
+    ),
+    "matrix": (
+        lambda r: _table(r, 1, lambda t: _put(t, "action", [[[0.0] * 4] * 2] * len(t))),
+        "episode 1, frame 0: 'action' is a matrix",
+    ),
+    "no state": (
+        lambda r: [_table(r, e, lambda t: t.drop_columns(["observation.state"])) for e in (0, 1)],
+        "has no column 'observation.state'",
+    ),
+    "cut table": (
+        lambda r: _cut(max(r.rglob("*.parquet"))),
+        "episode_000001.parquet: not a readable parquet",
+    ),
+    "cut video": (lambda r: _cut(max(r.rglob("*.mp4"))), "episode_000001.mp4: not a readable video"),
+    "another video": (
+        lambda r: shutil.copy(min(r.rglob("*.mp4")), max(r.rglob("*.mp4"))),
+        "episode_000001.mp4: holds 25 frames, the metadata lists 15",
+    ),
+    "short video": (
+        lambda r: shutil.copy(max(r.rglob("*.mp4")), min(r.rglob("*.mp4"))),
+        "lacks 10 of the 25 frames of episode 0 (the first is frame 15)",
+    ),
 }
+
+
+def _info(root, **changes) -> None:
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, **changes}))
+
+
+def _lines(root, name: str, line, copy: int | None = None) -> None:
+    """Replace the first line of a list in meta/, by ``line`` or by a copy of another one."""
+    file = root / f"meta/{name}.jsonl"
+    lines = file.read_text().splitlines()
+    lines[0] = json.dumps(line) if copy is None else lines[copy]
+    file.write_text("\n".join(lines))
+
+
+def _put(table, key, values):
+    return table.set_column(table.column_names.index(key), key, pa.array(values))
+
+
+def _cut(file) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_doctor_names_what_is_wrong(data, capsys, fault):
     break_it, says = FAULTS[fault]
     break_it(data)
-    assert main(["doctor", str(data)]) == 1
+    # Frames that nobody listed are worth a warning: nothing reads them.
+    assert main(["doctor", str(data)]) == (0 if fault == "another video" else 1)
     out = capsys.readouterr().out
     assert says in out
     assert not any(line.startswith(" ") for line in out.splitlines())
@@ -182,3 +273,8 @@ def test_inspect_shows_robot_cameras_and_what_is_missing(write_lerobot, tmp_path
     assert "meta/modality.json: 'action.arm.colour' is not read" in out
     assert "action arm is in [1, 1], beyond the range" in out
     assert "2 of 2 action dims are constant" in out
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = {"motors": ["a0", "a1", "a2", "a3", "a4"]}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert main(["inspect", str(root)]) == 0
+    assert "arm[1] (unknown) a1 " in capsys.readouterr().out

@@ -112,6 +112,43 @@ def test_frames_and_chunks_equal_lerobots_own_reading(toy, source):
                 assert np.array_equal(image, their.round().astype(np.uint8))
 
 
+def test_pictures_in_parquet_equal_lerobots_own_reading(tmp_path):
+    lerobot = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    rng = np.random.default_rng(0)
+    names = ["height", "width", "channels"]
+    features = {
+        "observation.images.top": {"dtype": "image", "shape": (24, 32, 3), "names": names},
+        "observation.state": {"dtype": "float32", "shape": (3,), "names": ["a", "b", "c"]},
+        "action": {"dtype": "float32", "shape": (2,), "names": ["a", "b"]},
+    }
+    root = tmp_path / "pictures"
+    written = lerobot.LeRobotDataset.create(
+        "local/pictures", 10, root=root, features=features, use_videos=False, robot_type="toy"
+    )
+    for episode, frames in enumerate((5, 3)):
+        for _ in range(frames):
+            frame = {
+                "observation.images.top": rng.integers(0, 256, (24, 32, 3), np.uint8),
+                "observation.state": rng.standard_normal(3).astype(np.float32),
+                "action": rng.standard_normal(2).astype(np.float32),
+                "task": f"task {episode}",
+            }
+            written.add_frame(frame)
+        written.save_episode()
+    written.finalize()
+    theirs = lerobot.LeRobotDataset("local/pictures", root=root)
+    for cache in ("none", "ram"):
+        source = LeRobotSource(LeRobotConfig(str(root), cache=cache), 1)
+        assert len(source) == len(theirs) == 8
+        for i in range(8):
+            ours, want = source[i], theirs[i]
+            assert ours.observation.instruction == want["task"]
+            assert np.array_equal(ours.actions[0], want["action"].numpy())
+            assert np.array_equal(ours.observation.state, want["observation.state"].numpy())
+            image = want["observation.images.top"].numpy().transpose(1, 2, 0) * 255
+            assert np.array_equal(ours.observation.images["top"], image.round().astype(np.uint8))
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_masks_end_with_the_episode(toy, data):

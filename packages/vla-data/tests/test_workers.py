@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,12 @@ def _compare(source, samples, method, seed=0) -> None:
 def test_workers_read_what_one_process_reads(write_lerobot, tmp_path, codec, method):
     root = write_lerobot(tmp_path / codec, codec=codec, lengths=(30, 20), size=192)
     _compare(LeRobotSource(LeRobotConfig(str(root)), horizon=4), 120, method)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pictures_in_parquet(method):
+    golden = Path(__file__).parent / "golden/lerobot_v21/data_set"
+    _compare(LeRobotSource(LeRobotConfig(str(golden)), horizon=4), 60, method)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from vla_data.formats.video_checks import problems, scan_videos, surplus
 from vla_data.frames import names_of, read_frames
 from vla_data.inspect import warnings_of
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
-from vla_data.robot.binding import bind, declared_cameras
+from vla_data.robot.binding import Binding, bind, declared_cameras
 
 _MOST = 20
 """Findings of one kind that are listed."""
@@ -97,14 +97,31 @@ def _numbers(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Itera
         yield str(error)
         return
     checked = [c for c in ("timestamp", "frame_index", "episode_index") if c in available]
+    files: dict[Path, list[Episode]] = {}
     for episode in layout.episodes:
-        try:
-            read_frames(layout, [episode], binding, {}, None)
-            table = read_columns(layout, [episode], checked).table
-        except UserError as error:
-            yield str(error)
-            continue
-        yield from _clocks(layout, episode, table)
+        files.setdefault(episode.data, []).append(episode)
+    for inside in files.values():
+        # A file at once; one episode after another only where something is wrong with one.
+        if _reads(layout, inside, binding) is None:
+            sound = inside
+        else:
+            said = {e.index: _reads(layout, [e], binding) for e in inside}
+            yield from (text for text in said.values() if text is not None)
+            sound = [e for e in inside if said[e.index] is None]
+        if sound:
+            table, start = read_columns(layout, sound, checked).table, 0
+            for episode in sound:
+                yield from _clocks(layout, episode, table.slice(start, len(episode)))
+                start += len(episode)
+
+
+def _reads(layout: Layout, episodes: Sequence[Episode], binding: Binding) -> str | None:
+    """What is wrong with the numbers of some episodes, or None."""
+    try:
+        read_frames(layout, episodes, binding, {}, None)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _clocks(layout: Layout, episode: Episode, table: pa.Table) -> Iterator[str]:

@@ -16,6 +16,8 @@ from vla_core.specs import GroupSpec
 from vla_core.types import Float
 
 from vla_data.formats.features import depth_pictures
+from vla_data.formats.features import dim_names as dim_names_of
+from vla_data.formats.layout import Layout
 from vla_data.formats.opening import open_layout
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
 from vla_data.robot.binding import declared_cameras
@@ -78,6 +80,19 @@ def _range_lines(title: str, names: Sequence[str], rows: Float) -> list[str]:
     return lines
 
 
+def _recorded_names(source: LeRobotSource, layout: Layout, which: str) -> list[str]:
+    """What the info calls each dim of a vector; nothing where it is silent, or dims were converted."""
+    robot = source.binding.robot
+    vector = source.frames.state if which == "state" else source.frames.action
+    configs = robot.state if which == "state" else robot.action
+    found: list[str] = []
+    for group, spec, key in zip(configs, vector.groups, source.binding.keys[which], strict=True):
+        names = (dim_names_of(layout.features[key]) or [])[group.start : group.end]
+        same = len(names) == spec.dim and group.rotation in ("none", spec.rotation)
+        found += names if same else [""] * spec.dim
+    return found
+
+
 def _camera_lines(source: LeRobotSource) -> list[str]:
     return [
         f"camera    {c.name}, {c.width} x {c.height}, from {source.binding.cameras[c.name]}"
@@ -124,7 +139,8 @@ def describe(path: Path, robot: str | None = None) -> str:
     ):
         rows = source.rows(vector)
         if rows is not None:
-            lines += ["", *_range_lines(title, dim_names(groups), rows)]
+            names = zip(dim_names(groups), _recorded_names(source, layout, vector), strict=True)
+            lines += ["", *_range_lines(title, [f"{a} {b}".rstrip() for a, b in names], rows)]
     said = Counter(source.instruction(e) for e in source.lengths())
     lines += ["", f"instructions ({len(said)})"]
     lines += [f"  {count:>5} episodes  {text}" for text, count in said.most_common(20)]

@@ -87,6 +87,14 @@ def _of_kind(guess: Guess, kind: str, names: Sequence[str]) -> Guess:
     return guess
 
 
+def by_name(group: GroupConfig) -> Guess:
+    """A whole column as a group: what its name says of it."""
+    guess = Guess(group)
+    if kind_of(group.name)[1] == "gripper":
+        return guess.because("named gripper: polarity is a guess", gripper="open_positive")
+    return guess
+
+
 def split_by_values(rows: Float, key: str, name: str) -> list[Guess]:
     """Where dims have no names: unit quaternions, and a last dim that is a gripper's."""
     marks: list[tuple[int, int, str]] = []

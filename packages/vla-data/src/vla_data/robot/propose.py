@@ -19,7 +19,14 @@ from vla_data.formats.tables import to_matrix
 from vla_data.robot.binding import bind, declared_cameras
 from vla_data.robot.choose import choose_robot
 from vla_data.robot.config import GroupConfig, RobotConfig
-from vla_data.robot.guess import Guess, split_by_names, split_by_values, with_representation, with_unit
+from vla_data.robot.guess import (
+    Guess,
+    by_name,
+    split_by_names,
+    split_by_values,
+    with_representation,
+    with_unit,
+)
 from vla_data.robot.vectors import columns
 
 _EPISODES = 20
@@ -86,9 +93,9 @@ def _guesses(
             elif len(groups) == 1 and named is not None and len(set(named)) == len(named):
                 found[which] += split_by_names(named, key)
             elif len(groups) == 1:
-                found[which] += split_by_values(values[key], key, which)
+                found[which] += split_by_values(values[key], key, group.name)
             else:
-                found[which].append(Guess(replace(group, key=key)))
+                found[which].append(by_name(replace(group, key=key)))
         found[which] = [with_unit(g, values[g.group.key or ""]) for g in found[which]]
     lengths = [len(e) for e in episodes]
     stops = np.zeros(sum(lengths), bool)
