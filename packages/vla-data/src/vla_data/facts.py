@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.types import Float
 
-from vla_data.arrays import META_FILE, ArraysConfig, ArraysSource
+from vla_data._arrays_writer import META_FILE
+from vla_data.arrays import ArraysConfig, ArraysSource
 from vla_data.inspect import dim_names
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
 from vla_data.stats import leaving_out_nan
