@@ -48,8 +48,8 @@ def test_sound_data_has_no_facts() -> None:
         ("dead", "action target[0] (rad): dead: it differs between episodes and never changes within one"),
         ("gripper", "action target[0] (rad): takes three values (-1, 0, 1)"),
         ("nan", "action target[0] (rad): 2 frames hold NaN or infinity, the first in episode 1, frame 7"),
-        ("outlier", "action target[0] (rad): 1 outliers, the farthest 80 in episode 2, frame 11"),
-        ("jump", "action target[0] (rad): 1 jumps"),
+        ("outlier", "action target[0] (rad): 1 outlier, the farthest 80 in episode 2, frame 11"),
+        ("jump", "action target[0] (rad): 1 jump,"),
         ("wrap", "by a whole turn: an angle that wraps"),
         ("clipped", "of the frames are exactly at -0.8 or 0.8: clipped when recorded?"),
         ("copied", "actions are equal to the state of the same frame"),
@@ -134,7 +134,7 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["stats", str(tmp_path / "set<1>"), "--report", str(page)]) == 0
     out = capsys.readouterr().out
     assert "suspicious (1)" in out
-    assert "action target[1] (rad): 1 frames hold NaN or infinity, the first in episode 0, frame 20" in out
+    assert "action target[1] (rad): 1 frame holds NaN or infinity, the first in episode 0, frame 20" in out
     html = page.read_text()
     tags = Tags()
     tags.feed(html)

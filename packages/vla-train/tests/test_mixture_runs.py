@@ -76,6 +76,7 @@ def test_two_robots_and_three_data_sets(mixed: Path, capfd: pytest.CaptureFixtur
     assert policy.specs["b"].action.control_hz == 25.0
 
 
+@pytest.mark.slow
 def test_a_mixture_resumes_with_the_very_next_sample(mixed: Path) -> None:
     words = ["--config", str(mixed), "trainer.schedule=constant", "datasets.num_workers=2"]
     assert main([*words, "run_id=whole"]) == 0
@@ -112,7 +113,7 @@ def test_a_batch_pads_what_a_robot_has_not(mixed: Path) -> None:
 def test_bad_samples_go_to_quarantine(mixed: Path, capfd: pytest.CaptureFixture[str], workers: int) -> None:
     node = yaml.safe_load(mixed.read_text())
     node["datasets"] |= {
-        "train": [{"name": "counted", "number": 0, "lengths": [40, 40], "bad": [3, 55]},
+        "train": [{"name": "counted", "number": 0, "lengths": [40, 40], "bad": [0, 55]},
                   {"name": "counted", "number": 1, "lengths": [40, 40], "robot": "b", "bad": [7, 61]}],
         "val_fraction": 0.0, "on_bad_sample": "quarantine", "bad_sample_budget": 0.03, "num_workers": workers,
     }  # fmt: skip
@@ -124,7 +125,7 @@ def test_bad_samples_go_to_quarantine(mixed: Path, capfd: pytest.CaptureFixture[
     notes = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
     places = {(note["data"], note["episode"], note["frame"]) for note in notes}
     # An epoch has passed: each bad sample was met once or, in the place of another, again, and is noted once.
-    assert places == {("counted", 0, 3), ("counted", 1, 15), ("counted_2", 0, 7), ("counted_2", 1, 21)}
+    assert places == {("counted", 0, 0), ("counted", 1, 15), ("counted_2", 0, 7), ("counted_2", 1, 21)}
     assert len(notes) == 4
     assert "broken picture" in notes[0]["why"]
     last = lines(mixed)[-1]

@@ -13,7 +13,7 @@ from vla_core.registry import load
 from vla_core.transforms import Pipeline
 from vla_data.mixture import Mixture
 from vla_train.data import InfiniteBatches, TransformedDataset
-from vla_train.data_sets import split_episodes
+from vla_train.data_sets import Data, DataSet, split_episodes
 
 
 @given(n=st.integers(2, 200), fraction=st.floats(0.0, 0.9))
@@ -106,3 +106,30 @@ def test_a_source_without_chunk_ends_is_one_line() -> None:
 def test_a_split_that_leaves_nothing() -> None:
     with pytest.raises(ConfigError, match="leaves no episode"):
         split_episodes([0], 0.5)
+
+
+def test_a_fingerprint_is_the_sources_own_or_its_numbers(toy: None) -> None:
+    def data(source: object) -> Data:
+        return Data([DataSet("x", 1.0, source, None, "datasets.train.0")], {})  # type: ignore[arg-type]
+
+    plain, counted = load("vla.sources", "toy"), load("vla.sources", "counted")
+    assert data(plain(plain.Config(), 4)).fingerprint() is None
+
+    class Telling(plain):  # type: ignore[misc, valid-type]
+        def fingerprint(self) -> str:
+            return "mine"
+
+    assert data(Telling(plain.Config(), 4)).fingerprint() == "default:mine"
+    told = {
+        data(counted(counted.Config(lengths=lengths, number=number), 4, episodes)).fingerprint()
+        for lengths, number, episodes in (
+            ((6, 5), 0, None),
+            ((5, 6), 0, None),  # the same rows, cut elsewhere
+            ((6, 5), 1, None),
+            ((6, 5), 0, [1, 0]),
+            ((6, 5), 0, [0]),
+        )
+    }
+    assert len(told) == 5
+    again = counted(counted.Config(lengths=(6, 5)), 9)
+    assert data(again).fingerprint() in told

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.types import Float
 
-from vla_data.arrays import META_FILE, ArraysConfig, ArraysSource
+from vla_data._arrays_writer import META_FILE
+from vla_data.arrays import ArraysConfig, ArraysSource
 from vla_data.inspect import dim_names
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
 from vla_data.stats import leaving_out_nan
@@ -132,7 +133,8 @@ def _dim(vector: str, name: str, values: NDArray[np.float64], places: _Places) -
     facts = []
     if not finite.all():
         bad = int((~finite).sum())
-        facts.append(f"{bad} frames hold NaN or infinity, the first in {places.of(int((~finite).argmax()))}")
+        said = "1 frame holds" if bad == 1 else f"{bad} frames hold"
+        facts.append(f"{said} NaN or infinity, the first in {places.of(int((~finite).argmax()))}")
     kept = values[finite] if finite.any() else np.zeros(1)
     low, high = float(kept.min()), float(kept.max())
     q01, q99 = (float(q) for q in np.quantile(kept, [0.01, 0.99]))
@@ -144,9 +146,18 @@ def _dim(vector: str, name: str, values: NDArray[np.float64], places: _Places) -
     facts += _shape_of(values, kept, ends, places)
     return Dim(
         vector, name, low, q01, float(kept.mean()), q99, high, float(kept.std()),
-        tuple(np.histogram(kept, BINS, (low, high) if high > low else (low - 1, high + 1))[0].tolist()),
+        _histogram(kept, low, high),
         ends, float((normalised > 1 + 1e-6).mean()), float(normalised.max()), tuple(facts),
     )  # fmt: skip
+
+
+def _histogram(kept: NDArray[np.float64], low: float, high: float) -> tuple[int, ...]:
+    """Counts in :data:`BINS` bins from low to high; what is constant is in the middle one."""
+    if high > low:
+        places = np.minimum((kept - low) / (high - low) * BINS, BINS - 1).astype(np.int64)
+    else:
+        places = np.full(len(kept), BINS // 2)
+    return tuple(np.bincount(places, minlength=BINS).tolist())
 
 
 def _shape_of(
@@ -160,8 +171,8 @@ def _shape_of(
     few = len(levels) <= 3 and len(levels := np.unique(kept)) <= 3
     if few and len(levels) == 3:
         said = ", ".join(f"{x:g}" for x in levels)
-        yield f"takes three values ({said}); a gripper that is not 'binary' but has a state of no command?"
-    steps = np.abs(np.diff(values))
+        yield f"takes three values ({said}); a gripper that is not 'binary', with one for no command?"
+    steps = np.abs(np.diff(np.where(np.isfinite(values), values, np.nan)))
     inside = places.same & np.isfinite(steps)
     if inside.any() and steps[inside].max() < 1e-9:
         yield "dead: it differs between episodes and never changes within one"
@@ -177,7 +188,8 @@ def _shape_of(
             worst = int(jumps[steps[jumps].argmax()])
             turn = abs(steps[worst] - 2 * np.pi) < 0.3
             why = ", by a whole turn: an angle that wraps" if turn else ""
-            yield f"{len(jumps)} jumps, the largest by {steps[worst]:g} after {places.of(worst)}{why}"
+            after = f"{steps[worst]:g} after {places.of(worst)}"
+            yield f"{_count(len(jumps), 'jump')}, the largest by {after}{why}"
 
 
 def _outliers(values: NDArray[np.float64], kept: NDArray[np.float64], places: _Places) -> Iterator[str]:
@@ -189,7 +201,11 @@ def _outliers(values: NDArray[np.float64], kept: NDArray[np.float64], places: _P
     out = np.flatnonzero(np.isfinite(values) & ((values < q01 - far) | (values > q99 + far)))
     if len(out):
         worst = int(out[np.abs(values[out] - (q01 + q99) / 2).argmax()])
-        yield f"{len(out)} outliers, the farthest {values[worst]:g} in {places.of(worst)}"
+        yield f"{_count(len(out), 'outlier')}, the farthest {values[worst]:g} in {places.of(worst)}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _of_all(states: Float | None, actions: Float | None, places: _Places) -> Iterator[str]:

@@ -18,7 +18,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: right; font-weight: 500; color: #555; padding: 0.2rem 0.5rem; }
 th { border-bottom: 1px solid #ccc; }
 td { text-align: right; padding: 0.3rem 0.5rem; border-bottom: 1px solid #eee; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:nth-child(-n+2), td:first-child { text-align: left; }
 td.facts { text-align: left; white-space: normal; color: #a4430b; min-width: 12rem; }
 ul.facts li { color: #a4430b; }
 .fine { color: #22663a; }

@@ -8,6 +8,8 @@ from typing import Any
 from vla_core.errors import ConfigError
 from vla_core.sources import Source
 
+from vla_train.readable import first_readable
+
 
 def wants_future(model: Any, sources: Sequence[Source], batch_size: int) -> bool:
     """Whether batches must carry the observations at the chunks' ends.
@@ -24,7 +26,7 @@ def wants_future(model: Any, sources: Sequence[Source], batch_size: int) -> bool
             f"got {batch_size}"
         )
     for i, source in enumerate(sources):
-        observation = source[0].observation
+        observation = first_readable(source.__getitem__, len(source)).observation
         if "depth" in auxiliary.needs and set(observation.depth or {}) < set(observation.images):
             raise ConfigError(
                 f"datasets.train.{i}: framework.auxiliary reads recorded depth of every camera, and this "

@@ -22,6 +22,8 @@ from vla_core.transforms import Pipeline
 from vla_core.types import Bool, Float, Sample
 from vla_data.mixture import Mixture
 
+from vla_train.readable import first_readable
+
 SOURCE = "source"
 """Where a sample's ``meta`` has the number of its data set."""
 
@@ -103,6 +105,10 @@ class TransformedDataset(Dataset[Sample]):
         while first > 0 and source.episode(first - 1) == episode:
             first -= 1
         return k, episode, i - first
+
+    def first(self, source: int) -> Sample:
+        """A readable sample of a source, the first if that is one."""
+        return first_readable(lambda i: self[(0, self.index(source, i))], len(self.sources[source]))
 
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         """``key``: index, or (position in the run, index) as :class:`InfiniteBatches` gives it."""

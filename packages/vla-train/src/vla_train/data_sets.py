@@ -25,6 +25,7 @@ from vla_core.streaming import StreamingStats
 from vla_core.types import Bool, Float
 
 from vla_train.config import DatasetsConfig
+from vla_train.readable import TRIES, first_readable
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
                 if source is not None and own.embodiment is not None:
                     source.spec = replace(source.spec, embodiment=own.embodiment)
             # What a data set records is the same in every frame: better found here than in a worker.
-            check_views(train[0].observation, train.spec)
+            tries = 1 if config.on_bad_sample == "error" else TRIES
+            check_views(first_readable(train.__getitem__, len(train), tries).observation, train.spec)
         except UserError as error:
             raise ConfigError(f"{place}{where}: {error}") from error
         label = _label(own, node, [one.label for one in sets])

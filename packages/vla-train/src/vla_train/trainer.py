@@ -129,8 +129,7 @@ class Trainer:
 
     def _probe(self) -> Batch:
         """Samples of every data set: what no term of them depends on cannot be trained."""
-        firsts = [0, *(int(end) for end in self.dataset.ends[:-1])]
-        rows = [self.dataset[(0, i)] for i in firsts]
+        rows = [self.dataset.first(k) for k in range(len(self.dataset.sources))]
         return self.collate(rows * (1 if len(rows) > 1 else 2))
 
     def train(self) -> Outcome:
