@@ -38,7 +38,9 @@ def test_a_delay_is_simulated_in_steps(toy, tmp_path):
 
         def run(**more):
             policy.previous.clear()
-            return rollout(settings(server.address, execute_steps=2, workers=1, **more), tmp_path)
+            return rollout(
+                settings(server.address, execute_steps=2, workers=1, **more), tmp_path, overwrite=True
+            )
 
         waited, none = run(), run(delay_steps=0)
         afresh = run(delay_steps=2)

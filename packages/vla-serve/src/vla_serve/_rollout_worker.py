@@ -16,7 +16,7 @@ from vla_core.envs import Env
 from vla_core.errors import UserError
 from vla_core.types import Observation
 
-from vla_serve import _video
+from vla_serve import _rollout_report, _video
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
@@ -48,6 +48,7 @@ class Setup:
     delay_steps: int | None
     stop_at: str | None
     video_dir: Path
+    thumbnail_dir: Path
     restart_s: float = 120.0
 
 
@@ -117,6 +118,8 @@ def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
         over = success or result.terminated or result.truncated or steps >= env.max_steps
         # Either task ends a swapped episode, so that neither has more time than the other.
         over |= setup.stop_at in achieved
+    thumbnail = setup.thumbnail_dir / _rollout_report.name_of(setup.task, job.seed)
+    thumbnail.write_bytes(_rollout_report.thumbnail(_video.side_by_side(observation.images)))
     video = None
     if job.video == "all" or (job.video == "failures" and not success):
         video = f"{setup.task}_{job.seed}_{'success' if success else 'failure'}.mp4"
@@ -195,6 +198,7 @@ def instructions(env_class: type, env_config: Any, seeds: list[int], pipe: Conne
         pipe.send(Refused(str(error)))
 
 
-def as_json(episode: Episode) -> dict[str, Any]:
+def as_json(done: Done) -> dict[str, Any]:
     """For results.json."""
-    return {**asdict(episode), "achieved": list(episode.achieved)}
+    latencies = [round(ms, 3) for ms in done.latencies_ms]
+    return {**asdict(done.episode), "achieved": list(done.episode.achieved), "latencies_ms": latencies}

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from vla_core.errors import UserError
 
+from vla_serve import _rollout_compare
 from vla_serve._rollout import RolloutSettings, rollout
 from vla_serve._rollout_pool import SimulatorDied
-from vla_serve._rollout_results import conditions, table
+from vla_serve._rollout_results import conditions, save, suite, table
+from vla_serve._rollout_resume import read_results
 from vla_serve._rollout_worker import Done
 from vla_serve.client_errors import PolicyServerError
 
@@ -22,14 +24,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vla-rollout",
         description="Success rates of a served policy in a simulator.",
-        epilog="Options of the simulator: --env.KEY VALUE, for example --env.image_size 128.",
+        epilog="Options of the simulator: --env.KEY VALUE, for example --env.image_size 128. "
+        "Two results side by side: vla-rollout compare A B.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--address", required=True, help="HOST:PORT of vla-serve")
     add("--env", required=True, help="simulator, for example metaworld")
     add("--task", action="append", required=True, dest="tasks", help="task; may be given several times")
-    add("--out", type=Path, required=True, help="directory for results.json and videos/")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="directory of results, report and videos; a call goes on there",
+    )
+    add("--overwrite", action="store_true", help="replace what --out holds instead of going on")
     add("--episodes", type=int, default=20, help="per task (default: %(default)s)")
     add("--seed", type=int, default=10_000, help="of the first episode (default: %(default)s)")
     add("--workers", type=int, default=2, help="simulator processes (default: %(default)s)")
@@ -80,13 +89,32 @@ def _progress(done: Done, count: int, total: int) -> None:
     print(f"[{count}/{total}] {episode.task} seed {episode.seed}: {outcome}", flush=True)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _compare(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="vla-rollout compare",
+        description="The paired difference of two results over the same tasks and seeds, and what flipped.",
+    )
+    parser.add_argument("first", metavar="A", type=Path, help="results.json or its directory")
+    parser.add_argument("second", metavar="B", type=Path, help="another one")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    args = parser.parse_args(argv)
+    result = _rollout_compare.compare(read_results(args.first), read_results(args.second))
+    print(_rollout_compare.text(result, str(args.first), str(args.second)))
+    if args.json is not None:
+        save(result, args.json)
+    return 0
+
+
+def _run(argv: Sequence[str]) -> int:
+    if argv and argv[0] == "compare":
+        return _compare(argv[1:])
     args, rest = _parser().parse_known_args(argv)
     given = vars(args)
-    out, tasks = given.pop("out"), tuple(given.pop("tasks"))
+    out, tasks, overwrite = given.pop("out"), tuple(given.pop("tasks")), given.pop("overwrite")
     settings = RolloutSettings(**given, tasks=tasks, env_options=_env_options(rest))
-    results = rollout(settings, out, on_episode=_progress)
-    print(f"\n{table(results)}\n{conditions(results)}\n\n{out / 'results.json'}")
+    results = rollout(settings, out, on_episode=_progress, overwrite=overwrite)
+    print(f"\n{table(results)}\n{suite(results)}{conditions(results)}\n")
+    print(f"{out / 'results.json'}\n{out / 'report.html'}")
     failed = [e for e in results["episodes"] if e["error"] is not None]
     for episode in failed:
         print(f"vla-rollout: {episode['task']} seed {episode['seed']}: {episode['error']}", file=sys.stderr)
@@ -96,7 +124,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 when all episodes ran, whatever their success, 1 when not, 2 for a mistake."""
     try:
-        return _run(argv)
+        return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"vla-rollout: {error}", file=sys.stderr)
         return 2

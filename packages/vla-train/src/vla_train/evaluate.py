@@ -107,7 +107,8 @@ def _wait_for_port(server: subprocess.Popen[bytes], port_file: Path, log: Path) 
 
 def rollout_command(config: EvaluationConfig, address: str, out: Path) -> list[str]:
     """The ``vla-rollout`` call that evaluates a server at ``address``."""
-    command = [_program("vla-rollout"), "--address", address, "--env", config.env, "--out", str(out)]
+    command = [_program("vla-rollout"), "--address", address, "--env", config.env]
+    command += ["--out", str(out), "--overwrite"]  # an earlier checkpoint may have been rolled out there
     for task in config.tasks:
         command += ["--task", task]
     command += ["--episodes", str(config.episodes), "--seed", str(config.seed)]
