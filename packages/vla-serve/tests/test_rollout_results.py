@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vla_core import registry
 from vla_core.errors import UserError
 from vla_serve import PolicyServer, RolloutSettings, rollout
 from vla_serve._rollout_compare import compare, sign_test
@@ -22,6 +23,22 @@ from vla_serve.testing import ToyPolicy
 def address():
     with PolicyServer(ToyPolicy()) as server:
         yield server.address
+
+
+@pytest.fixture
+def toy_with_expert(tmp_path_factory, monkeypatch):
+    # Spawned processes import the class by name.
+    folder = tmp_path_factory.mktemp("sims")
+    (folder / "toy_with_expert.py").write_text(
+        "import numpy as np\nfrom vla_serve.testing import ToyEnv\n"
+        "class ToyExpertEnv(ToyEnv):\n"
+        "    def expert_action(self):\n"
+        "        return np.array([-1.0 if self._config.task == 'left' else 1.0], np.float32)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    undo = registry.override("vla.envs", "toy_expert", __import__("toy_with_expert").ToyExpertEnv)
+    yield
+    undo()
 
 
 def settings(address, **changes):
@@ -164,3 +181,25 @@ def test_a_task_counts_once_however_many_of_its_episodes_ended():
     assert mean_of_tasks(outcomes) == 0.5
     assert bootstrap(np.full((1, 2, 2), np.nan)) is None
     assert mean_of_tasks(np.full((1, 2, 2), np.nan)) is None
+
+
+def test_an_expert_needs_no_server(toy_with_expert, tmp_path, capsys):
+    words = ["--env", "toy_expert", "--task", "left", "--videos", "none", "--out", str(tmp_path)]
+    assert main([*words, "--policy", "expert", "--episodes", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "left  2/2" in printed
+    assert "scripted expert, asked at every step" in printed
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["total"]["latency_ms"] == {"requests": 0, "mean": None, "p50": None, "p99": None}
+    for extra, says in (
+        (["--policy", "expert", "--instruction", "go"], "instruction: an expert sees"),
+        (["--policy", "other"], "say where vla-serve listens"),
+    ):
+        assert main([*words, *extra]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_simulator_without_expert_is_refused(toy, tmp_path, capsys):
+    words = ["--env", "toy", "--task", "left", "--videos", "none", "--out", str(tmp_path)]
+    assert main([*words, "--policy", "expert"]) == 2
+    assert "'toy' has no scripted expert" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from vla_core import registry
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError, suggest
 
-from vla_serve import _rollout_report, _video
+from vla_serve import _rollout_expert, _rollout_report, _video
 from vla_serve import _rollout_results as output
 from vla_serve._provenance import describe as provenance
 from vla_serve._rollout_pool import Pool, ask_instructions
@@ -33,7 +33,7 @@ class RolloutSettings:
     """What to run. The same settings give the same episodes, whatever the number of workers.
 
     Args:
-        address: ``host:port`` of the server.
+        address: ``host:port`` of the server; empty with ``policy="expert"``.
         env: simulator by name (entry point ``vla.envs``).
         tasks: task names; each runs the same seeds.
         episodes: per task, with seeds ``seed``, ``seed + 1``, ...
@@ -51,7 +51,8 @@ class RolloutSettings:
         env_options: of the simulator's Config, without the task.
         videos: which episodes become mp4 files.
         max_failures_videos: at most so many failures a task.
-        policy, embodiment: names on the server; empty: its only ones.
+        policy, embodiment: names on the server; empty: its only ones. ``expert`` without an address is the
+            simulator's scripted expert.
         encoding: of images on the wire.
         timeout_s: deadline of a request, and how long a busy server is asked again.
         restart_s: a server that went away is waited for so long; the episode starts again with the new one.
@@ -77,7 +78,14 @@ class RolloutSettings:
     timeout_s: float = 30.0
     restart_s: float = 120.0
 
+    @property
+    def expert(self) -> bool:
+        """Whether the simulator's expert acts instead of a policy."""
+        return not self.address and self.policy == _rollout_expert.NAME
+
     def __post_init__(self) -> None:
+        if not self.address and not self.expert:
+            raise UserError("address: say where vla-serve listens (--address HOST:PORT), or --policy expert")
         for name, low in (("episodes", 1), ("seed", 0), ("workers", 1), ("max_failures_videos", 0)):
             if getattr(self, name) < low:
                 raise UserError(f"{name}: must be at least {low}, got {getattr(self, name)}")
@@ -146,8 +154,12 @@ def rollout(
         _video.require_av()
     env_class = env_class or registry.load("vla.envs", settings.env)
     configs = _configs(env_class, settings)
-    with PolicyClient(settings.address, timeout_s=settings.timeout_s) as probe:
-        policy = _describe(probe, settings.policy)
+    if settings.expert:
+        _rollout_expert.check(env_class, settings.env, settings)
+        policy = _rollout_expert.described()
+    else:
+        with PolicyClient(settings.address, timeout_s=settings.timeout_s) as probe:
+            policy = _describe(probe, settings.policy)
     out = Path(out)
     seeds = range(settings.seed, settings.seed + settings.episodes)
     recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}

@@ -124,6 +124,8 @@ def suite(results: Mapping[str, Any]) -> str:
 def conditions(results: Mapping[str, Any]) -> str:
     """How chunks were executed, in one line."""
     settings = results["settings"]
+    if not settings["address"]:
+        return "the simulator's scripted expert, asked at every step"
     delay = settings["delay_steps"]
     if delay is None:
         takes_over = "the simulator waited for each answer"

@@ -17,6 +17,7 @@ from vla_core.errors import UserError
 from vla_core.types import Observation
 
 from vla_serve import _rollout_report, _video
+from vla_serve._rollout_expert import ExpertLoop
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
@@ -96,7 +97,7 @@ def noise_seed(episode_seed: int, step: int) -> int:
     return (abs(episode_seed) * 1_000_003 + step) % 2**63
 
 
-def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
+def run_episode(env: Env, loop: ControlLoop | ExpertLoop, setup: Setup, job: Job) -> Done:
     """Reset, then act until success, truncation or the step limit."""
     frames: list[NDArray[np.uint8]] = []
 
@@ -131,7 +132,7 @@ def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
         steps,
         instruction,
         tuple(sorted(achieved)),
-        float(np.mean(loop.stats.round_trips_ms)),
+        float(np.mean(loop.stats.round_trips_ms)) if loop.stats.round_trips_ms else None,
         video,
     )
     return Done(episode, tuple(loop.stats.round_trips_ms))
@@ -157,7 +158,14 @@ def _run_through(env: Env, client: PolicyClient, loop: ControlLoop, setup: Setup
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve jobs from ``pipe`` until it sends None. The unexpected ends it, traceback and all."""
     try:
-        env: Env = setup.env_class(setup.env_config)
+        env: Any = setup.env_class(setup.env_config)
+        if not setup.address:
+            with closing(env):
+                expert = ExpertLoop(env)
+                pipe.send(expert.execute_steps)
+                while (job := pipe.recv()) is not None:
+                    pipe.send(run_episode(env, expert, setup, job))
+            return
         with (
             closing(env),
             PolicyClient(
