@@ -203,3 +203,33 @@ def test_a_simulator_without_expert_is_refused(toy, tmp_path, capsys):
     words = ["--env", "toy", "--task", "left", "--videos", "none", "--out", str(tmp_path)]
     assert main([*words, "--policy", "expert"]) == 2
     assert "'toy' has no scripted expert" in capsys.readouterr().err
+
+
+def test_a_registered_gymnasium_environment_is_rolled_out(address, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gymnasium")
+    (tmp_path / "line_for_rollout.py").write_text(
+        "import gymnasium\nimport numpy as np\nfrom gymnasium.spaces import Box, Dict\n"
+        "from vla_serve.testing import ToyEnv, ToyEnvConfig\n"
+        "class Line(gymnasium.Env):\n"
+        "    observation_space = Dict({'view': Box(0, 255, (32, 32, 3), np.uint8), 'z': Box(-9, 9, (1,))})\n"
+        "    action_space = Box(-2.0, 2.0, (1,), np.float32)\n"
+        "    toy = ToyEnv(ToyEnvConfig(task='right'))\n"
+        "    def see(self, o):\n"
+        "        return {'view': o.images['top'], 'z': o.state}\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return self.see(self.toy.reset(seed)), {}\n"
+        "    def step(self, action):\n"
+        "        r = self.toy.step(action)\n"
+        "        return self.see(r.observation), r.reward, r.terminated, r.truncated, {'done': r.success}\n"
+        "gymnasium.register('rollout/Line-v0', Line, max_episode_steps=30)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "line.yaml").write_text(
+        "imports: [line_for_rollout]\ncameras: {top: view}\ncontrol_hz: 10\nsuccess: done\n"
+        "state: [{name: height, key: z, dim: 1, unit: m}]\ninstruction: go right\nembodiment: toy\n"
+        "action: [{name: velocity, dim: 1, unit: m/s, representation: delta}]\n"
+    )
+    words = ["--address", address, "--env", "gymnasium", "--task", "any name", "--episodes", "2"]
+    words += ["--env.id", "rollout/Line-v0", "--env.repack", str(tmp_path / "line.yaml")]
+    assert main([*words, "--videos", "none", "--workers", "1", "--out", str(tmp_path / "out")]) == 0
+    assert "any name  2/2" in capsys.readouterr().out

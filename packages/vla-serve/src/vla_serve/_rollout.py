@@ -112,7 +112,7 @@ def _configs(env_class: Any, settings: RolloutSettings) -> dict[str, Any]:
         raise ConfigError("env.task: name tasks with --task")
     configs = {}
     for task in dict.fromkeys((*settings.tasks, *filter(None, [settings.instruction_from]))):
-        if task not in known:
+        if known and task not in known:
             raise UserError(f"'{settings.env}' has no task '{task}'{suggest(task, known)}")
         configs[task] = build_config(env_class.Config, {**settings.env_options, "task": task}, where="env")
     return configs

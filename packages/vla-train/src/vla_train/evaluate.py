@@ -61,7 +61,7 @@ def check_evaluation(config: EvaluationConfig, spec: RobotSpec) -> None:
     except ConfigError as error:
         raise ConfigError(f"{where}.env: {error}") from error
     for task in config.tasks:
-        if task not in env.tasks():
+        if env.tasks() and task not in env.tasks():
             raise ConfigError(
                 f"{where}.tasks: '{config.env}' has no task '{task}'{suggest(task, env.tasks())}"
             )
