@@ -45,6 +45,8 @@ class RolloutSettings:
         rtc: answers continue the chunk that is executed (real-time chunking); needs ``delay_steps``.
         delay_steps: what an answer takes, in control steps: so many more are executed from the chunk before.
             None (and 0): the simulator waits for each answer. The real latency does not matter.
+        hold_steps: the simulator goes on for so many control steps at each answer but an episode's first, and
+            the robot holds still meanwhile: what a delay costs whoever waits for it (0: nothing).
         instruction: said in every episode instead of the simulator's own.
         instruction_from: say what this task would say in the same episode (swap experiment): a
             policy that listens achieves this task, one that does not the original.
@@ -67,6 +69,7 @@ class RolloutSettings:
     execute_steps: int | None = None
     rtc: bool = False
     delay_steps: int | None = None
+    hold_steps: int = 0
     instruction: str | None = None
     instruction_from: str | None = None
     env_options: Mapping[str, Any] = field(default_factory=dict)
@@ -86,7 +89,8 @@ class RolloutSettings:
     def __post_init__(self) -> None:
         if not self.address and not self.expert:
             raise UserError("address: say where vla-serve listens (--address HOST:PORT), or --policy expert")
-        for name, low in (("episodes", 1), ("seed", 0), ("workers", 1), ("max_failures_videos", 0)):
+        least = {"episodes": 1, "seed": 0, "workers": 1, "max_failures_videos": 0, "hold_steps": 0}
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name}: must be at least {low}, got {getattr(self, name)}")
         if self.execute_steps is not None and self.execute_steps < 1:
@@ -95,6 +99,8 @@ class RolloutSettings:
             raise UserError(f"delay_steps: must be at least 0, got {self.delay_steps}")
         if self.rtc and self.delay_steps is None:
             raise UserError("rtc: say how many control steps an answer takes (--delay_steps N)")
+        if self.hold_steps and self.delay_steps:
+            raise UserError("hold_steps and delay_steps exclude each other: a robot waits, or goes on")
         if not self.tasks:
             raise UserError("tasks: name at least one (--task NAME)")
         if len(set(self.tasks)) < len(self.tasks):
@@ -183,6 +189,7 @@ def rollout(
         rtc=settings.rtc,
         delay_steps=settings.delay_steps,
         stop_at=settings.instruction_from,
+        hold_steps=settings.hold_steps,
         video_dir=out / "videos",
         thumbnail_dir=out / "thumbnails",
         restart_s=settings.restart_s,

@@ -41,6 +41,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="real-time chunking: answers continue the chunk being executed (needs --delay_steps)",
     )
     add("--delay_steps", type=int, help="control steps an answer takes (default: the simulator waits)")
+    add(
+        "--hold_steps",
+        type=int,
+        default=0,
+        help="control steps for which the robot holds still at each answer (default: %(default)s)",
+    )
     add("--instruction", help="say this in every episode")
     add("--instruction_from", metavar="TASK", help="say what TASK would say (swap experiment)")
     add("--videos", choices=("failures", "all", "none"), default="failures", help="default: %(default)s")

@@ -128,7 +128,10 @@ def conditions(results: Mapping[str, Any]) -> str:
         return "the simulator's scripted expert, asked at every step"
     delay = settings["delay_steps"]
     if delay is None:
+        held = settings.get("hold_steps")
         takes_over = "the simulator waited for each answer"
+        if held:
+            takes_over = f"the robot held still for {held} at each answer"
     else:
         rest = "continuing the chunk before (real-time chunking)" if settings["rtc"] else "planned afresh"
         takes_over = f"an answer takes over after {delay}, {rest}"

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.envs import Env
 from vla_core.errors import UserError
-from vla_core.types import Observation
+from vla_core.types import Float, Observation
 
 from vla_serve import _rollout_report, _video
 from vla_serve._rollout_expert import ExpertLoop
+from vla_serve._rollout_hold import holding
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
@@ -48,6 +49,7 @@ class Setup:
     rtc: bool
     delay_steps: int | None
     stop_at: str | None
+    hold_steps: int
     video_dir: Path
     thumbnail_dir: Path
     restart_s: float = 120.0
@@ -110,15 +112,25 @@ def run_episode(env: Env, loop: ControlLoop | ExpertLoop, setup: Setup, job: Job
     observation = seen(env.reset(job.seed))
     instruction, achieved = observation.instruction, set[str]()
     success, over, steps = False, False, 0
+    last: Float | None = None
     while not over:
-        result = env.step(loop.act(observation, noise_seed(job.seed, steps)))
-        observation = seen(result.observation)
-        steps += 1
-        success |= result.success
-        achieved |= result.achieved
-        over = success or result.terminated or result.truncated or steps >= env.max_steps
-        # Either task ends a swapped episode, so that neither has more time than the other.
-        over |= setup.stop_at in achieved
+        answers = len(loop.stats.round_trips_ms)
+        action = loop.act(observation, noise_seed(job.seed, steps))
+        # An answer that took time: the robot held still meanwhile. The first one it had before the start.
+        holds = setup.hold_steps if last is not None and len(loop.stats.round_trips_ms) > answers else 0
+        held = [] if last is None else [holding(env.action_spec, last)] * holds
+        last = action
+        for command in (*held, action):
+            result = env.step(command)
+            observation = seen(result.observation)
+            steps += 1
+            success |= result.success
+            achieved |= result.achieved
+            over = success or result.terminated or result.truncated or steps >= env.max_steps
+            # Either task ends a swapped episode, so that neither has more time than the other.
+            over |= setup.stop_at in achieved
+            if over:
+                break
     thumbnail = setup.thumbnail_dir / _rollout_report.name_of(setup.task, job.seed)
     thumbnail.write_bytes(_rollout_report.thumbnail(_video.side_by_side(observation.images)))
     video = None
