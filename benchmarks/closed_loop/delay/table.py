@@ -2,7 +2,8 @@
 
     uv run python benchmarks/closed_loop/delay/table.py --results runs/mt50/delay --out table.md
 
-Reads ``MODE_DELAY/results.json`` below ``--results``; the difference is paired with the same mode without delay.
+Reads ``MODE_DELAY/results.json`` below ``--results``.
+Differences are paired with the same mode without delay.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def render(results: dict[str, dict[int, dict[str, Any]]]) -> str:
     some = next(iter(next(iter(results.values())).values()))
     lines += [
         "",
-        f"Mean success in % over {len(some['tasks'])} tasks x {some['settings']['episodes']} starts from seed "
-        f"{some['settings']['seed']} (95 %, bootstrap over tasks and seeds), then the paired difference from no delay.",
+        f"Mean success in % over {len(some['tasks'])} tasks x {some['settings']['episodes']} starts from "
+        f"seed {some['settings']['seed']} (95 %, bootstrap over tasks and seeds), then the paired difference "
+        "from no delay.",
     ]
     return "\n".join(lines) + "\n"
 
