@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from vla_core.errors import ConfigError, UserError
 from vla_serve import HandshakeError, PolicyServer, PolicyUnavailable, RolloutSettings, rollout
-from vla_serve._rollout_results import table, wilson
+from vla_serve._rollout_results import table
+from vla_serve.rates import wilson
 from vla_serve.rollout_cli import main
 from vla_serve.testing import ToyPolicy
 
@@ -41,7 +42,7 @@ def test_the_same_episodes_whatever_the_number_of_workers(address, toy, tmp_path
 def test_results_hold_settings_aggregates_and_latencies(address, toy, tmp_path):
     told = []
     results = rollout(settings(address, execute_steps=3), tmp_path, on_episode=lambda *a: told.append(a[1:]))
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert told == [(i, 6) for i in range(1, 7)]
     assert results["settings"]["seed"] == 10_000
     assert results["settings"]["executed_steps"] == 3
@@ -57,7 +58,9 @@ def test_results_hold_settings_aggregates_and_latencies(address, toy, tmp_path):
     assert left["latency_ms"]["requests"] == requests
     assert 0 < left["latency_ms"]["p50"] <= left["latency_ms"]["p99"]
     for episode in results["episodes"]:
-        assert episode["latency_ms_mean"] > 0
+        assert episode["latency_ms_mean"] == pytest.approx(
+            sum(episode["latencies_ms"]) / len(episode["latencies_ms"]), abs=1e-3
+        )
         assert episode["achieved"] == [episode["task"]]
     printed = table(results)
     assert printed.splitlines()[1].startswith("left   3/3      100 %  44 - 100 %")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from vla_core.errors import UserError
+from vla_core.specs import ActionSpec, GroupSpec
 from vla_serve import PolicyServer, RolloutSettings, rollout
+from vla_serve._rollout_hold import holding
 from vla_serve._rollout_results import conditions
 from vla_serve.rollout_cli import main
 from vla_serve.testing import ToyPolicy
@@ -38,7 +41,9 @@ def test_a_delay_is_simulated_in_steps(toy, tmp_path):
 
         def run(**more):
             policy.previous.clear()
-            return rollout(settings(server.address, execute_steps=2, workers=1, **more), tmp_path)
+            return rollout(
+                settings(server.address, execute_steps=2, workers=1, **more), tmp_path, overwrite=True
+            )
 
         waited, none = run(), run(delay_steps=0)
         afresh = run(delay_steps=2)
@@ -90,3 +95,34 @@ def test_the_program_refuses_a_head_that_cannot(toy, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert "a Plain cannot keep the start of an earlier chunk" in line
         assert main([*arguments, *options[:2], "--delay_steps", "1", "--episodes", "1"]) == 0
+
+
+def test_a_robot_that_waits_holds_still_while_time_goes_on(toy, tmp_path):
+    with PolicyServer(ToyPolicy()) as server:
+        run = lambda name, **more: rollout(  # noqa: E731
+            settings(server.address, execute_steps=2, workers=1, **more), tmp_path / name
+        )
+        free, waits = run("free"), run("waits", hold_steps=3)
+        short = run("short", hold_steps=3, env_options={"max_steps": 6}, episodes=1)
+    for a, b in zip(free["episodes"], waits["episodes"], strict=True):
+        # The same way, with three steps of nothing before each answer but the first.
+        assert b["steps"] == a["steps"] + 3 * (math.ceil(a["steps"] / 2) - 1)
+        assert b["success"]
+    assert (short["episodes"][0]["steps"], short["episodes"][0]["success"]) == (6, False)
+    assert conditions(waits).endswith("the robot held still for 3 at each answer")
+
+
+def test_holding_still_keeps_targets_and_grip():
+    spec = ActionSpec(
+        (
+            GroupSpec("hand", 3, "m", representation="delta"),
+            GroupSpec("turn", 4, "1", representation="delta", rotation="quaternion_xyzw"),
+            GroupSpec("lift", 1, "m"),
+            GroupSpec("grip", 1, "1", representation="delta", gripper="close_positive"),
+        ),
+        1,
+        10.0,
+    )
+    last = np.arange(1, 10, dtype=np.float32)
+    assert holding(spec, last).tolist() == [0, 0, 0, 0, 0, 0, 1, 8, 9]
+    assert last[0] == 1

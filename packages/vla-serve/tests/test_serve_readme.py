@@ -22,10 +22,16 @@ def test_the_examples_run(capsys):
 
 
 def test_options_in_the_readme_exist():
-    from vla_serve.rollout_cli import _parser as rollout_parser
+    from vla_serve._rollout_options import make_parser as rollout_parser
+    from vla_serve.compare_cli import make_parser as compare_parser
     from vla_serve.server_cli import _parser as server_parser
 
-    known = {o for p in (rollout_parser(), server_parser()) for a in p._actions for o in a.option_strings}
+    known = {
+        o
+        for p in (rollout_parser(), compare_parser(), server_parser())
+        for a in p._actions
+        for o in a.option_strings
+    }
     for option in re.findall(r"--[a-z0-9_]+(?:\.[a-z_]+)?", README.read_text()):
         assert option in known or option.startswith("--env."), option
 

@@ -151,7 +151,7 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
         raise UserError(f"--out: {out} exists already; remove it or choose another directory")
     known = load("vla.envs", config.env).tasks()
     for task in config.tasks:
-        if task not in known:
+        if known and task not in known:
             raise ConfigError(f"--task: '{config.env}' has no task '{task}'{suggest(task, known)}")
     writer_type = _writer(config.format)
 

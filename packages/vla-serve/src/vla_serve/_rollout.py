@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,14 +15,18 @@ from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.ranges import Count, Natural, Positive, Seed, check_ranges
 
+from vla_serve import _rollout_expert, _rollout_report, _video
 from vla_serve import _rollout_results as output
-from vla_serve import _video
+from vla_serve._provenance import describe as provenance
 from vla_serve._rollout_pool import Pool, ask_instructions
+from vla_serve._rollout_resume import FILE, Kept, kept
 from vla_serve._rollout_worker import Done, Job, Setup, Videos
 from vla_serve.client import PolicyClient
 from vla_serve.codec import Encoding
 
 __all__ = ["RolloutSettings", "rollout"]
+
+_SIMULATORS = ("metaworld", "robosuite", "libero", "gym_pusht", "gym_aloha")  # named where installed
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class RolloutSettings:
     """What to run. The same settings give the same episodes, whatever the number of workers.
 
     Args:
-        address: ``host:port`` of the server.
+        address: ``host:port`` of the server; empty with ``policy="expert"``.
         env: simulator by name (entry point ``vla.envs``).
         tasks: task names; each runs the same seeds.
         episodes: per task, with seeds ``seed``, ``seed + 1``, ...
@@ -41,13 +46,16 @@ class RolloutSettings:
         rtc: answers continue the chunk that is executed (real-time chunking); needs ``delay_steps``.
         delay_steps: what an answer takes, in control steps: so many more are executed from the chunk before.
             None (and 0): the simulator waits for each answer. The real latency does not matter.
+        hold_steps: the simulator goes on for so many control steps at each answer but an episode's first, and
+            the robot holds still meanwhile: what a delay costs whoever waits for it (0: nothing).
         instruction: said in every episode instead of the simulator's own.
         instruction_from: say what this task would say in the same episode (swap experiment): a
             policy that listens achieves this task, one that does not the original.
         env_options: of the simulator's Config, without the task.
         videos: which episodes become mp4 files.
         max_failures_videos: at most so many failures a task.
-        policy, embodiment: names on the server; empty: its only ones.
+        policy, embodiment: names on the server; empty: its only ones. ``expert`` without an address is the
+            simulator's scripted expert.
         encoding: of images on the wire.
         timeout_s: deadline of a request, and how long a busy server is asked again.
         restart_s: a server that went away is waited for so long; the episode starts again with the new one.
@@ -62,6 +70,7 @@ class RolloutSettings:
     execute_steps: Count | None = None
     rtc: bool = False
     delay_steps: Natural | None = None
+    hold_steps: Natural = 0
     instruction: str | None = None
     instruction_from: str | None = None
     env_options: Mapping[str, Any] = field(default_factory=dict)
@@ -73,10 +82,19 @@ class RolloutSettings:
     timeout_s: Positive = 30.0
     restart_s: Positive = 120.0
 
+    @property
+    def expert(self) -> bool:
+        """Whether the simulator's expert acts instead of a policy."""
+        return not self.address and self.policy == _rollout_expert.NAME
+
     def __post_init__(self) -> None:
         check_ranges(self)
+        if not self.address and not self.expert:
+            raise UserError("address: say where vla-serve listens (--address HOST:PORT), or --policy expert")
         if self.rtc and self.delay_steps is None:
             raise UserError("rtc: say how many control steps an answer takes (--delay_steps N)")
+        if self.hold_steps and self.delay_steps:
+            raise UserError("hold_steps and delay_steps exclude each other: a robot waits, or goes on")
         if not self.tasks:
             raise UserError("tasks: name at least one (--task NAME)")
         if len(set(self.tasks)) < len(self.tasks):
@@ -94,7 +112,7 @@ def _configs(env_class: Any, settings: RolloutSettings) -> dict[str, Any]:
         raise ConfigError("env.task: name tasks with --task")
     configs = {}
     for task in dict.fromkeys((*settings.tasks, *filter(None, [settings.instruction_from]))):
-        if task not in known:
+        if known and task not in known:
             raise UserError(f"'{settings.env}' has no task '{task}'{suggest(task, known)}")
         configs[task] = build_config(env_class.Config, {**settings.env_options, "task": task}, where="env")
     return configs
@@ -105,18 +123,21 @@ def rollout(
     out: str | Path,
     *,
     env_class: Any = None,
+    overwrite: bool = False,
     on_episode: Callable[[Done, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run all episodes and write ``results.json`` and ``videos/`` below ``out``.
+    """Run all episodes and write ``results.json``, ``report.html`` and pictures below ``out``.
 
     Simulators run in spawned processes, so a script that calls this needs the usual
-    ``if __name__ == "__main__":``. ``results.json`` is rewritten after every episode: an interrupted
-    run keeps what it has.
+    ``if __name__ == "__main__":``. ``results.json`` is rewritten after every episode, and
+    a call with the same ``out`` goes on from it: what ended is not run again, whatever the number of
+    workers, and more episodes or tasks may be asked for.
 
     Args:
         settings: what to run.
         out: directory; made if absent.
         env_class: the simulator, instead of one found by name; must be importable.
+        overwrite: replace results in ``out`` instead of going on.
         on_episode: told each episode as it ends, with the counts of episodes done and in all.
 
     Returns:
@@ -124,7 +145,8 @@ def rollout(
         and is in no rate; ``complete`` is False then.
 
     Raises:
-        UserError: unknown simulator, task or option, or specs that differ from the contract's.
+        UserError: unknown simulator, task or option, specs that differ from the contract's, or results of
+            other weights or settings in ``out``.
         PolicyServerError: no server at the address.
         SimulatorDied: before the first episode, when it was asked for instructions.
     """
@@ -132,14 +154,22 @@ def rollout(
         _video.require_av()
     env_class = env_class or registry.load("vla.envs", settings.env)
     configs = _configs(env_class, settings)
-    with PolicyClient(settings.address, timeout_s=settings.timeout_s) as probe:
-        policy = _describe(probe)
+    if settings.expert:
+        _rollout_expert.check(env_class, settings.env, settings)
+        policy = _rollout_expert.described()
+    else:
+        with PolicyClient(settings.address, timeout_s=settings.timeout_s) as probe:
+            policy = _describe(probe, settings.policy)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    seeds = list(range(settings.seed, settings.seed + settings.episodes))
+    seeds = range(settings.seed, settings.seed + settings.episodes)
+    recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}
+    recorded["tasks"] = list(settings.tasks)
+    before = Kept() if overwrite else kept(out, recorded, policy, settings.tasks, seeds)
+    done = before.done
+    (out / "thumbnails").mkdir(parents=True, exist_ok=True)
     said: Sequence[str | None] = [settings.instruction] * len(seeds)
     if settings.instruction_from is not None:
-        said = ask_instructions(env_class, configs[settings.instruction_from], seeds)
+        said = ask_instructions(env_class, configs[settings.instruction_from], list(seeds))
     base = Setup(
         env_class=env_class,
         env_config=None,
@@ -153,33 +183,53 @@ def rollout(
         rtc=settings.rtc,
         delay_steps=settings.delay_steps,
         stop_at=settings.instruction_from,
+        hold_steps=settings.hold_steps,
         video_dir=out / "videos",
+        thumbnail_dir=out / "thumbnails",
         restart_s=settings.restart_s,
     )
     setups = {task: replace(base, task=task, env_config=configs[task]) for task in settings.tasks}
+    ended = {(d.episode.task, d.episode.seed) for d in done}
     jobs = {
-        task: [Job(seed, text, settings.videos) for seed, text in zip(seeds, said, strict=True)]
+        task: [
+            Job(seed, text, settings.videos)
+            for seed, text in zip(seeds, said, strict=True)
+            if (task, seed) not in ended
+        ]
         for task in settings.tasks
     }
-    start, done, latest = time.monotonic(), list[Done](), dict[str, Any]()
-    recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}
-    recorded["tasks"] = list(settings.tasks)
+    start, made_with = time.monotonic(), provenance([env_class.__module__, *_SIMULATORS])
 
     def results() -> dict[str, Any]:
-        recorded["executed_steps"] = pool.executed_steps
-        return output.summarise(done, settings.tasks, recorded, policy, time.monotonic() - start)
+        recorded["executed_steps"] = pool.executed_steps or before.executed_steps
+        wall_s = before.wall_s + time.monotonic() - start
+        return output.summarise(done, settings.tasks, recorded, policy, wall_s, made_with)
 
-    with Pool(setups, jobs, settings.workers, settings.max_failures_videos) as pool:
+    def save() -> dict[str, Any]:
+        now = results()
+        output.save(now, out / FILE)
+        return now
+
+    with Pool(setups, jobs, settings.workers, settings.max_failures_videos) as pool, ExitStack() as last:
+        latest = save()
+        last.callback(lambda: _rollout_report.write(latest, out, output.table(latest)))
         for finished in pool:
             done.append(finished)
-            latest = results()
-            output.save(latest, out / "results.json")
+            latest = save()
             if on_episode is not None:
                 on_episode(finished, len(done), len(seeds) * len(setups))
     return latest
 
 
-def _describe(client: PolicyClient) -> dict[str, Any]:
+def _describe(client: PolicyClient, name: str) -> dict[str, Any]:
+    """What is served, and which weights answer under ``name`` (empty: the server's only name)."""
     info = client.server_info()
     names = [{"name": p.name, "framework": p.framework} for p in info.policies]
-    return {"server_version": info.server_version, "policies": names}
+    asked = [p for p in info.policies if p.name == name or (not name and len(info.policies) == 1)]
+    digests = asked[0].revision if asked else None
+    return {
+        "server_version": info.server_version,
+        "policies": names,
+        "weights_digest": digests.weights_digest if digests else "",
+        "statistics_digest": digests.statistics_digest if digests else "",
+    }

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from vla_serve._rollout_worker import Done, as_json
-from vla_serve.rates import wilson
+from vla_serve.rates import Outcomes, bootstrap, mean_of_tasks, wilson
 
-SCHEMA = 1
+SCHEMA = 2
+DRAWS = 2000  # of the bootstrap: it is done anew after every episode
 
 
 def _aggregate(done: Sequence[Done]) -> dict[str, Any]:
@@ -39,12 +40,23 @@ def _aggregate(done: Sequence[Done]) -> dict[str, Any]:
     }
 
 
+def _suite(done: Sequence[Done], tasks: Sequence[str], seed: int, episodes: int) -> dict[str, Any]:
+    """Mean over tasks, each with the same weight, and its bootstrap interval (nulls without outcomes)."""
+    outcomes: Outcomes = np.full((1, len(tasks), episodes), np.nan)
+    for d in done:
+        if d.episode.success is not None:
+            outcomes[0, tasks.index(d.episode.task), d.episode.seed - seed] = d.episode.success
+    interval = bootstrap(outcomes, DRAWS)
+    return {"mean": mean_of_tasks(outcomes), "interval": None if interval is None else list(interval)}
+
+
 def summarise(
     done: Sequence[Done],
     tasks: Sequence[str],
     settings: Mapping[str, Any],
     policy: Mapping[str, Any],
     wall_s: float,
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of results.json; episodes in the order of tasks and seeds."""
     order = {task: i for i, task in enumerate(tasks)}
@@ -57,7 +69,9 @@ def summarise(
         "policy": dict(policy),
         "tasks": [{"task": t, **_aggregate([d for d in done if d.episode.task == t])} for t in tasks],
         "total": _aggregate(done),
-        "episodes": [as_json(d.episode) for d in done],
+        "suite": _suite(done, tasks, settings["seed"], settings["episodes"]),
+        "episodes": [as_json(d) for d in done],
+        "provenance": dict(provenance or {}),
         "wall_s": round(wall_s, 3),
     }
 
@@ -95,12 +109,29 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def suite(results: Mapping[str, Any]) -> str:
+    """The mean over tasks in one line; empty for a single task or without outcomes."""
+    node = results["suite"]
+    if len(results["tasks"]) < 2 or node["mean"] is None:
+        return ""
+    low, high = node["interval"]
+    return (
+        f"mean over {len(results['tasks'])} tasks {100 * node['mean']:.1f} % (95 % {100 * low:.0f} - "
+        f"{100 * high:.0f} %, bootstrap over tasks and seeds)\n"
+    )
+
+
 def conditions(results: Mapping[str, Any]) -> str:
     """How chunks were executed, in one line."""
     settings = results["settings"]
+    if not settings["address"]:
+        return "the simulator's scripted expert, asked at every step"
     delay = settings["delay_steps"]
     if delay is None:
+        held = settings.get("hold_steps")
         takes_over = "the simulator waited for each answer"
+        if held:
+            takes_over = f"the robot held still for {held} at each answer"
     else:
         rest = "continuing the chunk before (real-time chunking)" if settings["rtc"] else "planned afresh"
         takes_over = f"an answer takes over after {delay}, {rest}"

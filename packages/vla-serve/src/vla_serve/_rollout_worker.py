@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.envs import Env
 from vla_core.errors import UserError
-from vla_core.types import Observation
+from vla_core.types import Float, Observation
 
-from vla_serve import _video
+from vla_serve import _rollout_report, _video
+from vla_serve._rollout_expert import ExpertLoop
+from vla_serve._rollout_hold import holding
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
@@ -47,7 +49,9 @@ class Setup:
     rtc: bool
     delay_steps: int | None
     stop_at: str | None
+    hold_steps: int
     video_dir: Path
+    thumbnail_dir: Path
     restart_s: float = 120.0
 
 
@@ -95,7 +99,7 @@ def noise_seed(episode_seed: int, step: int) -> int:
     return (abs(episode_seed) * 1_000_003 + step) % 2**63
 
 
-def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
+def run_episode(env: Env, loop: ControlLoop | ExpertLoop, setup: Setup, job: Job) -> Done:
     """Reset, then act until success, truncation or the step limit."""
     frames: list[NDArray[np.uint8]] = []
 
@@ -108,15 +112,27 @@ def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
     observation = seen(env.reset(job.seed))
     instruction, achieved = observation.instruction, set[str]()
     success, over, steps = False, False, 0
+    last: Float | None = None
     while not over:
-        result = env.step(loop.act(observation, noise_seed(job.seed, steps)))
-        observation = seen(result.observation)
-        steps += 1
-        success |= result.success
-        achieved |= result.achieved
-        over = success or result.terminated or result.truncated or steps >= env.max_steps
-        # Either task ends a swapped episode, so that neither has more time than the other.
-        over |= setup.stop_at in achieved
+        answers = len(loop.stats.round_trips_ms)
+        action = loop.act(observation, noise_seed(job.seed, steps))
+        # An answer that took time: the robot held still meanwhile. The first one it had before the start.
+        holds = setup.hold_steps if last is not None and len(loop.stats.round_trips_ms) > answers else 0
+        held = [] if last is None else [holding(env.action_spec, last)] * holds
+        last = action
+        for command in (*held, action):
+            result = env.step(command)
+            observation = seen(result.observation)
+            steps += 1
+            success |= result.success
+            achieved |= result.achieved
+            over = success or result.terminated or result.truncated or steps >= env.max_steps
+            # Either task ends a swapped episode, so that neither has more time than the other.
+            over |= setup.stop_at in achieved
+            if over:
+                break
+    thumbnail = setup.thumbnail_dir / _rollout_report.name_of(setup.task, job.seed)
+    thumbnail.write_bytes(_rollout_report.thumbnail(_video.side_by_side(observation.images)))
     video = None
     if job.video == "all" or (job.video == "failures" and not success):
         video = f"{setup.task}_{job.seed}_{'success' if success else 'failure'}.mp4"
@@ -128,7 +144,7 @@ def run_episode(env: Env, loop: ControlLoop, setup: Setup, job: Job) -> Done:
         steps,
         instruction,
         tuple(sorted(achieved)),
-        float(np.mean(loop.stats.round_trips_ms)),
+        float(np.mean(loop.stats.round_trips_ms)) if loop.stats.round_trips_ms else None,
         video,
     )
     return Done(episode, tuple(loop.stats.round_trips_ms))
@@ -154,7 +170,14 @@ def _run_through(env: Env, client: PolicyClient, loop: ControlLoop, setup: Setup
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve jobs from ``pipe`` until it sends None. The unexpected ends it, traceback and all."""
     try:
-        env: Env = setup.env_class(setup.env_config)
+        env: Any = setup.env_class(setup.env_config)
+        if not setup.address:
+            with closing(env):
+                expert = ExpertLoop(env)
+                pipe.send(expert.execute_steps)
+                while (job := pipe.recv()) is not None:
+                    pipe.send(run_episode(env, expert, setup, job))
+            return
         with (
             closing(env),
             PolicyClient(
@@ -195,6 +218,7 @@ def instructions(env_class: type, env_config: Any, seeds: list[int], pipe: Conne
         pipe.send(Refused(str(error)))
 
 
-def as_json(episode: Episode) -> dict[str, Any]:
+def as_json(done: Done) -> dict[str, Any]:
     """For results.json."""
-    return {**asdict(episode), "achieved": list(episode.achieved)}
+    latencies = [round(ms, 3) for ms in done.latencies_ms]
+    return {**asdict(done.episode), "achieved": list(done.episode.achieved), "latencies_ms": latencies}

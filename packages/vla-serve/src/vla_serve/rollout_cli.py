@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import yaml
 from vla_core.errors import UserError
 
+from vla_serve import compare_cli
 from vla_serve._rollout import RolloutSettings, rollout
+from vla_serve._rollout_options import env_options, make_parser
 from vla_serve._rollout_pool import SimulatorDied
-from vla_serve._rollout_results import conditions, table
+from vla_serve._rollout_results import conditions, suite, table
 from vla_serve._rollout_worker import Done
 from vla_serve.client_errors import PolicyServerError
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vla-rollout",
-        description="Success rates of a served policy in a simulator.",
-        epilog="Options of the simulator: --env.KEY VALUE, for example --env.image_size 128.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--address", required=True, help="HOST:PORT of vla-serve")
-    add("--env", required=True, help="simulator, for example metaworld")
-    add("--task", action="append", required=True, dest="tasks", help="task; may be given several times")
-    add("--out", type=Path, required=True, help="directory for results.json and videos/")
-    add("--episodes", type=int, default=20, help="per task (default: %(default)s)")
-    add("--seed", type=int, default=10_000, help="of the first episode (default: %(default)s)")
-    add("--workers", type=int, default=2, help="simulator processes (default: %(default)s)")
-    add("--execute_steps", type=int, help="actions executed per chunk (default: half of it, rounded up)")
-    add(
-        "--rtc",
-        action="store_true",
-        help="real-time chunking: answers continue the chunk being executed (needs --delay_steps)",
-    )
-    add("--delay_steps", type=int, help="control steps an answer takes (default: the simulator waits)")
-    add("--instruction", help="say this in every episode")
-    add("--instruction_from", metavar="TASK", help="say what TASK would say (swap experiment)")
-    add("--videos", choices=("failures", "all", "none"), default="failures", help="default: %(default)s")
-    add("--max_failures_videos", type=int, default=5, help="per task (default: %(default)s)")
-    add("--policy", default="", help="name on the server (default: its only one)")
-    add("--embodiment", default="", help="name in the policy (default: its only one)")
-    add("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of images (default: %(default)s)")
-    add("--timeout_s", type=float, default=30.0, help="deadline of a request (default: %(default)s)")
-    add("--restart_s", type=float, default=120.0, help="wait for a server that went (default: %(default)s)")
-    return parser
-
-
-def _env_options(rest: Sequence[str]) -> dict[str, Any]:
-    """``--env.key value`` and ``--env.key=value``, values as in YAML."""
-    options: dict[str, Any] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--env."):
-            raise UserError(f"unknown argument '{word}'; see vla-rollout --help")
-        key, equals, value = word[len("--env.") :].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"--env.{key}: a value is missing")
-            value = words.pop(0)
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            options[key] = value  # a sentence with a colon is a sentence
-    return options
 
 
 def _progress(done: Done, count: int, total: int) -> None:
@@ -80,13 +24,16 @@ def _progress(done: Done, count: int, total: int) -> None:
     print(f"[{count}/{total}] {episode.task} seed {episode.seed}: {outcome}", flush=True)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    args, rest = _parser().parse_known_args(argv)
+def _run(argv: Sequence[str]) -> int:
+    if argv and argv[0] == "compare":
+        return compare_cli.run(argv[1:])
+    args, rest = make_parser().parse_known_args(argv)
     given = vars(args)
-    out, tasks = given.pop("out"), tuple(given.pop("tasks"))
-    settings = RolloutSettings(**given, tasks=tasks, env_options=_env_options(rest))
-    results = rollout(settings, out, on_episode=_progress)
-    print(f"\n{table(results)}\n{conditions(results)}\n\n{out / 'results.json'}")
+    out, tasks, overwrite = given.pop("out"), tuple(given.pop("tasks")), given.pop("overwrite")
+    settings = RolloutSettings(**given, tasks=tasks, env_options=env_options(rest))
+    results = rollout(settings, out, on_episode=_progress, overwrite=overwrite)
+    print(f"\n{table(results)}\n{suite(results)}{conditions(results)}\n")
+    print(f"{out / 'results.json'}\n{out / 'report.html'}")
     failed = [e for e in results["episodes"] if e["error"] is not None]
     for episode in failed:
         print(f"vla-rollout: {episode['task']} seed {episode['seed']}: {episode['error']}", file=sys.stderr)
@@ -96,7 +43,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 when all episodes ran, whatever their success, 1 when not, 2 for a mistake."""
     try:
-        return _run(argv)
+        return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"vla-rollout: {error}", file=sys.stderr)
         return 2

@@ -65,7 +65,7 @@ def check_evaluation(config: EvaluationConfig, robots: Mapping[str, RobotSpec]) 
     except ConfigError as error:
         raise ConfigError(f"{where}.env: {error}") from error
     for task in config.tasks:
-        if task not in env.tasks():
+        if env.tasks() and task not in env.tasks():
             raise ConfigError(
                 f"{where}.tasks: '{config.env}' has no task '{task}'{suggest(task, env.tasks())}"
             )
@@ -111,7 +111,8 @@ def _wait_for_port(server: subprocess.Popen[bytes], port_file: Path, log: Path) 
 
 def rollout_command(config: EvaluationConfig, address: str, out: Path) -> list[str]:
     """The ``vla-rollout`` call that evaluates a server at ``address``."""
-    command = [_program("vla-rollout"), "--address", address, "--env", config.env, "--out", str(out)]
+    command = [_program("vla-rollout"), "--address", address, "--env", config.env]
+    command += ["--out", str(out), "--overwrite"]  # an earlier checkpoint may have been rolled out there
     for task in config.tasks:
         command += ["--task", task]
     command += ["--episodes", str(config.episodes), "--seed", str(config.seed)]

@@ -51,7 +51,7 @@ class Env(Protocol):
 
     @classmethod
     def tasks(cls) -> Sequence[str]:
-        """Names of all tasks."""
+        """Names of all tasks; empty: a task may be called anything."""
         ...
 
     def reset(self, seed: int) -> Observation:

@@ -1,0 +1,69 @@
+"""What results were made with: code, machine and packages, as far as this process can tell."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+_ALWAYS = ("vla-core", "vla-serve", "numpy", "grpcio", "mujoco", "gymnasium")
+
+
+def describe(modules: Iterable[str] = ()) -> dict[str, Any]:
+    """Plain data: ``git_commit`` (None outside a checkout), ``cpu``, ``gpus``, ``python``, ``packages``.
+
+    ``modules``: further ones whose distributions are named, those of a simulator for example.
+    """
+    owners = packages_distributions()
+    names = {*_ALWAYS, *(name for m in modules for name in owners.get(m.partition(".")[0], []))}
+    return {
+        "git_commit": _git_commit(),
+        "cpu": _cpu(),
+        "gpus": _gpus(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in sorted(names) if (found := _version(name)) is not None},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the working directory's checkout, with ``+changes`` where files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    """Models as NVIDIA's driver names them; no library is loaded for it."""
+    found = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in file.read_text().splitlines():
+            if line.startswith("Model:"):
+                found.append(line.partition(":")[2].strip())
+    return found

@@ -1,0 +1,83 @@
+"""The options of ``vla-rollout``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from vla_core.errors import UserError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All but those of the simulator."""
+    parser = argparse.ArgumentParser(
+        prog="vla-rollout",
+        description="Success rates of a served policy in a simulator.",
+        epilog="Options of the simulator: --env.KEY VALUE, for example --env.image_size 128. "
+        "Two results side by side: vla-rollout compare A B.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--address", default="", help="HOST:PORT of vla-serve; leave it out with --policy expert")
+    add("--env", required=True, help="simulator, for example metaworld")
+    add("--task", action="append", required=True, dest="tasks", help="task; may be given several times")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="directory of results, report and videos; a call goes on there",
+    )
+    add("--overwrite", action="store_true", help="replace what --out holds instead of going on")
+    add("--episodes", type=int, default=20, help="per task (default: %(default)s)")
+    add("--seed", type=int, default=10_000, help="of the first episode (default: %(default)s)")
+    add("--workers", type=int, default=2, help="simulator processes (default: %(default)s)")
+    add("--execute_steps", type=int, help="actions executed per chunk (default: half of it, rounded up)")
+    add(
+        "--rtc",
+        action="store_true",
+        help="real-time chunking: answers continue the chunk being executed (needs --delay_steps)",
+    )
+    add("--delay_steps", type=int, help="control steps an answer takes (default: the simulator waits)")
+    add(
+        "--hold_steps",
+        type=int,
+        default=0,
+        help="control steps for which the robot holds still at each answer (default: %(default)s)",
+    )
+    add("--instruction", help="say this in every episode")
+    add("--instruction_from", metavar="TASK", help="say what TASK would say (swap experiment)")
+    add("--videos", choices=("failures", "all", "none"), default="failures", help="default: %(default)s")
+    add("--max_failures_videos", type=int, default=5, help="per task (default: %(default)s)")
+    add(
+        "--policy",
+        default="",
+        help="name on the server (default: its only one); expert: the simulator's own, without a server",
+    )
+    add("--embodiment", default="", help="name in the policy (default: its only one)")
+    add("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of images (default: %(default)s)")
+    add("--timeout_s", type=float, default=30.0, help="deadline of a request (default: %(default)s)")
+    add("--restart_s", type=float, default=120.0, help="wait for a server that went (default: %(default)s)")
+    return parser
+
+
+def env_options(rest: Sequence[str]) -> dict[str, Any]:
+    """``--env.key value`` and ``--env.key=value``, values as in YAML."""
+    options: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--env."):
+            raise UserError(f"unknown argument '{word}'; see vla-rollout --help")
+        key, equals, value = word[len("--env.") :].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"--env.{key}: a value is missing")
+            value = words.pop(0)
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            options[key] = value  # a sentence with a colon is a sentence
+    return options

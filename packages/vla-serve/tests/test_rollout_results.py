@@ -1,0 +1,235 @@
+"""Going on with a rollout, comparing two, and the intervals in between."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vla_core import registry
+from vla_core.errors import UserError
+from vla_serve import PolicyServer, RolloutSettings, rollout
+from vla_serve._rollout_compare import compare, sign_test
+from vla_serve.rates import bootstrap, mean_of_tasks
+from vla_serve.rollout_cli import main
+from vla_serve.testing import ToyPolicy
+
+
+@pytest.fixture(scope="module")
+def address():
+    with PolicyServer(ToyPolicy()) as server:
+        yield server.address
+
+
+@pytest.fixture
+def toy_with_expert(tmp_path_factory, monkeypatch):
+    # Spawned processes import the class by name.
+    folder = tmp_path_factory.mktemp("sims")
+    (folder / "toy_with_expert.py").write_text(
+        "import numpy as np\nfrom vla_serve.testing import ToyEnv\n"
+        "class ToyExpertEnv(ToyEnv):\n"
+        "    def expert_action(self):\n"
+        "        return np.array([-1.0 if self._config.task == 'left' else 1.0], np.float32)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    undo = registry.override("vla.envs", "toy_expert", __import__("toy_with_expert").ToyExpertEnv)
+    yield
+    undo()
+
+
+def settings(address, **changes):
+    base = RolloutSettings(
+        address=address, env="toy", tasks=("left",), episodes=3, videos="none", workers=1, seed=7
+    )
+    return replace(base, **changes)
+
+
+def test_a_second_call_runs_what_is_missing_alone(address, toy, tmp_path):
+    first = rollout(settings(address, env_options={"fail_seed": 8}), tmp_path)
+    assert not first["complete"]
+    told = []
+    # The same simulator, which would fail again at seed 8; the two others are kept as they were.
+    again = rollout(
+        settings(address, env_options={"fail_seed": 8}), tmp_path, on_episode=lambda d, *_: told.append(d)
+    )
+    assert [d.episode.seed for d in told] == [8]
+    kept = [e for e in again["episodes"] if e["error"] is None]
+    assert kept == [e for e in first["episodes"] if e["error"] is None]
+    assert again["wall_s"] > first["wall_s"]
+    assert again["total"]["latency_ms"]["requests"] == first["total"]["latency_ms"]["requests"]
+
+
+@pytest.mark.slow
+def test_more_tasks_and_episodes_go_on_from_fewer(address, toy, tmp_path):
+    rollout(settings(address, episodes=1), tmp_path / "grown")
+    grown = rollout(settings(address, episodes=2, tasks=("left", "right")), tmp_path / "grown")
+    whole = rollout(settings(address, episodes=2, tasks=("left", "right")), tmp_path / "whole")
+    outcome = [(e["task"], e["seed"], e["success"], e["steps"]) for e in whole["episodes"]]
+    assert [(e["task"], e["seed"], e["success"], e["steps"]) for e in grown["episodes"]] == outcome
+    assert grown["complete"]
+    assert grown["suite"] == whole["suite"] == {"mean": 1.0, "interval": [1.0, 1.0]}
+    assert grown["provenance"]["packages"]["numpy"] == np.__version__
+
+
+def test_other_settings_are_refused_unless_overwritten(address, toy, tmp_path):
+    rollout(settings(address, episodes=1), tmp_path)
+    before = (tmp_path / "results.json").read_text()
+    with pytest.raises(UserError, match=r"something else \(execute_steps None, now 1\).*--overwrite"):
+        rollout(settings(address, episodes=1, execute_steps=1), tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
+    replaced = rollout(settings(address, episodes=1, execute_steps=1), tmp_path, overwrite=True)
+    assert replaced["settings"]["executed_steps"] == 1
+    node = json.loads(before)
+    node["policy"]["weights_digest"] = "another"
+    (tmp_path / "results.json").write_text(json.dumps(node))
+    with pytest.raises(UserError, match="weights 'another'"):
+        rollout(settings(address, episodes=1), tmp_path)
+
+
+def test_results_and_report_are_there_whatever_happens(address, toy, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rollout(settings(address), tmp_path, on_episode=stop)
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert (len(saved["episodes"]), saved["complete"]) == (1, False)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert re.search(r'<div class="success" title="left seed 7: success', page)
+
+
+def made(outcomes, seed=0):
+    """Results of tasks whose episodes had these outcomes."""
+    episodes = [
+        {"task": t, "seed": seed + i, "success": x} for t, xs in outcomes.items() for i, x in enumerate(xs)
+    ]
+    return {
+        "settings": {"env": "toy"},
+        "policy": {},
+        "tasks": [{"task": task} for task in outcomes],
+        "episodes": episodes,
+    }
+
+
+def test_the_program_compares(tmp_path, capsys):
+    for name, right, said in (("a", [False, False], "go left"), ("b", [True, True], None)):
+        node = made({"left": [True, True], "right": right})
+        node["settings"]["instruction"] = said
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(node))
+    numbers = tmp_path / "numbers.json"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json", str(numbers)]) == 0
+    printed = capsys.readouterr().out
+    assert "instruction: A go left, B None" in printed
+    assert "right  A 0/2  B 2/2  (2 won, 0 lost)" in printed
+    assert "B - A: +50.0 points" in printed
+    result = json.loads(numbers.read_text())
+    assert (result["difference"], result["second_only"], result["first_only"]) == (0.5, 2, 0)
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+outcomes = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=4)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.tuples(outcomes, outcomes), min_size=1))
+def test_a_comparison_turned_round_has_the_other_sign(pairs):
+    one, two = (made({task: pair[i] for task, pair in pairs.items()}) for i in (0, 1))
+    if not any(x is not None and y is not None for p in pairs.values() for x, y in zip(*p, strict=False)):
+        with pytest.raises(UserError, match="no episode"):
+            compare(one, two)
+        return
+    there, back = compare(one, two), compare(two, one)
+    assert there["difference"] == pytest.approx(-back["difference"])
+    assert (there["first_only"], there["second_only"]) == (back["second_only"], back["first_only"])
+    assert there["p"] == back["p"]
+    assert -1 <= there["interval"][0] <= there["interval"][1] <= 1
+    assert compare(one, one)["difference"] == 0
+
+
+def test_other_simulators_are_no_pairs():
+    other = made({"a": [True]})
+    other["settings"]["env"] = "metaworld"
+    with pytest.raises(UserError, match="'toy' and 'metaworld'"):
+        compare(made({"a": [True]}), other)
+
+
+def test_the_sign_test():
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(0, 5) == pytest.approx(2 / 32)
+    assert sign_test(1, 9) == sign_test(9, 1) == pytest.approx(22 / 1024)
+
+
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for k in range(100):
+        rates = rng.beta(4, 2, size=(1, 30, 1))
+        outcomes = (rng.random((1, 30, 10)) < rates).astype(float)
+        interval = bootstrap(outcomes, draws=400, seed=k)
+        hits += interval[0] <= 4 / 6 <= interval[1]
+    assert hits >= 88
+
+
+def test_a_task_counts_once_however_many_of_its_episodes_ended():
+    outcomes = np.array([[[1.0, np.nan], [0.0, 0.0], [np.nan, np.nan]]])
+    assert mean_of_tasks(outcomes) == 0.5
+    assert bootstrap(np.full((1, 2, 2), np.nan)) is None
+    assert mean_of_tasks(np.full((1, 2, 2), np.nan)) is None
+
+
+def test_an_expert_needs_no_server(toy_with_expert, tmp_path, capsys):
+    words = ["--env", "toy_expert", "--task", "left", "--videos", "none", "--out", str(tmp_path)]
+    assert main([*words, "--policy", "expert", "--episodes", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "left  2/2" in printed
+    assert "scripted expert, asked at every step" in printed
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["total"]["latency_ms"] == {"requests": 0, "mean": None, "p50": None, "p99": None}
+    for extra, says in (
+        (["--policy", "expert", "--instruction", "go"], "instruction: an expert sees"),
+        (["--policy", "other"], "say where vla-serve listens"),
+    ):
+        assert main([*words, *extra]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_simulator_without_expert_is_refused(toy, tmp_path, capsys):
+    words = ["--env", "toy", "--task", "left", "--videos", "none", "--out", str(tmp_path)]
+    assert main([*words, "--policy", "expert"]) == 2
+    assert "'toy' has no scripted expert" in capsys.readouterr().err
+
+
+def test_a_registered_gymnasium_environment_is_rolled_out(address, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gymnasium")
+    (tmp_path / "line_for_rollout.py").write_text(
+        "import gymnasium\nimport numpy as np\nfrom gymnasium.spaces import Box, Dict\n"
+        "from vla_serve.testing import ToyEnv, ToyEnvConfig\n"
+        "class Line(gymnasium.Env):\n"
+        "    observation_space = Dict({'view': Box(0, 255, (32, 32, 3), np.uint8), 'z': Box(-9, 9, (1,))})\n"
+        "    action_space = Box(-2.0, 2.0, (1,), np.float32)\n"
+        "    toy = ToyEnv(ToyEnvConfig(task='right'))\n"
+        "    def see(self, o):\n"
+        "        return {'view': o.images['top'], 'z': o.state}\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return self.see(self.toy.reset(seed)), {}\n"
+        "    def step(self, action):\n"
+        "        r = self.toy.step(action)\n"
+        "        return self.see(r.observation), r.reward, r.terminated, r.truncated, {'done': r.success}\n"
+        "gymnasium.register('rollout/Line-v0', Line, max_episode_steps=30)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "line.yaml").write_text(
+        "imports: [line_for_rollout]\ncameras: {top: view}\ncontrol_hz: 10\nsuccess: done\n"
+        "state: [{name: height, key: z, dim: 1, unit: m}]\ninstruction: go right\nembodiment: toy\n"
+        "action: [{name: velocity, dim: 1, unit: m/s, representation: delta}]\n"
+    )
+    words = ["--address", address, "--env", "gymnasium", "--task", "any name", "--episodes", "2"]
+    words += ["--env.id", "rollout/Line-v0", "--env.repack", str(tmp_path / "line.yaml")]
+    assert main([*words, "--videos", "none", "--workers", "1", "--out", str(tmp_path / "out")]) == 0
+    assert "any name  2/2" in capsys.readouterr().out
