@@ -1,4 +1,4 @@
-"""configs/deepspeed_zero2.yaml through ``accelerate launch``, at world size 1 on the CPU."""
+"""configs/accelerate/zero2.yaml through ``accelerate launch``, at world size 1 on the CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 
-CONFIG = Path(__file__).parents[3] / "configs" / "deepspeed_zero2.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "accelerate" / "zero2.yaml"
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG))
 TINY = {
     "hidden_size": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "intermediate_size": 32,

@@ -14,15 +14,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from vla_core.errors import ConfigError
+from vla_core.errors import ConfigError, UserError
 from vla_train.config import TrainerConfig
+from vla_train.engine.base import KINDS
 from vla_train.masters import MasterAdamW, join, split, total_norm
+from vla_train.memory import GIB, Estimate
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 # On a GPU the kernel is compiled, here Triton interprets it.
 INTERPRETED = """
 import contextlib, torch
 from vla_train import adamw_kernel
+from vla_train.engine.base import KINDS
 from vla_train.masters import MasterAdamW
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
 torch.manual_seed(0)
@@ -125,6 +128,18 @@ def test_moments_in_bf16_want_a_second_beta_that_moves_them() -> None:
         TrainerConfig(moments="bf16", betas=(0.9, 0.999))
     with pytest.raises(ConfigError, match="compile: blocks"):
         TrainerConfig(activation_budget=0.5)
+
+
+def test_a_run_that_does_not_fit_is_told_what_does() -> None:
+    whole = dict(zip(KINDS, (8 * GIB, 8 * GIB, 8 * GIB, 32 * GIB, 0), strict=True))
+    alone = Estimate(whole, frozenset(), 1, free=4 * GIB, wide=4)
+    assert alone.total == 56 * GIB
+    alone.check(57 * GIB)
+    with pytest.raises(UserError, match=r"56\.0 GiB.*40\.0 GiB; .*moments=bf16 \(40\.0 GiB\).*on 2 GPUs"):
+        alone.check(40 * GIB)
+    zero2 = Estimate(whole, frozenset(KINDS) - {"weights"}, 4, free=4 * GIB, wide=0)
+    assert zero2.total == 20 * GIB
+    assert "weights 8.00, gradients 2.00, masters 2.00, moments 8.00; 20.00" in zero2.line("ZeRO-2")
 
 
 @pytest.mark.slow

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit  # type: ignore[untyped-decorator]
 def _step(  # type: ignore[no-untyped-def]
     weight, low, gradient, mean, square, scale,
     count, lr, decay, beta1, beta2, correction1, correction2, eps,
