@@ -169,6 +169,36 @@ def test_two_ranks_are_one_run(uneven: Path) -> None:
                     assert b[key] == pytest.approx(a[key], rel=2e-5), (name, key)
 
 
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("PI0", ["trainer.lora={modules: [vlm.model.language_model], rank: 2}"]),
+        ("QwenMapAnythingPI", ["framework.geometry={name: tiny, patch_size: 16, dim: 64, trainable: true}",
+                               "framework.fusion={name: align_loss}"]),
+    ],
+)  # fmt: skip
+def test_what_no_loss_reaches_is_frozen_and_ddp_runs(toy_config: Path, preset: str, words: list[str]) -> None:
+    from vla_train.testing import framework_tree
+
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree(preset, "tiny", [w for w in words if w.startswith("framework.")]).data[
+        "framework"
+    ] | {"horizon": 4}
+    for part in ("geometry", "fusion"):
+        if node["framework"].get(part):
+            node["framework"][part] = {
+                k: v for k, v in node["framework"][part].items() if k != "name" or isinstance(v, str)
+            }
+    node["trackers"] = ["jsonl"]
+    toy_config.write_text(yaml.safe_dump(node))
+    mine = [w for w in words if not w.startswith("framework.")]
+    argv = ["--config", str(toy_config), "trainer.max_steps=3", "trainer.batch_size=2", *mine]
+    said = launch(toy_config.parent, [("run", argv)])
+    rank = seen(toy_config.parent, "run", 1)
+    assert rank["code"] == 0, said
+    assert rank["unreached"], said
+
+
 @pytest.mark.slow
 def test_shares_of_the_parameters_train_like_the_whole(uneven: Path) -> None:
     """FSDP2: the curve and checkpoint of one process, and a state that goes on bit by bit."""
@@ -203,33 +233,3 @@ def test_shares_of_the_parameters_train_like_the_whole(uneven: Path) -> None:
                     assert b[key] == pytest.approx(a[key], rel=10 * bound), (other, key)
     parts, through = weights(runs / "parts", 6), weights(runs / "masters", 6)
     assert all(torch.equal(parts[k], through[k]) for k in parts)
-
-
-@pytest.mark.parametrize(
-    ("preset", "words"),
-    [
-        ("PI0", ["trainer.lora={modules: [vlm.model.language_model], rank: 2}"]),
-        ("QwenMapAnythingPI", ["framework.geometry={name: tiny, patch_size: 16, dim: 64, trainable: true}",
-                               "framework.fusion={name: align_loss}"]),
-    ],
-)  # fmt: skip
-def test_what_no_loss_reaches_is_frozen_and_ddp_runs(toy_config: Path, preset: str, words: list[str]) -> None:
-    from vla_train.testing import framework_tree
-
-    node = yaml.safe_load(toy_config.read_text())
-    node["framework"] = framework_tree(preset, "tiny", [w for w in words if w.startswith("framework.")]).data[
-        "framework"
-    ] | {"horizon": 4}
-    for part in ("geometry", "fusion"):
-        if node["framework"].get(part):
-            node["framework"][part] = {
-                k: v for k, v in node["framework"][part].items() if k != "name" or isinstance(v, str)
-            }
-    node["trackers"] = ["jsonl"]
-    toy_config.write_text(yaml.safe_dump(node))
-    mine = [w for w in words if not w.startswith("framework.")]
-    argv = ["--config", str(toy_config), "trainer.max_steps=3", "trainer.batch_size=2", *mine]
-    said = launch(toy_config.parent, [("run", argv)])
-    rank = seen(toy_config.parent, "run", 1)
-    assert rank["code"] == 0, said
-    assert rank["unreached"], said
