@@ -99,6 +99,18 @@ def test_zero2_trains_like_the_plain_loop_and_resumes(config: Path) -> None:
         torch.testing.assert_close(b, a, atol=1e-4, rtol=0)
 
 
+@pytest.mark.skipif(not CONFIG.exists(), reason="needs the repository's configs/")
+def test_accelerate_reads_every_config() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    files = {file.stem: load_config_from_file(str(file)) for file in CONFIG.parent.glob("*.yaml")}
+    assert sorted(files) == ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+    for stage in (1, 2, 3):
+        assert files[f"zero{stage}"].deepspeed_config["zero_stage"] == stage
+    assert files["fsdp2"].fsdp_config == {"fsdp_version": 2}
+    assert {config.mixed_precision for config in files.values()} == {"no"}, "the trainer section decides"
+
+
 def test_the_cpu_device_would_switch_deepspeed_off(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,7 +163,7 @@ def _chunks(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:
     """Euclidean norm of all gradients together, float32; 0 without any."""
-    held = list(gradients)
+    held = [gradient for gradient in gradients if gradient.numel()]
     if not held:
         return torch.zeros(())
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(held, 2, torch.float32)))

@@ -102,6 +102,6 @@ def estimate(model: nn.Module, settings: TrainerConfig, engine: Engine) -> Estim
 
 
 def check_fits(model: nn.Module, settings: TrainerConfig, engine: Engine) -> None:
-    """Raise :class:`UserError` if the GPU of this process cannot hold what training keeps."""
-    if engine.device.type == "cuda":
+    """Raise :class:`UserError` if the GPU of this process cannot hold what training keeps there."""
+    if engine.device.type == "cuda" and not engine.offloads:
         estimate(model, settings, engine).check(torch.cuda.get_device_properties(engine.device).total_memory)

@@ -48,6 +48,8 @@ class Engine:
         self.accelerator, self.accumulation = accelerator, accumulation
         self.name, self.shards, self.has_masters = name, shards, has_masters
         self.spreads = frozenset(spreads)
+        self.offloads = False
+        """Some of what it keeps lies in the memory of the host."""
         self.device: torch.device = accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.is_main: bool = accelerator.is_main_process

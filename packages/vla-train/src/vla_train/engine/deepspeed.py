@@ -42,6 +42,8 @@ class DeepSpeed(Engine):
             has_masters=True,
             spreads=spread,
         )
+        places = (plugin.offload_optimizer_device, plugin.offload_param_device)
+        self.offloads = any(place not in (None, "none") for place in places)
 
     def numel(self, parameter: Tensor) -> int:
         """See the base; at stage 3 a parameter between its uses is empty."""
