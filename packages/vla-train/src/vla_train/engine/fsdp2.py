@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from vla_core.shard import shard_units
 
@@ -119,22 +121,22 @@ class FSDP2(Engine):
             "objects": [thing.state_dict() for thing in self._objects],
         }
         try:
-            dcp.save(state, checkpoint_id=folder)
+            save(state, checkpoint_id=folder)
         except CheckpointException as error:
             causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
             raise (causes[0] if causes else error) from error
 
     def load(self, folder: Path) -> None:
         """Inverse of :meth:`save`."""
-        saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        saved = FileSystemReader(folder).read_metadata().state_dict_metadata
         optimizer: dict[str, Any] = {}
         for i, parameter in enumerate(self._parameters()):
             prefix = f"optimizer.{i}."
             for key in (key for key in saved if key.startswith(prefix)):
                 optimizer[key.removeprefix("optimizer.")] = _room(saved[key], parameter)
         objects = [thing.state_dict() for thing in self._objects]
-        state = {"model": self.model.state_dict(), "optimizer": optimizer, "objects": objects}
-        dcp.load(state, checkpoint_id=folder)
+        state: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": optimizer, "objects": objects}
+        load(state, checkpoint_id=folder)
         for i, parameter in enumerate(self._parameters()):
             prefix = f"{i}."
             own = {k.removeprefix(prefix): v for k, v in state["optimizer"].items() if k.startswith(prefix)}
