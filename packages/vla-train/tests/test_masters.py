@@ -44,8 +44,10 @@ for dtype in (torch.bfloat16, torch.float32):
                 optimizer.step()
         for key, value in both[0].state[ours].items():
             if isinstance(value, torch.Tensor) and key != "low":
-                torch.testing.assert_close(value, both[1].state[theirs][key], rtol=1e-2, atol=1e-6)
-        bound = 1e-6 if moments == torch.float32 else 2e-5
+                # The interpreter cuts off where a GPU rounds to bf16.
+                atol = 1e-6 if moments == torch.float32 else 0.02
+                torch.testing.assert_close(value, both[1].state[theirs][key], rtol=1e-4, atol=atol)
+        bound = 1e-6 if moments == torch.float32 else 5e-4
         full = [o._masters([p])[0] for o, p in zip(both, (ours, theirs))]
         assert (full[0] - full[1]).abs().max() < bound, (dtype, moments)
 """
@@ -140,6 +142,27 @@ def test_a_run_that_does_not_fit_is_told_what_does() -> None:
     zero2 = Estimate(whole, frozenset(KINDS) - {"weights"}, 4, free=4 * GIB, wide=0)
     assert zero2.total == 20 * GIB
     assert "weights 8.00, gradients 2.00, masters 2.00, moments 8.00; 20.00" in zero2.line("ZeRO-2")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+def test_the_compiled_kernel_does_what_the_parts_do(dtype: torch.dtype, moments: torch.dtype) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(1000, 333).to("cuda", dtype)
+    pair = [nn.Parameter(start.clone()) for _ in range(2)]
+    both = [
+        MasterAdamW([{"params": [p], "lr": 1e-3, "weight_decay": 0.1}], BETAS, EPS, moments) for p in pair
+    ]
+    both[1]._in_one_pass = both[1]._in_parts  # type: ignore[method-assign]
+    for number in range(5):
+        gradient = torch.randn(1000, 333).to("cuda", dtype)
+        for optimizer, p in zip(both, pair, strict=True):
+            p.grad = gradient.clone()
+            optimizer.scale = torch.tensor(0.5, device="cuda") if number % 2 else None
+            optimizer.step()
+    kernel, parts = (o._masters([p])[0] for o, p in zip(both, pair, strict=True))
+    assert float((kernel - parts).abs().max()) < (1e-5 if moments == torch.float32 else 1e-3)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Saves that go wrong: no space, no state, and what a killed one leaves behind."""
+"""What goes wrong on the way: no space, no memory, no state, and what a killed save leaves behind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 from vla_train.engine import Engine
@@ -81,6 +82,20 @@ def test_a_run_without_state_keeps_checkpoints_alone(
     assert not (run / "resume").exists()
     assert call(toy_config, "trainer.resume=true") == 2
     assert "has no resume state" in capsys.readouterr().err
+
+
+def test_out_of_memory_says_what_takes_less(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    monkeypatch.setattr(Engine, "forward", full)
+    assert call(toy_config, "trainer.precision=bf16") == 2
+    err = capsys.readouterr().err
+    assert "out of GPU memory in step 1 (CUDA out of memory. Tried to allocate 2.00 GiB.)" in err
+    assert "moments" in err
+    assert "trainer.compile=blocks; trainer.moments=bf16; framework.vlm.gradient_checkpointing=true" in err
 
 
 def test_the_same_run_again_is_a_program(toy_config: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -105,3 +106,26 @@ def check_fits(model: nn.Module, settings: TrainerConfig, engine: Engine) -> Non
     """Raise :class:`UserError` if the GPU of this process cannot hold what training keeps there."""
     if engine.device.type == "cuda" and not engine.offloads:
         estimate(model, settings, engine).check(torch.cuda.get_device_properties(engine.device).total_memory)
+
+
+@contextmanager
+def explained(model: nn.Module, settings: TrainerConfig, engine: Engine, step: int) -> Iterator[None]:
+    """A block that may run out of GPU memory: a :class:`UserError` says what is kept and what takes less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        fixes = ["a lower trainer.batch_size with trainer.gradient_accumulation_steps (no slower by much)"]
+        if settings.compile == "off":
+            fixes.append("trainer.compile=blocks")
+        else:
+            fixes.append(f"trainer.activation_budget below {settings.activation_budget:g}")
+        if settings.precision != "bf16":
+            fixes.append("trainer.precision=bf16")
+        if settings.moments != "bf16" and not engine.has_masters:
+            fixes.append("trainer.moments=bf16")
+        fixes.append("framework.vlm.gradient_checkpointing=true")
+        kept = estimate(model, settings, engine).line(engine.name)
+        raise UserError(
+            f"out of GPU memory in step {step} ({str(error).splitlines()[0]}); {kept}; what takes less, "
+            f"cheapest first: {'; '.join(fixes)}"
+        ) from error

@@ -25,7 +25,7 @@ from vla_train.exits import Stopped
 from vla_train.feed import Feed
 from vla_train.guard import Guard
 from vla_train.lora import apply_lora
-from vla_train.memory import check_fits
+from vla_train.memory import check_fits, explained
 from vla_train.meter import Meter
 from vla_train.noise import seed_streams
 from vla_train.optim import Rates, freeze, parameter_groups
@@ -149,7 +149,8 @@ class Trainer:
             for step in range(start + 1, settings.max_steps + 1):
                 with meter.waiting():
                     batches = feed.step()
-                weights = self._step(step, batches, meter)
+                with explained(self.model, settings, engine, step):
+                    weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
                 if step == start + 1:
                     # What it waited for, compilation above all, is over: from here on the rate is steady.
