@@ -1,4 +1,4 @@
-"""configs/deepspeed_zero2.yaml through ``accelerate launch``, at world size 1 on the CPU."""
+"""configs/accelerate/zero2.yaml through ``accelerate launch``, at world size 1 on the CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 
-CONFIG = Path(__file__).parents[3] / "configs" / "deepspeed_zero2.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "accelerate" / "zero2.yaml"
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG))
 TINY = {
     "hidden_size": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "intermediate_size": 32,
@@ -97,6 +97,18 @@ def test_zero2_trains_like_the_plain_loop_and_resumes(config: Path) -> None:
     )
     for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(b, a, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not CONFIG.exists(), reason="needs the repository's configs/")
+def test_accelerate_reads_every_config() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    files = {file.stem: load_config_from_file(str(file)) for file in CONFIG.parent.glob("*.yaml")}
+    assert sorted(files) == ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+    for stage in (1, 2, 3):
+        assert files[f"zero{stage}"].deepspeed_config["zero_stage"] == stage
+    assert files["fsdp2"].fsdp_config == {"fsdp_version": 2}
+    assert {config.mixed_precision for config in files.values()} == {"no"}, "the trainer section decides"
 
 
 def test_the_cpu_device_would_switch_deepspeed_off(

@@ -160,12 +160,16 @@ def test_a_launcher_that_started_fewer_processes() -> None:
     check_launch({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"})
 
 
-def test_sharding_that_is_not_there_yet_is_refused(
+def test_sharding_that_cannot_be_is_refused(
     toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert main(["--config", str(toy_config)]) == 2
-    assert "accelerate's FSDP is not supported" in capsys.readouterr().err
+    assert "set fsdp_version: 2" in capsys.readouterr().err
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert "torchrun --nproc_per_node N" in fails(capsys, toy_config)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert "torchrun --nproc_per_node N" in fails(capsys, toy_config, "trainer.sharding=fsdp2")
 
 
 def test_weights_of_a_low_precision_have_masters(toy_config: Path) -> None:

@@ -14,15 +14,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from vla_core.errors import ConfigError
+from vla_core.errors import ConfigError, UserError
 from vla_train.config import TrainerConfig
+from vla_train.engine.base import KINDS
 from vla_train.masters import MasterAdamW, join, split, total_norm
+from vla_train.memory import GIB, Estimate
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 # On a GPU the kernel is compiled, here Triton interprets it.
 INTERPRETED = """
 import contextlib, torch
 from vla_train import adamw_kernel
+from vla_train.engine.base import KINDS
 from vla_train.masters import MasterAdamW
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
 torch.manual_seed(0)
@@ -41,8 +44,10 @@ for dtype in (torch.bfloat16, torch.float32):
                 optimizer.step()
         for key, value in both[0].state[ours].items():
             if isinstance(value, torch.Tensor) and key != "low":
-                torch.testing.assert_close(value, both[1].state[theirs][key], rtol=1e-2, atol=1e-6)
-        bound = 1e-6 if moments == torch.float32 else 2e-5
+                # The interpreter cuts off where a GPU rounds to bf16.
+                atol = 1e-6 if moments == torch.float32 else 0.02
+                torch.testing.assert_close(value, both[1].state[theirs][key], rtol=1e-4, atol=atol)
+        bound = 1e-6 if moments == torch.float32 else 5e-4
         full = [o._masters([p])[0] for o, p in zip(both, (ours, theirs))]
         assert (full[0] - full[1]).abs().max() < bound, (dtype, moments)
 """
@@ -125,6 +130,39 @@ def test_moments_in_bf16_want_a_second_beta_that_moves_them() -> None:
         TrainerConfig(moments="bf16", betas=(0.9, 0.999))
     with pytest.raises(ConfigError, match="compile: blocks"):
         TrainerConfig(activation_budget=0.5)
+
+
+def test_a_run_that_does_not_fit_is_told_what_does() -> None:
+    whole = dict(zip(KINDS, (8 * GIB, 8 * GIB, 8 * GIB, 32 * GIB, 0), strict=True))
+    alone = Estimate(whole, frozenset(), 1, free=4 * GIB, wide=4)
+    assert alone.total == 56 * GIB
+    alone.check(57 * GIB)
+    with pytest.raises(UserError, match=r"56\.0 GiB.*40\.0 GiB; .*moments=bf16 \(40\.0 GiB\).*on 2 GPUs"):
+        alone.check(40 * GIB)
+    zero2 = Estimate(whole, frozenset(KINDS) - {"weights"}, 4, free=4 * GIB, wide=0)
+    assert zero2.total == 20 * GIB
+    assert "weights 8.00, gradients 2.00, masters 2.00, moments 8.00; 20.00" in zero2.line("ZeRO-2")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+def test_the_compiled_kernel_does_what_the_parts_do(dtype: torch.dtype, moments: torch.dtype) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(1000, 333).to("cuda", dtype)
+    pair = [nn.Parameter(start.clone()) for _ in range(2)]
+    both = [
+        MasterAdamW([{"params": [p], "lr": 1e-3, "weight_decay": 0.1}], BETAS, EPS, moments) for p in pair
+    ]
+    both[1]._in_one_pass = both[1]._in_parts  # type: ignore[method-assign]
+    for number in range(5):
+        gradient = torch.randn(1000, 333).to("cuda", dtype)
+        for optimizer, p in zip(both, pair, strict=True):
+            p.grad = gradient.clone()
+            optimizer.scale = torch.tensor(0.5, device="cuda") if number % 2 else None
+            optimizer.step()
+    kernel, parts = (o._masters([p])[0] for o, p in zip(both, pair, strict=True))
+    assert float((kernel - parts).abs().max()) < (1e-5 if moments == torch.float32 else 1e-3)
 
 
 @pytest.mark.slow

@@ -30,15 +30,18 @@ spec.loader.exec_module(toy)
 override("vla.sources", "toy", toy.ToySource)
 fakes = register_fakes(); fakes.__enter__()
 from vla_train import noise, trainer
+from vla_train.parts import whole
 seen = {{"draws": [], "names": []}}
 step = trainer.Trainer._step
+def total(model):
+    return float(sum(whole(p.detach()).double().sum() for p in model.parameters()))
 def record(self, number, batches, meter):
     if number == 1:
-        seen["first"] = float(sum(p.double().sum() for p in self.model.parameters()))
+        seen["first"] = total(self.model)
         seen["unreached"] = self.unreached
     out = step(self, number, batches, meter)
     seen["draws"].append(torch.rand(3).tolist())
-    seen["weights"] = float(sum(p.double().sum() for p in self.model.parameters()))
+    seen["weights"] = total(self.model)
     return out
 trainer.Trainer._step = record
 from vla_train.cli import main
@@ -195,3 +198,39 @@ def test_what_no_loss_reaches_is_frozen_and_ddp_runs(toy_config: Path, preset: s
     rank = seen(toy_config.parent, "run", 1)
     assert rank["code"] == 0, said
     assert rank["unreached"], said
+
+
+@pytest.mark.slow
+def test_shares_of_the_parameters_train_like_the_whole(uneven: Path) -> None:
+    """FSDP2: the curve and checkpoint of one process, and a state that goes on bit by bit."""
+    from vla_train.cli import main
+
+    folder, runs = uneven.parent, uneven.parent / "runs"
+    common = ["--config", str(uneven)]
+    shares = ["trainer.sharding=fsdp2", "trainer.batch_size=4"]
+    masters = ["trainer.precision=bf16", "trainer.ema_decay=0.9"]
+    micro = ["trainer.batch_size=2", "trainer.gradient_accumulation_steps=2"]
+    said = launch(
+        folder,
+        [
+            ("shares", [*common, *shares, "run_id=shares"]),
+            ("begun", [*common, *shares, *masters, *micro, "run_id=parts", "trainer.max_steps=3"]),
+            ("parts", [*common, *shares, *masters, *micro, "run_id=parts", "trainer.resume=true"]),
+            ("masters", [*common, *shares, *masters, *micro, "run_id=masters"]),
+        ],
+    )
+    done = folder / "masters-1.json"
+    assert done.is_file(), said
+    assert seen(folder, "masters", 1)["code"] == 0, said
+    assert main([*common, "run_id=whole"]) == 0
+    assert main([*common, *masters, "run_id=rounded"]) == 0
+    for one, other, bound in (("whole", "shares", 2e-6), ("rounded", "masters", 2e-2)):
+        theirs, ours = weights(runs / one, 6), weights(runs / other, 6)
+        assert theirs.keys() == ours.keys()
+        assert max(float((theirs[k].float() - ours[k].float()).abs().max()) for k in ours) < bound, other
+        for a, b in zip(metrics(runs / one), metrics(runs / other), strict=True):
+            for key in ("loss", "grad_norm"):
+                if key in a:
+                    assert b[key] == pytest.approx(a[key], rel=10 * bound), (other, key)
+    parts, through = weights(runs / "parts", 6), weights(runs / "masters", 6)
+    assert all(torch.equal(parts[k], through[k]) for k in parts)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vla_core.config import build_config
 from vla_core.errors import UserError
+from vla_core.files import fsync_tree, replace_directory
 from vla_core.foreign import foreign_error
 from vla_core.framework import FrameworkConfig
 from vla_core.specs import RobotSpec
@@ -76,20 +77,6 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def fsync_tree(directory: Path) -> None:
-    """Flush every file below ``directory`` and the directories themselves to disk."""
-    for path in [*directory.rglob("*"), directory]:
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def write_checkpoint(
     directory: Path,
     *,
@@ -134,26 +121,10 @@ def write_checkpoint(
         (temporary / "assets").mkdir()
         save_assets(temporary / "assets")
         fsync_tree(temporary)
-        _replace(temporary, directory)
+        replace_directory(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
-
-
-def _replace(temporary: Path, directory: Path) -> None:
-    """Give ``temporary`` the final name; what had it goes away only once the new one is in place."""
-    old = directory.parent / f".{directory.name}.old-{os.getpid()}"
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    try:
-        temporary.rename(directory)
-    except OSError:
-        if old.exists():
-            old.rename(directory)
-        raise
-    _fsync(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _find(path: Path) -> tuple[Path, Path]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -13,18 +14,39 @@ from torch import Tensor, nn
 
 from vla_core.errors import UserError
 
+_WRITER = ("PytorchStreamWriter", "unexpected pos", "inline_container", "iostream error")
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """A block that writes files of tensors: a disk that is full is an OSError, whichever library says so."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error).splitlines()[0]) from error
+    except RuntimeError as error:
+        # torch's writer has no error of its own.
+        if not any(words in str(error) for words in _WRITER):
+            raise
+        raise OSError(str(error).splitlines()[0]) from error
+
 
 def save_weights(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write ``state`` as the suffix of ``file`` says; of tensors that share memory only the first name."""
+    """Write ``state`` as the suffix of ``file`` says; of tensors that share memory only the first name.
+
+    Raises:
+        OSError: no space, or no right to write.
+    """
     # Contiguous copies on the CPU.
     kept = {name: state[name].detach().cpu().contiguous() for name in sorted(first_names(state))}
-    if file.suffix == ".safetensors":
-        file.touch()
-        mode = file.stat().st_mode  # what the umask gives; safetensors itself keeps its file to its owner
-        safetensors.torch.save_file(kept, file)
-        file.chmod(mode)
-    else:
-        torch.save(kept, file)
+    with writing():
+        if file.suffix == ".safetensors":
+            file.touch()
+            mode = file.stat().st_mode  # what the umask gives; safetensors itself keeps its file to its owner
+            safetensors.torch.save_file(kept, file)
+            file.chmod(mode)
+        else:
+            torch.save(kept, file)
 
 
 def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:

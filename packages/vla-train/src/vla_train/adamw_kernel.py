@@ -15,7 +15,7 @@ from torch import Tensor
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit  # type: ignore[untyped-decorator]
 def _step(  # type: ignore[no-untyped-def]
     weight, low, gradient, mean, square, scale,
     count, lr, decay, beta1, beta2, correction1, correction2, eps,

@@ -16,7 +16,7 @@ examples:
   vla-train --config my.yaml trainer.learning_rate.vlm=1e-5 run_id=lower_vlm
   vla-train --config my.yaml run_id=lower_vlm trainer.resume=true
   vla-train --config my.yaml --dry_run
-  accelerate launch --config_file configs/deepspeed_zero2.yaml -m vla_train --config my.yaml
+  accelerate launch --config_file configs/accelerate/zero2.yaml -m vla_train --config my.yaml
   torchrun --nproc_per_node 2 -m vla_train --config my.yaml trainer.device=cpu
 
 compare variants of a run over several seeds:

@@ -21,7 +21,8 @@ FREE = (
     "trainer.decay_ratio", "trainer.warmup_steps", "trainer.warmup_ratio", "trainer.betas", "trainer.eps",
     "trainer.weight_decay", "trainer.clip_norm", "trainer.device", "trainer.threads", "trainer.log_every",
     "trainer.val_every", "trainer.val_samples", "trainer.save_every", "trainer.keep_checkpoints",
-    "trainer.save_format", "trainer.keep_best", "trainer.patience", "trainer.resume", "trainer.evaluation",
+    "trainer.save_format", "trainer.save_resume", "trainer.keep_best", "trainer.patience", "trainer.resume",
+    "trainer.evaluation",
     # Their product with the number of processes is compared instead.
     "trainer.batch_size", "trainer.gradient_accumulation_steps",
     # What it did is in the weights.

@@ -75,6 +75,8 @@ class TrainerConfig:
         loss_weights: loss term -> weight; terms not named weigh 1.
         precision: ``fp32``; ``bf16``: weights and computation in bf16, and fp32 masters that the optimizer
             steps (on every engine); ``autocast``: fp32 weights, matrix products in bf16 (slower).
+        sharding: ``fsdp2`` spreads parameters, gradients and optimizer state over the processes of
+            ``torchrun``; so does ``accelerate launch`` with ``configs/accelerate/fsdp2.yaml``.
         moments: type of AdamW's two moments. ``bf16`` saves 4 bytes a weight, and wants the second of
             ``betas`` to be at most 0.99.
         compile: ``blocks`` compiles the blocks that a model repeats, in the first steps.
@@ -87,6 +89,8 @@ class TrainerConfig:
         val_samples: number of held-out samples a validation reads.
         keep_checkpoints: older ones are removed (0: keep all).
         save_format: ``safetensors`` or ``pt``.
+        save_resume: keep the state that ``resume`` goes on from beside the checkpoints; it takes several
+            times their space.
         keep_best: a metric, the lowest of which has its checkpoint kept as ``checkpoints/best``, for
             example ``val/action_mae``; null: none is kept.
         patience: stop after so many validations without a new best of ``keep_best`` (0: never).
@@ -115,6 +119,7 @@ class TrainerConfig:
     lora: LoRAConfig | None = None
     loss_weights: dict[str, NonNegative] = field(default_factory=dict)
     precision: Literal["fp32", "bf16", "autocast"] = "fp32"
+    sharding: Literal["off", "fsdp2"] = "off"
     moments: Literal["fp32", "bf16"] = "fp32"
     compile: Literal["off", "blocks"] = "off"
     activation_budget: Share = 1.0
@@ -126,6 +131,7 @@ class TrainerConfig:
     save_every: Natural = 0
     keep_checkpoints: Natural = 2
     save_format: Literal["safetensors", "pt"] = "safetensors"
+    save_resume: bool = True
     keep_best: str | None = None
     patience: Natural = 0
     resume: bool | Literal["auto"] = False

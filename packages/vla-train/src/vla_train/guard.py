@@ -11,6 +11,7 @@ from torch import Tensor
 from vla_core.errors import UserError
 
 from vla_train.engine import Engine
+from vla_train.parts import local
 
 
 class Guard:
@@ -57,10 +58,11 @@ class Guard:
             UserError: naming ``what``.
         """
         bad = torch.zeros((), device=self.engine.device)
-        floats = [t for t in tensors if t.is_floating_point() and t.numel()]
+        held = (local(t.detach()) for t in tensors if t.is_floating_point())
+        floats = [t for t in held if t.numel()]
         if floats:
             # The largest magnitude is finite only if all are; NaN wins every comparison of a maximum.
-            largest = torch.stack([t.detach().abs().amax().float().to(bad.device) for t in floats])
+            largest = torch.stack([t.abs().amax().float().to(bad.device) for t in floats])
             bad = 1.0 - torch.isfinite(largest).all().float()
         if float(self.engine.sum(bad)):
             raise UserError(

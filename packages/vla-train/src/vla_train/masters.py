@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from vla_train.parts import local
+
 CHUNK = 1 << 26
 """Weights that are stepped together where there is no kernel: their masters exist meanwhile."""
 _NAN = 0x7FC00000
@@ -88,10 +90,11 @@ class MasterAdamW(torch.optim.Optimizer):
             assert gradient is not None
             moments = state["exp_avg"], state["exp_avg_sq"]
             adamw_kernel.step(
-                p,
-                state.get("low"),
-                gradient.contiguous(),
-                *moments,
+                local(p),
+                None if "low" not in state else local(state["low"]),
+                local(gradient).contiguous(),
+                local(moments[0]),
+                local(moments[1]),
                 self.scale,
                 **options,
                 number=state["step"],
@@ -100,11 +103,11 @@ class MasterAdamW(torch.optim.Optimizer):
     def _in_parts(self, chunk: list[Tensor], options: dict[str, Any]) -> None:
         states = [self.state[p] for p in chunk]
         masters = self._masters(chunk)
-        gradients = [p.grad.float() for p in chunk if p.grad is not None]
+        gradients = [local(p.grad).float() for p in chunk if p.grad is not None]
         if self.scale is not None:
             gradients = [g * self.scale for g in gradients]
-        means = [state["exp_avg"].float() for state in states]
-        squares = [state["exp_avg_sq"].float() for state in states]
+        means = [local(state["exp_avg"]).float() for state in states]
+        squares = [local(state["exp_avg_sq"]).float() for state in states]
         adamw(
             masters,
             gradients,
@@ -123,14 +126,14 @@ class MasterAdamW(torch.optim.Optimizer):
         for p, state, master, mean, square in zip(chunk, states, masters, means, squares, strict=True):
             if "low" in state:
                 high, low = split(master)
-                p.copy_(high)
-                state["low"].copy_(low)
-            state["exp_avg"].copy_(mean)
-            state["exp_avg_sq"].copy_(square)
+                local(p).copy_(high)
+                local(state["low"]).copy_(low)
+            local(state["exp_avg"]).copy_(mean)
+            local(state["exp_avg_sq"]).copy_(square)
 
     def _masters(self, parameters: Iterable[Tensor]) -> list[Tensor]:
         states = [(p, self.state[p]) for p in parameters]
-        return [join(p, state["low"]) if "low" in state else p for p, state in states]
+        return [join(local(p), local(s["low"])) if "low" in s else local(p) for p, s in states]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`; torch's own would round everything to the weights' type."""
@@ -160,7 +163,7 @@ def _chunks(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:
     """Euclidean norm of all gradients together, float32; 0 without any."""
-    held = list(gradients)
+    held = [gradient for gradient in gradients if gradient.numel()]
     if not held:
         return torch.zeros(())
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(held, 2, torch.float32)))

@@ -6,23 +6,18 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from vla_train.memory import estimate
 from vla_train.precision import masters_of
 
 if TYPE_CHECKING:
-    from vla_train.config import TrainerConfig
     from vla_train.engine import Engine
     from vla_train.trainer import Trainer
 
 PARTS = ("vlm", "geometry", "fusion", "head", "auxiliary")
-GIB = 2**30
 
 
 def overview(model: nn.Module, trainer: Trainer, engine: Engine) -> str:
-    """The table as text.
-
-    Memory is what must be there for weights, gradients, AdamW's two moments, fp32 masters and the average;
-    activations come on top and depend on the batch.
-    """
+    """The table as text, with an estimate of memory (:mod:`vla_train.memory`)."""
     settings = trainer.settings
     rates = settings.learning_rates()
     lines = [f"{'module':10} {'parameters':>15} {'trainable':>15} {'dtype':>10}  learning rate"]
@@ -32,8 +27,8 @@ def overview(model: nn.Module, trainer: Trainer, engine: Engine) -> str:
         if part is None:
             continue
         parameters = list(part.parameters())
-        count = sum(p.numel() for p in parameters)
-        free = sum(p.numel() for p in parameters if p.requires_grad)
+        count = sum(engine.numel(p) for p in parameters)
+        free = sum(engine.numel(p) for p in parameters if p.requires_grad)
         dtypes = "/".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "-"
         own = {k: v for k, v in rates.items() if k == name or k.startswith(f"{name}.")} or {"": rates["base"]}
         text = ", ".join(f"{k}: {v:g}".removeprefix(": ") for k, v in own.items()) if free else "-"
@@ -46,25 +41,5 @@ def overview(model: nn.Module, trainer: Trainer, engine: Engine) -> str:
         f"precision {settings.precision}: weights are stepped {stepped}, moments in {settings.moments}; "
         f"compile: {settings.compile}"
     )
-    sizes = bytes_of(model, settings, engine)
-    memory = ", ".join(f"{what} {size / GIB:.2f}" for what, size in sizes.items() if size)
-    lines.append(
-        f"memory of one process without sharding, GiB: {memory}; {sum(sizes.values()) / GIB:.2f} in all, and "
-        "activations on top"
-    )
+    lines.append(estimate(model, settings, engine).line(engine.name))
     return "\n".join(lines) + "\n"
-
-
-def bytes_of(model: nn.Module, settings: TrainerConfig, engine: Engine) -> dict[str, int]:
-    """What must be there whatever the batch, in bytes, by what it is for."""
-    parameters = list(model.parameters())
-    moving = [p for p in parameters if p.requires_grad]
-    free = sum(p.numel() for p in moving)
-    return {
-        "weights": sum(p.numel() * p.element_size() for p in parameters),
-        "gradients": sum(p.numel() * p.element_size() for p in moving),
-        # Ours complete their weight, DeepSpeed's stand beside it.
-        "masters": masters_of(model, engine) * (4 if engine.has_masters else 2),
-        "moments": free * (4 if settings.moments == "bf16" else 8),
-        "average": free * 4 if settings.ema_decay else 0,
-    }

@@ -38,8 +38,8 @@ def set_precision(model: VLAModel, settings: TrainerConfig, engine: Engine) -> N
 def masters_of(model: nn.Module, engine: Engine) -> int:
     """How many trainable weights have a master beside them."""
     free = [p for p in model.parameters() if p.requires_grad]
-    low = sum(p.numel() for p in free if p.dtype == torch.bfloat16)
-    return sum(p.numel() for p in free) if engine.has_masters else low
+    kept = free if engine.has_masters else [p for p in free if p.dtype == torch.bfloat16]
+    return sum(engine.numel(p) for p in kept)
 
 
 def make_optimizer(

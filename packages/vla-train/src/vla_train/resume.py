@@ -7,8 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
-from vla_core.checkpoint import fsync_tree
+import torch
 from vla_core.errors import UserError
+from vla_core.files import fsync_tree, recover_directories, replace_directory
+from vla_core.weights import writing
 
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
@@ -43,25 +45,37 @@ def save(engine: Engine, run_dir: Path, step: int, settings: TrainerConfig) -> N
     if engine.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
     engine.wait()
+    failure: OSError | None = None
     try:
-        engine.save(temporary)
+        with writing():
+            engine.save(temporary)
     except OSError as error:
-        raise UserError(
-            f"{final}: cannot be written ({error.strerror or error}); the state before it is whole"
-        ) from error
-    engine.wait()
+        failure = error
+    # Nobody waits for a rank that could not write.
+    failed = torch.tensor(0.0 if failure is None else 1.0, device=engine.device)
+    if float(engine.sum(failed)):
+        if engine.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise _unwritten(final, failure) from failure
+    engine.agree(lambda: _finish(engine, temporary, final, settings))
 
-    def finish() -> None:
-        facts = {"world": engine.world, "samples_a_step": samples_a_step(settings, engine.world)}
+
+def _finish(engine: Engine, temporary: Path, final: Path, settings: TrainerConfig) -> None:
+    facts = {"world": engine.world, "samples_a_step": samples_a_step(settings, engine.world)}
+    try:
         (temporary / FACTS).write_text(json.dumps(facts))
         fsync_tree(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for old in (run_dir / "resume").glob("steps_*"):
-            if old != final:
-                shutil.rmtree(old)
+        replace_directory(temporary, final)
+    except OSError as error:
+        raise _unwritten(final, error) from error
+    for old in final.parent.glob("steps_*"):
+        if old != final:
+            shutil.rmtree(old)
 
-    engine.agree(finish)
+
+def _unwritten(final: Path, error: OSError | None) -> UserError:
+    reason = "another process failed" if error is None else error.strerror or error
+    return UserError(f"{final}: cannot be written ({reason}); the state before it is whole")
 
 
 def load(engine: Engine, run_dir: Path) -> int:
@@ -70,6 +84,12 @@ def load(engine: Engine, run_dir: Path) -> int:
     Raises:
         UserError: the run has none.
     """
+
+    def tidy() -> None:
+        for folder in (run_dir / "resume", run_dir / "checkpoints"):
+            recover_directories(folder)
+
+    engine.agree(tidy)
     path = newest(run_dir)
     if path is None:
         raise UserError(f"{run_dir}: nothing to resume from; leave trainer.resume out or check run_id")

@@ -55,6 +55,8 @@ class Run:
             (self.run_dir / "config.yaml").write_text(text)
             for name, content in (files or {}).items():
                 (self.run_dir / name).write_text(content)
+                if content.startswith("#!"):
+                    (self.run_dir / name).chmod(0o755)
             info = self.trainer.describe()
             (self.run_dir / "overview.txt").write_text(
                 overview(self.composed.model, self.trainer, self.engine)

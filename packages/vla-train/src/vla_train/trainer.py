@@ -28,6 +28,7 @@ from vla_train.exits import Stopped
 from vla_train.feed import Feed
 from vla_train.guard import Guard
 from vla_train.lora import apply_lora
+from vla_train.memory import check_fits, explained
 from vla_train.meter import Meter
 from vla_train.noise import seed_streams
 from vla_train.optim import Rates, freeze, parameter_groups
@@ -87,6 +88,8 @@ class Trainer:
         freeze_unreached(self.model, self.unreached)
         note = compile_model(self.model, self.settings)
         self.notes = [] if note is None else [note]
+        check_fits(self.model, self.settings, self.engine)
+        self.engine.split(self.model)
         optimizer = make_optimizer(parameter_groups(self.model, self.settings), self.settings, self.engine)
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
@@ -163,7 +166,8 @@ class Trainer:
             for step in range(start + 1, settings.max_steps + 1):
                 with meter.waiting():
                     batches = feed.step()
-                weights = self._step(step, batches, meter)
+                with explained(self.model, settings, engine, step):
+                    weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
                 if step == start + 1:
                     # What it waited for, compilation above all, is over: from here on the rate is steady.
@@ -248,7 +252,8 @@ class Trainer:
         """Checkpoint and resume state of a step, once everything in them is known to be finite."""
         final = self._write(step, self.run_dir / "checkpoints" / f"steps_{step}")
         self.saver.forget_old(final)
-        resume.save(self.engine, self.run_dir, step, self.settings)
+        if self.settings.save_resume:
+            resume.save(self.engine, self.run_dir, step, self.settings)
         return final
 
     def _write(self, step: int, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +17,9 @@ from vla_train.masters import MasterAdamW, total_norm
 
 T = TypeVar("T")
 
+KINDS = ("weights", "gradients", "masters", "moments", "average")
+"""What training keeps in memory whatever the batch."""
+
 
 class Engine:
     """Prepares, steps, gathers and saves. The loop is the same for all engines.
@@ -29,6 +32,7 @@ class Engine:
         name: as it is shown.
         shards: a rank holds only its part of the parameters between the layers' calls.
         has_masters: the optimizer steps fp32 copies of weights of a lower precision.
+        spreads: of :data:`KINDS`, what is split evenly over the ranks.
     """
 
     def __init__(
@@ -39,12 +43,19 @@ class Engine:
         name: str = "one process",
         shards: bool = False,
         has_masters: bool = False,
+        spreads: Collection[str] = (),
     ) -> None:
         self.accelerator, self.accumulation = accelerator, accumulation
         self.name, self.shards, self.has_masters = name, shards, has_masters
+        self.spreads = frozenset(spreads)
+        self.offloads = False
+        """Some of what it keeps lies in the memory of the host."""
         self.device: torch.device = accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.is_main: bool = accelerator.is_main_process
+
+    def split(self, model: nn.Module) -> None:
+        """Spread the parameters over the ranks, before an optimizer sees them; most engines do nothing."""
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take over model and optimizer: device, wrapping, sharding. Once."""
@@ -111,6 +122,10 @@ class Engine:
     def remember(self, *objects: Any) -> None:
         """Objects with ``state_dict`` and ``load_state_dict`` that :meth:`save` is to save as well."""
         self.accelerator.register_for_checkpointing(*objects)
+
+    def numel(self, parameter: Tensor) -> int:
+        """How many numbers a parameter has on all ranks together."""
+        return parameter.numel()
 
     def memory(self) -> dict[str, float]:
         """``memory_gib``: the most that torch had allocated on this rank's GPU; empty on a CPU."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +30,20 @@ def check_launch(env: Mapping[str, str]) -> None:
         )
 
 
+def _shards(settings: TrainerConfig, env: MutableMapping[str, str]) -> bool:
+    """Whether parameters are to be spread by FSDP2; accelerate's own plugin for it is switched off."""
+    if env.get("ACCELERATE_USE_FSDP") != "true":
+        return settings.sharding == "fsdp2"
+    if env.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError(
+            "accelerate's FSDP of version 1 is not supported; set fsdp_version: 2 "
+            "(configs/accelerate/fsdp2.yaml), or use DeepSpeed (configs/accelerate/zero2.yaml)"
+        )
+    # It would wrap by class names, and exchange the optimizer's parameters.
+    del env["ACCELERATE_USE_FSDP"]
+    return True
+
+
 def make_engine(settings: TrainerConfig) -> Engine:
     """The engine of this process.
 
@@ -46,11 +60,7 @@ def make_engine(settings: TrainerConfig) -> Engine:
             "trainer.device: cpu would leave DeepSpeed out in silence; use trainer.device=auto "
             "(with the environment variable DS_ACCELERATOR=cpu, DeepSpeed itself runs on the CPU)"
         )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise ConfigError(
-            "accelerate's FSDP is not supported by this trainer yet: checkpoints and validation would read "
-            "shards; use a config without FSDP, or DeepSpeed (configs/deepspeed_zero2.yaml)"
-        )
+    sharding = _shards(settings, os.environ)
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
     accumulation = settings.gradient_accumulation_steps
@@ -65,6 +75,16 @@ def make_engine(settings: TrainerConfig) -> Engine:
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     kind = accelerator.distributed_type
+    if sharding:
+        if kind in (DistributedType.NO, DistributedType.DEEPSPEED):
+            raise ConfigError(
+                "trainer.sharding: fsdp2 spreads parameters over several processes, and this is "
+                f"{'DeepSpeed' if kind == DistributedType.DEEPSPEED else 'one'}; start it with torchrun "
+                "--nproc_per_node N -m vla_train ..., or leave it out"
+            )
+        from vla_train.engine.fsdp2 import FSDP2
+
+        return FSDP2(accelerator, accumulation)
     if kind == DistributedType.DEEPSPEED:
         from vla_train.engine.deepspeed import DeepSpeed
 

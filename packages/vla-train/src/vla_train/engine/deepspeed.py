@@ -32,9 +32,23 @@ class DeepSpeed(Engine):
             gradient_clipping=clip_norm,
         )
         stage = int(plugin.zero_stage)
+        # The average is ours, and so whole.
+        spread = ("masters", "moments", "gradients", "weights")[: stage + 1] if stage else ()
         super().__init__(
-            accelerator, accumulation, name=f"DeepSpeed ZeRO-{stage}", shards=stage == 3, has_masters=True
+            accelerator,
+            accumulation,
+            name=f"DeepSpeed ZeRO-{stage}",
+            shards=stage == 3,
+            has_masters=True,
+            spreads=spread,
         )
+        places = (plugin.offload_optimizer_device, plugin.offload_param_device)
+        self.offloads = any(place not in (None, "none") for place in places)
+
+    def numel(self, parameter: Tensor) -> int:
+        """See the base; at stage 3 a parameter between its uses is empty."""
+        held: Any = parameter
+        return int(held.ds_numel) if hasattr(held, "ds_numel") else parameter.numel()
 
     def state(self) -> Mapping[str, Tensor]:
         """At stage 3 the parts are gathered parameter by parameter, on the first rank's CPU."""

@@ -1,0 +1,165 @@
+"""FSDP2: every rank holds its share of each parameter, and layers are gathered one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from vla_core.shard import shard_units
+
+from vla_train.engine.base import KINDS, Engine
+from vla_train.masters import MasterAdamW, total_norm
+from vla_train.parts import local, whole
+
+
+class FSDP2(Engine):
+    """torch's ``fully_shard``, layer by layer as the model's parts declare them (:mod:`vla_core.shard`).
+
+    accelerate's own plugin is not used: it finds layers by class names or sizes. Gradients are exchanged
+    after the last micro-batch of a step. States are written by torch's distributed checkpoint, so that
+    another number of ranks can go on from them.
+    """
+
+    def __init__(self, accelerator: Accelerator, accumulation: int) -> None:
+        super().__init__(accelerator, accumulation, name="FSDP2", shards=True, spreads=KINDS)
+        self._micro = 0
+        self._objects: list[Any] = []
+
+    def split(self, model: nn.Module) -> None:
+        """Move the model to the device and spread its parameters, inner units first."""
+        model.to(self.device)
+        for unit in shard_units(model):
+            fully_shard(unit)
+        fully_shard(model)
+        register_fsdp_forward_method(model, "predict")
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Take over a model that was :meth:`split`, and an optimizer of its parameters."""
+        self.model = self.module = model
+        self.optimizer = optimizer
+        self.masters = optimizer if isinstance(optimizer, MasterAdamW) else None
+
+    # ------------------------------------------------------------------ the step
+
+    @property
+    def _last(self) -> bool:
+        return self._micro == self.accumulation - 1
+
+    def micro_batch(self) -> AbstractContextManager[Any]:
+        """See the base."""
+        if self.accumulation == 1:
+            return nullcontext()
+        return self._counted()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.module.set_requires_gradient_sync(self._last)
+        yield
+        self._micro = (self._micro + 1) % self.accumulation
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """See the base."""
+        with self.autocast():
+            return dict(self.module(*args, **kwargs))
+
+    def backward(self, loss: Tensor) -> None:
+        """See the base."""
+        (loss / self.accumulation).backward()
+
+    def update(self, clip_norm: float) -> Any:
+        """See the base."""
+        if not self._last:
+            return None
+        norm = self.clip(clip_norm) if clip_norm else None
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def clip(self, clip_norm: float) -> Any:
+        """See the base; the norm is that of all shares together."""
+        gradients = [local(p.grad) for p in self.module.parameters() if p.grad is not None]
+        norm = self.sum(total_norm(gradients).to(self.device).square()).sqrt()
+        scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self.masters is not None:
+            self.masters.scale = scale
+        else:
+            torch._foreach_mul_(gradients, scale)
+        return norm
+
+    # ------------------------------------------------------------------ the whole model
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The parts are gathered tensor by tensor, to the first rank's CPU."""
+        state: dict[str, Tensor] = {}
+        for name, tensor in self.model.state_dict().items():
+            gathered = whole(tensor)
+            if self.is_main:
+                state[name] = gathered.detach().cpu()
+        return state
+
+    def remember(self, *objects: Any) -> None:
+        """See the base."""
+        self._objects.extend(objects)
+
+    def save(self, folder: Path) -> None:
+        """See the base."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": dict(self._optimizer_state()),
+            "objects": [thing.state_dict() for thing in self._objects],
+        }
+        try:
+            save(state, checkpoint_id=folder)
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values() if isinstance(cause, OSError)]
+            raise (causes[0] if causes else error) from error
+
+    def load(self, folder: Path) -> None:
+        """Inverse of :meth:`save`."""
+        saved = FileSystemReader(folder).read_metadata().state_dict_metadata
+        optimizer: dict[str, Any] = {}
+        for i, parameter in enumerate(self._parameters()):
+            prefix = f"optimizer.{i}."
+            for key in (key for key in saved if key.startswith(prefix)):
+                optimizer[key.removeprefix("optimizer.")] = _room(saved[key], parameter)
+        objects = [thing.state_dict() for thing in self._objects]
+        state: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": optimizer, "objects": objects}
+        load(state, checkpoint_id=folder)
+        for i, parameter in enumerate(self._parameters()):
+            prefix = f"{i}."
+            own = {k.removeprefix(prefix): v for k, v in state["optimizer"].items() if k.startswith(prefix)}
+            if own:
+                self.optimizer.state[parameter] = own
+        for thing, value in zip(self._objects, state["objects"], strict=True):
+            thing.load_state_dict(value)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        """In the order of the optimizer's groups, which is that of the model and the config."""
+        return chain.from_iterable(group["params"] for group in self.optimizer.param_groups)
+
+    def _optimizer_state(self) -> Iterator[tuple[str, Any]]:
+        for i, parameter in enumerate(self._parameters()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"{i}.{name}", value
+
+
+def _room(facts: Any, parameter: Tensor) -> Any:
+    """What a saved value is read into: spread as the parameter, where it has its shape."""
+    if not isinstance(facts, TensorStorageMetadata):
+        return 0
+    dtype = facts.properties.dtype
+    if facts.size == parameter.shape and parameter.ndim:
+        return torch.zeros_like(parameter, dtype=dtype)
+    return torch.zeros(facts.size, dtype=dtype)
