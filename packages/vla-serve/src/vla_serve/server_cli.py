@@ -20,6 +20,9 @@ from vla_serve.server_options import parser as _parser
 
 log = logging.getLogger("vla_serve.server")
 
+SWITCH_S = 0.0005
+"""A thread of Python gives way after so long; benchmarks/serve/overhead.py says what that changes."""
+
 
 def _loader(args: argparse.Namespace) -> Any:
     from vla_serve.loading import CheckpointLoader
@@ -85,6 +88,8 @@ class _Signals:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    # Threads that prepare would keep the one that answers waiting for up to 5 ms each time.
+    sys.setswitchinterval(SWITCH_S)
     server = _server(args)
     server.start()
     _Signals(server.interrupt)
