@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,7 +41,7 @@ class Difference:
     description: str
 
 
-class BatchCalls:
+class BatchCalls(ABC):
     """The part of :class:`~vla_serve.PolicyClient` that asks for more than one chunk."""
 
     _address: str
@@ -55,15 +56,15 @@ class BatchCalls:
     _limits: pb.Limits | None = None
 
     @property
+    @abstractmethod
     def contract(self) -> RobotSpec:
         """See :class:`~vla_serve.PolicyClient`."""
-        raise NotImplementedError
 
-    def _open_session(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _open_session(self) -> str: ...
 
-    def _call(self, method: Callable[..., R], request: Any, timeout_s: float | None = None) -> R:
-        raise NotImplementedError
+    @abstractmethod
+    def _call(self, method: Callable[..., R], request: Any, timeout_s: float | None = None) -> R: ...
 
     def check_compatibility(self) -> list[Difference]:
         """All in which this client's specs and the policy differ, before a session is opened; empty: it fits.
