@@ -68,7 +68,7 @@ def engine(policy):
 
 
 def ask(engine, seed, session="robot", **options):
-    row = Row(replace(make_observation(SPEC, seed), embodiment="default"), seed, options.get("steps"))
+    row = Row(replace(make_observation(SPEC, seed), embodiment="default"), seed, steps=options.get("steps"))
     return engine.submit(session, lambda: row, **options)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import grpc
 import numpy as np
 import pytest
 from vla_core.testing import make_observation, make_spec, register_fakes
 from vla_serve import PolicyClient
+from vla_serve.v1 import admin_pb2 as pb
+from vla_serve.v1.admin_pb2_grpc import PolicyAdminServiceStub
 
 pytest.importorskip("torch", reason="needs the extra vla-serve[server]")
 
@@ -77,26 +82,52 @@ def test_serves_a_checkpoint_bit_equal_and_stops_cleanly(checkpoint, tmp_path, s
         assert sum(event in line for line in log.splitlines()) == 1, (event, log)
 
 
-def test_bfloat16_answers_close(checkpoint, tmp_path):
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
+    """All of it by the program: names, admin, digests, JSON lines."""
     policy, path = checkpoint
-    port_file = tmp_path / "port"
-    process = start("--ckpt_path", path, "--port", 0, "--port_file", port_file, "--use_bf16")
+    port_file, admin_port = tmp_path / "port", free_port()
+    options = ("--port_file", port_file, "--admin_port", admin_port, "--log_format", "json", "--use_bf16")
+    process = start("--policy", f"arm={path}", "--port", 0, *options)
     try:
         observation = make_observation(make_spec(), 4)
-        with PolicyClient(f"127.0.0.1:{port_of(process, port_file)}") as client:
-            served = client.predict(observation, seed=9).actions
+        with (
+            PolicyClient(f"127.0.0.1:{port_of(process, port_file)}", policy="arm") as client,
+            grpc.insecure_channel(f"127.0.0.1:{admin_port}") as channel,
+        ):
+            before = client.predict(observation, seed=9)
+            request = pb.LoadPolicyRequest(policy="arm", path=str(path), promote=True)
+            PolicyAdminServiceStub(channel).LoadPolicy(request, timeout=60)
+            after = client.predict(observation, seed=9)
         exact = policy.act([observation], [9])[0].actions
-        assert served.dtype == np.float32
-        assert 0 < np.abs(served - exact).max() < 0.3
+        assert before.actions.dtype == np.float32
+        assert 0 < np.abs(before.actions - exact).max() < 0.3
+        np.testing.assert_array_equal(before.actions, after.actions)
+        assert (before.revision.revision, after.revision.revision) == ("1", "2")
+        (weights,) = path.glob("*.safetensors")
+        assert after.revision.weights_digest == hashlib.sha256(weights.read_bytes()).hexdigest()
+        statistics = (path / "norm_stats.json").read_bytes()
+        assert after.revision.statistics_digest == hashlib.sha256(statistics).hexdigest()
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        log = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, log
+    messages = [json.loads(line)["message"] for line in log.splitlines()]
+    assert any(message.startswith("promoted policy=arm revision=2") for message in messages)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--ckpt_path", "no/such/steps_1", "--port", 0), "no/such/steps_1"),
+        (("--port", 0), "--ckpt_path: missing"),
+        (("--policy", "arm", "--port", 0), "--policy: 'arm' is no NAME=PATH"),
+        (("--ckpt_path", "CHECKPOINT", "--policy", "default=x", "--port", 0), "'default' is given twice"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--max_sessions", 0), "max_sessions: 0 is outside"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--threads", 0), "--threads: must be at least 1"),
         (

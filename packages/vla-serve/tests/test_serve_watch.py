@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import sys
 import urllib.request
 
@@ -109,21 +108,6 @@ def test_a_callers_id_is_in_the_reply_and_the_log(caplog):
                 pb.PredictRequest(session_id="no"), timeout=10, metadata=[("x-request-id", "robot-7.12")]
             )
     assert "Predict refused id=robot-7.12: INVALID_ARGUMENT" in caplog.text
-
-
-def test_json_lines_of_the_program():
-    code = """
-import sys
-from vla_serve.logs import set_up
-set_up("json", "info")
-import logging
-logging.getLogger("vla_serve.server").info("a\\nb %s", "\\u2028c")
-logging.getLogger("vla_serve.server").debug("not this")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    (line,) = done.stderr.splitlines()
-    assert json.loads(line)["message"] == "a\nb \u2028c"
-    assert json.loads(line)["level"] == "INFO"
 
 
 def test_messages_that_are_too_large_for_one_chunk_are_refused():

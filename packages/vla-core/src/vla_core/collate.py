@@ -58,7 +58,7 @@ class PolicyCollator:
             UserError: an image, state or action whose shape is not that of the spec, by name.
         """
         b, (h, w) = len(samples), self.size
-        images_BVHWC = np.zeros((b, self.n_views, h, w, 3), np.uint8)
+        images_BVCHW = np.zeros((b, self.n_views, 3, h, w), np.uint8)
         view_mask = np.zeros((b, self.n_views), np.bool_)
         state_BD = np.zeros((b, self.state_dim), np.float32)
         state_mask = np.zeros((b, self.state_dim), np.bool_)
@@ -69,7 +69,8 @@ class PolicyCollator:
             for v, name in enumerate(self.cameras[observation.embodiment]):
                 if name not in observation.images:
                     continue
-                images_BVHWC[i, v] = observation.images[name]
+                for channel in range(3):  # one copy, where a permutation of all is a second one
+                    images_BVCHW[i, v, channel] = observation.images[name][..., channel]
                 view_mask[i, v] = True
             if observation.state is not None:
                 d = spec.observation.state_dim
@@ -78,7 +79,7 @@ class PolicyCollator:
                 state_mask[i, :d] = True
         has_state = self.state_dim > 0
         batch = Batch(
-            images=torch.from_numpy(images_BVHWC).permute(0, 1, 4, 2, 3).contiguous(),
+            images=torch.from_numpy(images_BVCHW),
             view_mask=torch.from_numpy(view_mask),
             tokens=replace(self._tokens(samples, actions), all_views=bool(view_mask.all())),
             embodiment=torch.tensor([self.order[s.observation.embodiment] for s in samples]),
@@ -151,6 +152,8 @@ class PolicyCollator:
         self, observations: Sequence[Observation], kind: str, shape: tuple[int, ...]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """``[B, V, *shape]`` (None: no view has it), and which views have it (None: all that are there)."""
+        if not any(getattr(observation, kind) for observation in observations):
+            return None, None
         out = np.zeros((len(observations), self.n_views, *shape), np.float32)
         known = np.zeros(out.shape[:2], np.bool_)
         lacking = False

@@ -1,11 +1,11 @@
-"""One request to a policy, and what is made of several before the model runs.
+"""What is made of several requests before the model runs.
 
 Shape legend: B rows, T action steps, A action dims, S tokens, V views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,27 +14,7 @@ from torch import Tensor
 
 from vla_core.batch import Batch, Cameras, Known, TokenFields
 from vla_core.features import Constraint
-from vla_core.types import Observation, PreviousChunk
-
-
-@dataclass(frozen=True)
-class Row:
-    """One request.
-
-    Args:
-        observation: in real units; it names its embodiment.
-        seed: of the noise: the answer depends on the row's own observation and seed alone.
-        view_keys: camera name -> key of its picture, for cameras that stand still before a scene that does
-            not change. What a geometry encoder with a cache knows of a key is not computed again, and the
-            picture that comes with it is not looked at.
-        previous: what is left of the chunk being executed: the answer keeps its frozen steps exactly and
-            goes on from them (real-time chunking, arXiv 2506.07339).
-    """
-
-    observation: Observation
-    seed: int = 0
-    view_keys: Mapping[str, str] | None = None
-    previous: PreviousChunk | None = None
+from vla_core.row import Row as Row
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -36,15 +37,15 @@ class Difference:
     description: str
 
 
-class BatchCalls(ClientSession):
+class BatchCalls(ClientSession, ABC):
     """The part of :class:`~vla_serve.PolicyClient` that asks for more than one chunk."""
 
     _limits: pb.Limits | None = None
 
+    @abstractmethod
     def _call(
         self, method: Callable[..., R], request: Any, timeout_s: float | None = None, wait: bool = False
-    ) -> R:
-        raise NotImplementedError
+    ) -> R: ...
 
     def check_compatibility(self) -> list[Difference]:
         """All in which this client's specs and the policy differ, before a session is opened; empty: it fits.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import datetime, timezone
+from itertools import count
 from typing import Any, Literal
 
 from vla_serve.status import one_line
@@ -19,6 +20,10 @@ LogFormat = Literal["text", "json"]
 _REQUEST: ContextVar[str] = ContextVar("vla_request_id", default="")
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+# Random once: asking the system anew for each request would let go of the interpreter's lock each time.
+_PROCESS = secrets.token_hex(4)
+_COUNT = count(1)
+
 HEADER = "x-request-id"
 """A caller's own name for a request, so that its log and the server's can be laid side by side."""
 
@@ -27,7 +32,7 @@ def take_request_id(metadata: Iterable[tuple[str, Any]] | None) -> str:
     """Name the request that begins in this task: as its caller does, if that is a plain word, or anew."""
     given = next((value for key, value in metadata or () if key == HEADER), None)
     plain = isinstance(given, str) and _WELL_FORMED.fullmatch(given)
-    name = given if plain and given is not None else secrets.token_hex(8)
+    name = given if plain and given is not None else f"{_PROCESS}{next(_COUNT):06x}"
     _REQUEST.set(name)
     return name
 

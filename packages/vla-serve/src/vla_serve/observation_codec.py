@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from vla_core.checks import GEOMETRY, geometry_shape
 from vla_core.errors import suggest
-from vla_core.specs import CameraSpec, ObservationSpec
+from vla_core.specs import ObservationSpec
 from vla_core.types import Observation
 
 from vla_serve.codec import Encoding, decode_image, decode_tensor, encode_image, encode_tensor
@@ -21,12 +22,6 @@ from vla_serve.v1 import types_pb2 as pb
 
 MAX_INSTRUCTION = 4096
 """Most characters of an instruction."""
-
-_GEOMETRY = ("depth", "intrinsics", "extrinsics")
-
-
-def _geometry_shape(kind: str, camera: CameraSpec) -> tuple[int, ...]:
-    return {"depth": (camera.height, camera.width), "intrinsics": (3, 3), "extrinsics": (4, 4)}[kind]
 
 
 def _check_float(array: NDArray[Any], shape: tuple[int, ...], field: str) -> None:
@@ -119,7 +114,7 @@ def encode_observation(
     if state is not None:
         message.state.CopyFrom(encode_tensor(state))
     cameras = {camera.name: camera for camera in spec.cameras}
-    for kind in _GEOMETRY:
+    for kind in GEOMETRY:
         given = getattr(observation, kind)
         if given is None:
             continue
@@ -127,7 +122,7 @@ def encode_observation(
         for name, value in given.items():
             where = f"{field}.{kind}[{name}]"
             array = _as_float32(value, where)
-            _check_float(array, _geometry_shape(kind, cameras[name]), where)
+            _check_float(array, geometry_shape(kind, cameras[name]), where)
             getattr(message, kind)[name].CopyFrom(encode_tensor(array))
     return message
 
@@ -151,7 +146,7 @@ def decode_observation(
     }
     state = decode_tensor(message.state, f"{field}.state") if message.HasField("state") else None
     _check_state(spec, state, f"{field}.state")
-    geometry = {kind: _decode_geometry(message, kind, spec, field) for kind in _GEOMETRY}
+    geometry = {kind: _decode_geometry(message, kind, spec, field) for kind in GEOMETRY}
     return Observation(images, text, state, embodiment=embodiment, **geometry)
 
 
@@ -165,5 +160,5 @@ def _decode_geometry(
         if camera.name in given:
             where = f"{field}.{kind}[{camera.name}]"
             arrays[camera.name] = decode_tensor(given[camera.name], where)
-            _check_float(arrays[camera.name], _geometry_shape(kind, camera), where)
+            _check_float(arrays[camera.name], geometry_shape(kind, camera), where)
     return arrays or None

@@ -43,7 +43,8 @@ def decode_request(
         request.observation, spec.observation, spec.embodiment, episode.instruction
     )
     keys = _view_keys(request, policy, spec, episode)
-    return Row(observation, seed, steps, _previous(request, policy, spec, episode, observation), keys)
+    previous = _previous(request, policy, spec, episode, observation)
+    return Row(observation, seed, keys, previous, steps)
 
 
 def _previous(

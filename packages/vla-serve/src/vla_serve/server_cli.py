@@ -27,6 +27,8 @@ PROGRAMS = {
     "bridge": "vla_serve.bridge_cli",
 }
 """First word of the command line -> module: clients of a server, imported when named."""
+SWITCH_S = 0.0005
+"""A thread of Python gives way after so long; benchmarks/serve/overhead.py says what that changes."""
 
 
 def _loader(args: argparse.Namespace) -> Any:
@@ -93,6 +95,8 @@ class _Signals:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    # Threads that prepare would keep the one that answers waiting for up to 5 ms each time.
+    sys.setswitchinterval(SWITCH_S)
     server = _server(args)
     server.start()
     _Signals(server.interrupt)

@@ -153,7 +153,7 @@ class ToyPolicy:
     ) -> list[ActionChunk]:
         """All three."""
         left = previous or [None] * len(observations)
-        rows = [Row(o, s, steps, p) for o, s, p in zip(observations, seeds, left, strict=True)]
+        rows = [Row(o, s, previous=p, steps=steps) for o, s, p in zip(observations, seeds, left, strict=True)]
         return self.finish(self.predict(self.prepare(rows), steps), rows)
 
     def _speed(self, observation: Observation) -> float:

@@ -67,6 +67,7 @@ class Engine:
         self._runner = Runner(self.policy, self._sizes, can_shrink=not deterministic)
         self._desk = Desk(max_queue, self._sizes, batch_wait_s)
         self._first: Callable[[], None] = lambda: None
+        self._started: Future[None] = Future()
         count = threads or max(2, min(4, os.cpu_count() or 2))
         self._threads = [
             threading.Thread(target=self._guard, args=(kind, loop), name=f"vla-{kind}-{i}", daemon=True)
@@ -85,11 +86,10 @@ class Engine:
         Raises:
             Exception: whatever the policy raised.
         """
-        done: Future[None] = Future()
-        self._first = partial(self._warm, done, steps, on_warm)
+        self._first = partial(self._warm, self._started, steps, on_warm)
         for thread in (*self._threads, self._watch):
             thread.start()
-        done.result()
+        self._started.result()
 
     def _warm(self, done: Future[None], steps: int | None, on_warm: OnWarm | None) -> None:
         with Boundary(exits=True) as warming:
@@ -181,6 +181,8 @@ class Engine:
         if thread.error is not None:
             log.critical("the %s thread died", kind, exc_info=thread.error)
             self._fail(f"the {kind} thread died ({type(thread.error).__name__})")
+            if kind == "model" and not self._started.done():
+                self._started.set_exception(thread.error)  # before the warm-up: the start still waits
 
     def _work(self) -> None:
         while (job := self._desk.next_job(self._prepare)) is not None:

@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import count
 
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
@@ -32,16 +33,18 @@ class KeptChunk:
 class KeptChunks:
     """Chunks by id. Thread-safe.
 
-    Ids are random, so that one of another session or episode is unknown, and never taken for another chunk.
+    Ids begin with a word of this episode's alone, so that one of another session or episode is unknown, and
+    never taken for another chunk.
     """
 
     def __init__(self) -> None:
+        self._episode, self._count = secrets.token_hex(8), count()
         self._chunks: OrderedDict[str, KeptChunk] = OrderedDict()
         self._lock = threading.Lock()
 
     def put(self, chunk: ActionChunk, state: Float | None, step: int | None) -> str:
         """Keep a copy and return its id; the oldest goes."""
-        name = secrets.token_hex(8)
+        name = f"{self._episode}-{next(self._count)}"
         kept = KeptChunk(chunk.actions.copy(), None if state is None else state.copy(), step)
         with self._lock:
             self._chunks[name] = kept

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
 from vla_core.errors import UserError
+from vla_core.row import Row as Row
 from vla_core.specs import RobotSpec
-from vla_core.types import ActionChunk, Observation, PreviousChunk
-
-
-@dataclass(frozen=True)
-class Row:
-    """One request to a policy; ``steps`` are denoise steps, ``view_keys`` camera name -> key."""
-
-    observation: Observation
-    seed: int
-    steps: int | None = None
-    previous: PreviousChunk | None = None
-    view_keys: Mapping[str, str] | None = None
-
-    @property
-    def kind(self) -> Hashable:
-        """Rows of one kind can share a run of the model: the same tensors are there, of the same shapes."""
-        geometry = [getattr(self.observation, field) for field in ("depth", "intrinsics", "extrinsics")]
-        known = tuple(None if values is None else frozenset(values) for values in geometry)
-        return self.steps, self.previous is not None, self.view_keys is not None, known
+from vla_core.types import ActionChunk, Observation
 
 
 class Described(Protocol):

@@ -35,7 +35,7 @@ def warm_up(
 ) -> None:
     """Run every size for every embodiment; ``on_warm`` gets a function that runs one row."""
     for name, spec in policy.specs.items():
-        row = Row(fake_observation(spec), 0, steps)
+        row = Row(fake_observation(spec), steps=steps)
         start = time.monotonic()
         prepared = policy.prepare([row])
         actions, _ = runner.predict([prepared], steps)

@@ -1,0 +1,138 @@
+"""What a request costs beside the model: CPU time of the server's process, and latency at one client.
+
+    OMP_NUM_THREADS=1 python benchmarks/serve/overhead.py [--policy tiny] [--clients 1 32] [--seconds 5]
+
+The model is a clock that sleeps (``--run_ms``, ``--row_ms``): of a policy that prepares nothing, with 2 x 224
+RAW images, or (``--policy tiny``) of a real one of a small backbone and its small images, whose rows pass the
+same pipeline, collator and stacking as those of a large one. Server and clients are processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class Slowed:
+    """A real policy whose model answers zeros after a while: what is around it is measured, not it."""
+
+    def __init__(self, policy: Any, run_s: float, row_s: float) -> None:
+        import torch
+
+        self._policy, self._run_s, self._row_s, self._torch = policy, run_s, row_s, torch
+        self.specs, self.framework = policy.specs, "Slowed"
+        self.prepare, self.finish = policy.prepare, policy.finish
+
+    def predict(self, prepared: Any, steps: int | None = None) -> Any:
+        """Zeros ``[B, T, A]``; what is copied to a GPU is copied here."""
+        rows = len(prepared)
+        staged = prepared.batch.images.clone()
+        time.sleep(self._run_s + self._row_s * rows)
+        return self._torch.zeros(len(staged), *self._policy.noise_shape)
+
+
+def build(args: argparse.Namespace) -> Any:
+    """The policy."""
+    from vla_core.testing import make_spec
+
+    spec = make_spec(2, height=224, width=224, horizon=16)
+    run_s, row_s = args.run_ms / 1000, args.row_ms / 1000
+    if args.policy == "timed":
+        from vla_serve.testing import TimedPolicy
+
+        return TimedPolicy(spec, run_s, row_s)
+    import torch
+    from vla_train.testing import trace as smoke
+    from vla_train.testing.sizes import framework_tree
+
+    torch.manual_seed(0)
+    policy = smoke.build(framework_tree("QwenGR00T", "tiny", []), "tiny", "cpu").eval()
+    return Slowed(policy, run_s, row_s)
+
+
+def serve(pipe: Connection, args: argparse.Namespace) -> None:
+    """The server, which says how much CPU time it used between two words."""
+    from vla_serve import PolicyServer
+
+    if args.switch_ms is not None:
+        sys.setswitchinterval(args.switch_ms / 1000)
+    policy = build(args)
+    with PolicyServer(policy, max_batch=args.max_batch) as server:
+        pipe.send(server.address)
+        while pipe.recv() == "start":
+            cpu = time.process_time()
+            pipe.recv()
+            pipe.send(time.process_time() - cpu)
+
+
+def drive(pipe: Connection, address: str, clients: int, seconds: float) -> None:
+    """The clients."""
+    from vla_core.testing import make_observation
+    from vla_serve import PolicyClient
+    from vla_serve._load import closed_loop
+
+    with PolicyClient(address) as client:
+        seen = [make_observation(client.contract, i) for i in range(clients)]
+        parts = []
+        for i in range(60):
+            client.predict(seen[0], seed=i)
+            parts.append(client.timings)
+    parts = parts[10:]
+    beside = sorted(t.round_trip_ms - t.model_ms for t in parts)
+    server = sorted(t.server_ms - t.model_ms for t in parts)
+    pipe.send("start")
+    pipe.recv()
+    outcome = closed_loop(address, seen, seconds, timeout_s=60)
+    pipe.send(
+        {
+            "answers": len(outcome.latencies_ms),
+            "chunks_per_s": round(outcome.rate, 1),
+            "p50_ms": round(outcome.percentile(50), 2),
+            "p99_ms": round(outcome.percentile(99), 2),
+            "beside_model_ms": round(beside[len(beside) // 2], 2),
+            "server_beside_model_ms": round(server[len(server) // 2], 2),
+            "other": dict(outcome.other),
+        }
+    )
+
+
+def main() -> None:
+    """Print a line of JSON for each number of clients."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--policy", choices=("timed", "tiny"), default="timed")
+    parser.add_argument("--run_ms", type=float, default=10.0)
+    parser.add_argument("--row_ms", type=float, default=1.0)
+    parser.add_argument("--max_batch", type=int, default=32)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--switch_ms", type=float, help="of threads (default: Python's 5)")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=serve, args=(theirs, args))
+    server.start()
+    address = ours.recv()
+    for count in args.clients:
+        mine, other = context.Pipe()
+        clients = context.Process(target=drive, args=(other, address, count, args.seconds))
+        clients.start()
+        mine.recv()
+        ours.send("start")
+        mine.send("go")
+        report = mine.recv()
+        ours.send("stop")
+        cpu_s = ours.recv()
+        clients.join()
+        report["server_cpu_ms_per_answer"] = round(1000 * cpu_s / report["answers"], 2)
+        print(json.dumps({"policy": args.policy, "clients": count, **report}), flush=True)
+    ours.send("end")
+    server.join()
+
+
+if __name__ == "__main__":
+    main()
