@@ -21,7 +21,7 @@ from vla_serve.server_options import parser as _parser
 log = logging.getLogger("vla_serve.server")
 
 SWITCH_S = 0.0005
-"""A thread of Python gives way after so long; benchmarks/serve/overhead.py says what that changes."""
+"""A thread of Python gives way after so long; docs/reliability.md says what that changes."""
 
 
 def _loader(args: argparse.Namespace) -> Any:
