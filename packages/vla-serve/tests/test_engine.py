@@ -359,3 +359,16 @@ def test_estimates_take_the_nearest_that_is_known():
     assert estimates.seconds(None, 1) == 0.1  # one slow run is no rule
     assert estimates.seconds(4, 1) == 0.1
     assert estimates.seconds(None, 8) == 0.1
+
+
+def test_a_thread_that_dies_before_the_warm_up_ends_the_start():
+    """The start waited for ever."""
+
+    def die(kind):
+        if kind == "model":
+            raise RuntimeError("no such device")
+
+    engine = Engine(TimedPolicy(SPEC), on_thread=die)
+    with pytest.raises(RuntimeError, match="no such device"):
+        engine.start()
+    engine.close()

@@ -28,7 +28,7 @@ PROGRAMS = {
 }
 """First word of the command line -> module: clients of a server, imported when named."""
 SWITCH_S = 0.0005
-"""A thread of Python gives way after so long; benchmarks/serve/overhead.py says what that changes."""
+"""A thread of Python gives way after so long; docs/reliability.md says what that changes."""
 
 
 def _loader(args: argparse.Namespace) -> Any:
