@@ -82,26 +82,17 @@ _SENTENCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("push the cup under the coffee machine",),
     ),
-    "dial-turn": (
-        ("turn the dial", "rotate the dial", "turn the knob around"),
-        ("rotate the knob",),
-    ),
+    "dial-turn": (("turn the dial", "rotate the dial", "turn the knob around"), ("rotate the knob",)),
     "disassemble": (
         ("lift the ring off the peg", "take the ring off the peg", "disassemble the ring and the peg"),
         ("take the ring away from the peg",),
     ),
-    "door-close": (
-        ("close the door", "push the door shut", "shut the door"),
-        ("push the door closed",),
-    ),
+    "door-close": (("close the door", "push the door shut", "shut the door"), ("push the door closed",)),
     "door-lock": (
         ("lock the door", "turn the lock closed", "lock the door by turning the handle"),
         ("turn the handle to lock the door",),
     ),
-    "door-open": (
-        ("open the door", "pull the door open", "swing the door open"),
-        ("get the door open",),
-    ),
+    "door-open": (("open the door", "pull the door open", "swing the door open"), ("get the door open",)),
     "door-unlock": (
         ("unlock the door", "turn the lock open", "unlock the door by turning the handle"),
         ("turn the handle to unlock the door",),
@@ -145,25 +136,15 @@ _SENTENCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("move the handle down",),
     ),
     "handle-press-side": (
-        (
-            "press the handle at the side down",
-            "push the side handle down",
-            "lower the handle at the side",
-        ),
+        ("press the handle at the side down", "push the side handle down", "lower the handle at the side"),
         ("press the side handle down",),
     ),
-    "handle-pull": (
-        ("pull the handle up", "lift the handle", "raise the handle"),
-        ("move the handle up",),
-    ),
+    "handle-pull": (("pull the handle up", "lift the handle", "raise the handle"), ("move the handle up",)),
     "handle-pull-side": (
         ("pull the handle at the side up", "lift the side handle", "raise the handle at the side"),
         ("pull the side handle up",),
     ),
-    "lever-pull": (
-        ("pull the lever up", "lift the lever", "raise the lever"),
-        ("move the lever up",),
-    ),
+    "lever-pull": (("pull the lever up", "lift the lever", "raise the lever"), ("move the lever up",)),
     "peg-insert-side": (
         (
             "insert the peg into the hole in the box",
@@ -205,11 +186,7 @@ _SENTENCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("push the plate forward into the cabinet",),
     ),
     "plate-slide-back": (
-        (
-            "slide the plate out of the cabinet",
-            "pull the plate out of the cabinet",
-            "slide the plate back",
-        ),
+        ("slide the plate out of the cabinet", "pull the plate out of the cabinet", "slide the plate back"),
         ("pull the plate back out of the cabinet",),
     ),
     "plate-slide-back-side": (
