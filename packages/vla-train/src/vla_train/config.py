@@ -10,6 +10,7 @@ from typing import Any, Literal
 from omegaconf import MISSING
 from vla_core.errors import ConfigError, suggest
 
+from vla_train.conversation_config import ConversationsConfig, Job, LossScale, choose_job
 from vla_train.lora import LoRAConfig
 
 
@@ -19,6 +20,7 @@ class DatasetsConfig:
 
     Args:
         train: one ``{name: <source>, **its Config}`` a data set; they must describe the same robot.
+        vlm: conversations that the backbone learns from, see :class:`ConversationsConfig`; null: none.
         val_fraction: share of the episodes held out for validation (0: none), chosen at random but
             always alike.
         num_workers: processes that decode and collate (0: in the training process).
@@ -26,12 +28,13 @@ class DatasetsConfig:
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
+    vlm: ConversationsConfig | None = None
     val_fraction: float = 0.1
     num_workers: int = 0
     ram_cache: bool = False
 
     def __post_init__(self) -> None:
-        if not self.train:
+        if not self.train and self.vlm is None:
             raise ConfigError(
                 "'datasets.train' must list at least one data set, e.g. [{name: lerobot, path: DIR}]"
             )
@@ -81,6 +84,9 @@ class TrainerConfig:
     """How to train.
 
     Args:
+        job: ``vla`` trains a policy on ``datasets.train``, ``vlm`` its backbone alone on ``datasets.vlm``,
+            ``cotrain`` both at once, with one batch of either in every step; null: the job that the given
+            data are for. Data that a named job doesn't use are left alone.
         max_steps: optimisation steps.
         batch_size: samples a step and process, before gradient accumulation.
         gradient_accumulation_steps: micro-batches a step.
@@ -101,6 +107,7 @@ class TrainerConfig:
         lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
             all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
+        loss_scale: weights of the two losses in ``job: cotrain``, see :class:`LossScale`.
         precision: ``fp32``, or ``bf16`` (autocast; under DeepSpeed bf16 weights with fp32 masters).
         device: ``auto`` takes CUDA where there is one; ``cuda`` without one is an error.
         threads: CPU threads of the training process (0: torch's own choice).
@@ -119,6 +126,7 @@ class TrainerConfig:
         evaluation: closed-loop evaluation at the end.
     """
 
+    job: Job | None = None
     max_steps: int = 10_000
     batch_size: int = 16
     gradient_accumulation_steps: int = 1
@@ -136,6 +144,7 @@ class TrainerConfig:
     freeze_modules: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
     loss_weights: dict[str, float] = field(default_factory=dict)
+    loss_scale: LossScale = field(default_factory=LossScale)
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
@@ -246,6 +255,27 @@ class RunConfig:
             )
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}")
+        if self.job == "vlm":
+            self._check_robotless()
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ConfigError(f"trackers: no tracker '{name}'{suggest(name, TRACKERS)}")
+
+    @property
+    def job(self) -> Job:
+        """What the run trains."""
+        datasets = self.datasets
+        return choose_job(self.trainer.job, bool(datasets.train), datasets.vlm is not None)
+
+    def _check_robotless(self) -> None:
+        trainer = self.trainer
+        asked = {
+            "trainer.evaluation.tasks": trainer.evaluation.tasks,
+            "trainer.keep_best": trainer.keep_best,
+            "trainer.keep_statistics": trainer.keep_statistics,
+        }
+        for key, value in asked.items():
+            if value:
+                raise ConfigError(
+                    f"{key}: a run without robots (trainer.job: vlm) has no policy to try; leave it out"
+                )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from vla_core.batch import Batch
 
 from vla_train import resume
 from vla_train.auxiliary import wants_future, weights_at
 from vla_train.balance import Balance, means_of
 from vla_train.composition import Composed
+from vla_train.conversations import AnyBatch, together
 from vla_train.data import Collate, TransformedDataset
 from vla_train.ema import EMA
 from vla_train.engine import Engine, make_engine
@@ -87,7 +87,8 @@ class Trainer:
         )
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
-        self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights)
+        scale = self.settings.loss_scale if self.config.job == "cotrain" else None
+        self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights, scale)
         self.ema = EMA(self.model, self.settings.ema_decay) if self.settings.ema_decay else None
         if self.ema:
             self.engine.remember(self.ema)
@@ -97,12 +98,16 @@ class Trainer:
         self.optimizer = optimizer
 
     def _open_data(self) -> None:
+        self.conversations = self.composed.conversations
+        self.validation: Validation | None = None
+        self.dataset: TransformedDataset | None = None
+        if self.composed.robots is None:
+            return
         data, datasets, policy = self.composed.data, self.config.datasets, self.composed.policy
         pipeline = next(iter(policy.pipelines.values()))
         future = wants_future(self.model, data.train, self.settings.batch_size)
         self.collate = Collate(policy.collator, future)
         self.dataset = TransformedDataset(data.train, pipeline, self.config.seed, datasets.ram_cache, future)
-        self.validation: Validation | None = None
         if data.val:
             held = TransformedDataset(data.val, pipeline, None, datasets.ram_cache)
             self.validation = Validation(
@@ -114,11 +119,15 @@ class Trainer:
                 self.settings.batch_size,
             )
 
-    def _probe(self) -> Batch:
+    def _probe(self) -> AnyBatch:
         """Samples of every data set: what no term of them depends on cannot be trained."""
+        talk = None if self.conversations is None else self.conversations.first(1)
+        if self.dataset is None:
+            assert talk is not None
+            return talk
         firsts = [0, *(int(end) for end in self.dataset.ends[:-1])]
         rows = [self.dataset[(0, i)] for i in firsts]
-        return self.collate(rows * (1 if len(rows) > 1 else 2))
+        return replace(self.collate(rows * (1 if len(rows) > 1 else 2)), conversations=talk)
 
     def train(self) -> Outcome:
         """Run to ``max_steps``; returns the last checkpoint.
@@ -130,15 +139,16 @@ class Trainer:
         settings, engine = self.settings, self.engine
         start = resume.load(engine, self.run_dir) if settings.resume else 0
         trackers = make_trackers(self.config.trackers, self.run_dir, start) if engine.is_main else []
-        feed = Feed(
-            self.dataset,
-            self.collate,
-            batch_size=settings.batch_size,
-            seed=self.config.seed,
-            workers=self.config.datasets.num_workers,
-            engine=engine,
-            start=start,
-        )
+        cursor: dict[str, Any] = {
+            "seed": self.config.seed,
+            "workers": self.config.datasets.num_workers,
+            "engine": engine,
+            "start": start,
+        }
+        robots = None
+        if self.dataset is not None:
+            robots = Feed(self.dataset, self.collate, batch_size=settings.batch_size, **cursor)
+        feed = together(robots, self.conversations, **cursor)
         meter = Meter(settings.batch_size * engine.world)
         best = Best.read(self.run_dir, settings.keep_best, settings.patience)
         latest: dict[str, float] = {}
@@ -184,7 +194,7 @@ class Trainer:
         engine.wait()
         return Outcome(outcome, latest)
 
-    def _step(self, step: int, batches: list[Batch], meter: Meter) -> dict[str, float]:
+    def _step(self, step: int, batches: Sequence[AnyBatch], meter: Meter) -> dict[str, float]:
         """One optimisation step; returns the scheduled weights of auxiliary terms, for the log."""
         engine, scheduled = self.engine, weights_at(self.model, step)
         engine.module.train()
