@@ -72,7 +72,7 @@ class Balance:
         means: term -> what it is a mean over; terms not named are means over the actions.
         engine: for the sum over ranks.
         weights: term -> the user's weight; terms not named weigh 1.
-        scale: of the robots' terms and of the conversations'; None: there is one kind.
+        scale: of the robots' terms and of the conversations'.
     """
 
     def __init__(
@@ -80,13 +80,11 @@ class Balance:
         means: Mapping[str, MeanOver],
         engine: Engine,
         weights: Mapping[str, float],
-        scale: LossScale | None = None,
+        scale: LossScale,
     ) -> None:
         self.means, self.engine, self.weights, self.scale = means, engine, weights, scale
 
     def _scale(self, name: str) -> float:
-        if self.scale is None:
-            return 1.0
         return self.scale.vlm if name == CONVERSATION_LOSS else self.scale.vla
 
     def shares(self, batches: Sequence[Batch | ConversationBatch]) -> list[Tensor]:

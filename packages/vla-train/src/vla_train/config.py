@@ -107,7 +107,7 @@ class TrainerConfig:
         lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
             all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
-        loss_scale: weights of the two losses in ``job: cotrain``, see :class:`LossScale`.
+        loss_scale: weights of the two losses of ``job: cotrain``, see :class:`LossScale`.
         precision: ``fp32``, or ``bf16`` (autocast; under DeepSpeed bf16 weights with fp32 masters).
         device: ``auto`` takes CUDA where there is one; ``cuda`` without one is an error.
         threads: CPU threads of the training process (0: torch's own choice).

@@ -47,11 +47,11 @@ class ConversationsConfig:
 
 @dataclass(frozen=True)
 class LossScale:
-    """Weights of the two losses in ``trainer.job: cotrain``; other jobs have one loss, which weighs 1.
+    """Weights of the losses of ``trainer.job``.
 
     Args:
         vla: of all terms of the robots' batch together.
-        vlm: of the conversations' term.
+        vlm: of the conversations' term in job ``cotrain``; in job ``vlm`` there is no other, and it weighs 1.
     """
 
     vla: float = 1.0
@@ -62,6 +62,10 @@ class LossScale:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"trainer.loss_scale.{name} must be >= 0 and finite, got {value}")
+
+    def of(self, job: Job) -> LossScale:
+        """The weights that hold in a job."""
+        return LossScale(self.vla, self.vlm if job == "cotrain" else 1.0)
 
 
 def choose_job(named: Job | None, robots: bool, conversations: bool) -> Job:

@@ -87,7 +87,7 @@ class Trainer:
         )
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
-        scale = self.settings.loss_scale if self.config.job == "cotrain" else None
+        scale = self.settings.loss_scale.of(self.config.job)
         self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights, scale)
         self.ema = EMA(self.model, self.settings.ema_decay) if self.settings.ema_decay else None
         if self.ema:
