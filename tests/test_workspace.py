@@ -16,7 +16,7 @@ PACKAGES = ("vla-core", "vla-data", "vla-geometry", "vla-heads", "vla-serve", "v
 PYTHONS = {"vla-core": ">=3.10", "vla-serve": ">=3.10"}
 GROUPS = (
     *("vla.vlms", "vla.geometry", "vla.fusions", "vla.heads", "vla.auxiliaries"),
-    *("vla.transforms", "vla.sources", "vla.envs"),
+    *("vla.transforms", "vla.sources", "vla.conversations", "vla.envs"),
 )
 each_package = pytest.mark.parametrize("name", PACKAGES)
 

@@ -21,6 +21,7 @@ from omegaconf import MISSING
 from vla_core import ranges, registry
 from vla_core.framework import FrameworkConfig
 from vla_train.config import DatasetsConfig, RunConfig, TrainerConfig
+from vla_train.conversation_config import ConversationsConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "config.md"
@@ -50,6 +51,7 @@ PLACES = {
     "vla.fusions": ("framework.fusion", "Fusion"),
     "vla.auxiliaries": ("framework.auxiliary", "Auxiliary losses"),
     "vla.sources": ("datasets.train", "Dataset"),
+    "vla.conversations": ("datasets.vlm.sources", "Conversations"),
     "vla.envs": ("trainer.evaluation.env_options", "Simulator"),
 }
 
@@ -150,6 +152,7 @@ def render() -> str:
     lines += section("Run", RunConfig, nested=False)
     lines += section("`framework`", FrameworkConfig)
     lines += section("`datasets`", DatasetsConfig)
+    lines += section("`datasets.vlm`", ConversationsConfig)
     lines += section("`trainer`", TrainerConfig)
     for name in registry.names("vla.transforms"):
         step = registry.load("vla.transforms", name)

@@ -12,10 +12,12 @@ ROOT = Path(vla_core.__file__).parent
 TORCH = {
     "answers",
     "assemble",
+    "backbone",
     "batch",
     "build",
     "checkpoint",
     "collate",
+    "conversing",
     "features",
     "fitting",
     "graphs",

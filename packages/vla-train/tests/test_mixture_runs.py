@@ -91,8 +91,9 @@ def test_a_batch_pads_what_a_robot_has_not(mixed: Path) -> None:
     composed = compose(load_tree([mixed]))
     from vla_train.trainer import Trainer
 
-    trainer = Trainer(composed, mixed.parent / "run")
-    batch = trainer.collate([trainer.dataset[(0, 0)], trainer.dataset[(0, 11)], trainer.dataset[(0, 22)]])
+    data = Trainer(composed, mixed.parent / "run").robots
+    assert data is not None
+    batch = data.collate([data.dataset[(0, i)] for i in (0, 11, 22)])
     assert batch.source is not None
     assert batch.source.tolist() == [0, 1, 2]
     assert batch.embodiment.tolist() == [0, 1, 0]

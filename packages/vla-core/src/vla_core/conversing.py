@@ -22,11 +22,16 @@ def check_converses(vlm: Any, name: str) -> ConversingModel:
         ConfigError: naming those that can.
     """
     if not isinstance(vlm, ConversingModel):
-        raise ConfigError(
-            f"framework.vlm: '{name}' cannot be trained on conversations (datasets.vlm); choose "
-            "qwen2_5_vl or qwen3_vl, or leave datasets.vlm out"
-        )
+        raise cannot_converse(name)
     return vlm
+
+
+def cannot_converse(name: str) -> ConfigError:
+    """The error for a backbone that cannot be trained on conversations."""
+    return ConfigError(
+        f"framework.vlm: '{name}' cannot be trained on conversations (datasets.vlm); choose "
+        "qwen2_5_vl or qwen3_vl, or leave datasets.vlm out"
+    )
 
 
 def conversation_loss(vlm: Any, batch: ConversationBatch) -> Tensor:

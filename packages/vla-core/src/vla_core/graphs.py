@@ -218,7 +218,7 @@ class GraphedPolicy(VLAPolicy):
         return self.graphs.predict(prepared, steps)
 
 
-def compile_blocks(model: VLAModel) -> int:
+def compile_blocks(model: torch.nn.Module) -> int:
     """Compile the blocks that a model repeats, in place; returns how many.
 
     A block is an element of a ``ModuleList`` of at least two of its class. They share what is compiled for

@@ -23,7 +23,7 @@ def line(console: Console, text: str) -> None:
 
 def hello(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None:
     """What is about to be trained, on what."""
-    parameters, data, settings = info["parameters"], info["data"], trainer.settings
+    parameters, settings = info["parameters"], trainer.settings
     parts = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parameters["parts"].items())
     line(
         console,
@@ -49,13 +49,24 @@ def hello(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None:
         line(console, note)
     if info["from_scratch"]:
         line(console, "the backbone trains from scratch: no pretrained weights are used")
-    line(
-        console,
-        f"data: {data['episodes_train']} episodes, {data['samples_train']} samples; "
-        f"held out: {data['episodes_val']} episodes",
-    )
-    if len(data["sets"]) > 1:
-        line(console, f"mixture of {len(trainer.composed.data.specs)} robots: {trainer.epoch}")
+    if "data" in info:
+        data = info["data"]
+        line(
+            console,
+            f"data: {data['episodes_train']} episodes, {data['samples_train']} samples; "
+            f"held out: {data['episodes_val']} episodes",
+        )
+    if trainer.robots and len(trainer.robots.labels) > 1:
+        line(console, f"mixture of {len(trainer.composed.data.specs)} robots: {trainer.robots.epoch}")
+    if trainer.conversations is not None:
+        line(console, trainer.conversations.describe())
+    if info["job"] == "cotrain":
+        scale = settings.loss_scale
+        line(
+            console,
+            "co-training: every micro-batch has one batch of robots and one of conversations; loss = "
+            f"{scale.vla:g} x the robots' terms + {scale.vlm:g} x vlm_loss",
+        )
 
 
 def evaluation(console: Console, config: EvaluationConfig) -> None:
@@ -89,9 +100,13 @@ def dry_run(console: Console, trainer: Trainer) -> None:
     line(console, overview(trainer.model, trainer, trainer.engine))
     for note in (*trainer.composed.notes, *trainer.notes):
         line(console, note)
-    line(console, trainer.epoch)
-    line(console, "one batch")
-    rows = [trainer.dataset[key] for key in trainer.first_batch()]
-    for text in shapes(trainer.collate(rows)):
-        line(console, f"  {text}")
+    if trainer.robots:
+        line(console, trainer.robots.epoch)
+        line(console, "one batch")
+        for text in shapes(trainer.robots.first_batch()):
+            line(console, f"  {text}")
+    if (talks := trainer.conversations) is not None:
+        line(console, f"one batch of {talks.describe()}")
+        for text in shapes(talks.first(talks.batch_size)):
+            line(console, f"  {text}")
     line(console, f"everything is in order; {trainer.run_dir} would be written")

@@ -20,16 +20,22 @@ import torch
 from torch import Tensor
 from vla_core.answers import NO_LABEL
 from vla_core.auxiliary import MeanOver
-from vla_core.batch import Batch
+from vla_core.batch import Batch, ConversationBatch
+from vla_core.conversing import CONVERSATION_LOSS
 from vla_core.errors import ConfigError, suggest
 
+from vla_train.conversation_config import LossScale
 from vla_train.engine import Engine
 
-KINDS: tuple[MeanOver, ...] = ("actions", "answers", "tokens", "views", "futures", "rows")
+KINDS: tuple[MeanOver, ...] = ("actions", "answers", "tokens", "views", "futures", "rows", "conversations")
 
 
-def entries(batch: Batch) -> list[int]:
+def entries(batch: Batch | ConversationBatch) -> list[int]:
     """How many of each of :data:`KINDS` a batch on the CPU has."""
+    talk = batch if isinstance(batch, ConversationBatch) else batch.conversations
+    spoken = 0 if talk is None else talk.tokens.n_answer
+    if isinstance(batch, ConversationBatch):
+        return [0] * (len(KINDS) - 1) + [spoken]
     rows = len(batch)
     mask, labels, futures = batch.action_mask, batch.tokens.labels, batch.future_mask
     return [
@@ -39,6 +45,7 @@ def entries(batch: Batch) -> list[int]:
         int(batch.view_mask.sum()),
         rows if futures is None else int(futures.sum()),
         rows,
+        spoken,
     ]
 
 
@@ -46,12 +53,15 @@ def means_of(model: Any) -> dict[str, MeanOver]:
     """Term -> what it is a mean over, for the terms that are no mean over the actions."""
     spoken: dict[str, MeanOver] = {"labels": "answers", "vocabulary": "tokens"}
     # Tokens compared with geometry are those of the views that are there.
-    means: dict[str, MeanOver] = {} if model.fusion is None else {"align": "views"}
+    means: dict[str, MeanOver] = {CONVERSATION_LOSS: "conversations"}
+    if model.fusion is not None:
+        means["align"] = "views"
     if model.auxiliary is not None:
         means.update(model.auxiliary.mean_over)
-    logits = model.head.request("train").logits
-    if logits in spoken:
-        means["action_loss"] = spoken[logits]
+    if model.head is not None:
+        logits = model.head.request("train").logits
+        if logits in spoken:
+            means["action_loss"] = spoken[logits]
     return means
 
 
@@ -62,12 +72,22 @@ class Balance:
         means: term -> what it is a mean over; terms not named are means over the actions.
         engine: for the sum over ranks.
         weights: term -> the user's weight; terms not named weigh 1.
+        scale: of the robots' terms and of the conversations'.
     """
 
-    def __init__(self, means: Mapping[str, MeanOver], engine: Engine, weights: Mapping[str, float]) -> None:
-        self.means, self.engine, self.weights = means, engine, weights
+    def __init__(
+        self,
+        means: Mapping[str, MeanOver],
+        engine: Engine,
+        weights: Mapping[str, float],
+        scale: LossScale,
+    ) -> None:
+        self.means, self.engine, self.weights, self.scale = means, engine, weights, scale
 
-    def shares(self, batches: Sequence[Batch]) -> list[Tensor]:
+    def _scale(self, name: str) -> float:
+        return self.scale.vlm if name == CONVERSATION_LOSS else self.scale.vla
+
+    def shares(self, batches: Sequence[Batch | ConversationBatch]) -> list[Tensor]:
         """For each micro-batch float32 ``[len(KINDS)]``: its entries over the mean micro-batch's of the step.
 
         They are 1 where all micro-batches of all ranks have as many. The sum over ranks is the device's
@@ -97,5 +117,6 @@ class Balance:
         shared = {
             name: term * share[KINDS.index(self.means.get(name, "actions"))] for name, term in terms.items()
         }
-        loss = torch.stack([weights.get(name, 1.0) * term for name, term in shared.items()]).sum()
+        weighed = [weights.get(name, 1.0) * self._scale(name) * term for name, term in shared.items()]
+        loss = torch.stack(weighed).sum()
         return loss, shared

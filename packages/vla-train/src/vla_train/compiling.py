@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from vla_core.graphs import compile_blocks
-from vla_core.model import VLAModel
 
 from vla_train.config import TrainerConfig
 
 
-def compile_model(model: VLAModel, settings: TrainerConfig) -> str | None:
+def compile_model(model: nn.Module, settings: TrainerConfig) -> str | None:
     """Compile as the settings say, in place; returns a line about it."""
     if settings.compile == "off":
         return None

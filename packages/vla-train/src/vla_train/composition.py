@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from vla_core.assemble import build_policy
+from vla_core.backbone import BackboneModel, BackbonePolicy, build_backbone
 from vla_core.checkpoint import HEAD_ASSETS, weights_file
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
@@ -16,35 +17,56 @@ from vla_core.fitting import FitCache
 from vla_core.framework import FrameworkConfig
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
+from vla_core.resolve import resolve
 from vla_core.weights import load_weights
 
 from vla_train.config import RunConfig, TrainerConfig
+from vla_train.conversation_config import ConversationsConfig
+from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
 from vla_train.data_sets import Data, open_data
 from vla_train.resume import step_of
-from vla_train.start import Start, read_start
+from vla_train.start import Start, has_robots, read_start
 
 
 @dataclass(frozen=True)
 class Composed:
     """A validated run: its config, the opened data and the policy.
 
-    ``notes``: lines to say about what it starts from.
+    Args:
+        config: the whole.
+        robots: their data; None in ``trainer.job: vlm``.
+        trained: the policy, or in that job its backbone alone.
+        notes: lines to say about what it starts from.
+        conversations: what the backbone learns from besides, or alone.
     """
 
     config: RunConfig
-    data: Data
-    policy: VLAPolicy
+    robots: Data | None
+    trained: VLAPolicy | BackbonePolicy
     notes: tuple[str, ...] = ()
+    conversations: Conversations | None = None
 
     @property
-    def model(self) -> VLAModel:
+    def data(self) -> Data:
+        """The robots' data, where there are any."""
+        assert self.robots is not None
+        return self.robots
+
+    @property
+    def policy(self) -> VLAPolicy:
+        """The policy, where it is one."""
+        assert isinstance(self.trained, VLAPolicy)
+        return self.trained
+
+    @property
+    def model(self) -> VLAModel | BackboneModel:
         """The module that is trained."""
-        return self.policy.model
+        return self.trained.model
 
     @property
     def resolved(self) -> dict[str, Any]:
         """The whole config as plain data, with every part's defaults: it gives the same run again."""
-        return {**to_plain(self.config), "framework": self.policy.config}
+        return {**to_plain(self.config), "framework": self.trained.config}
 
 
 def _start_from(policy: nn.Module, trainer: TrainerConfig) -> None:
@@ -112,12 +134,20 @@ def compose(
     """
     config = config or build_config(RunConfig, tree.data, "", tree)
     framework = build_config(FrameworkConfig, config.framework, "framework", tree)
+    talks = config.datasets.vlm if config.job != "vla" else None
+    if talks is not None:
+        framework = with_language_head(framework, tree)
+        if config.job == "vlm":
+            return _compose_backbone(tree, config, framework, talks, device)
     data = open_data(config.datasets, framework.horizon, tree)
     torch.manual_seed(config.seed)
     starts: dict[str, Start] = {}
-    if config.trainer.pretrained_checkpoint is not None:
-        starts = {name: read_start(config.trainer.pretrained_checkpoint, name) for name in data.specs}
+    pretrained = config.trainer.pretrained_checkpoint
+    if pretrained is not None and has_robots(pretrained):
+        starts = {name: read_start(pretrained, name) for name in data.specs}
     kept = config.trainer.keep_statistics
+    if kept and not starts:
+        raise ConfigError(f"trainer.keep_statistics: {pretrained} knows no robot, and so no statistics")
     if kept:
         data = replace(data, specs={n: starts[n].with_statistics(spec) for n, spec in data.specs.items()})
     policy = build_policy(
@@ -130,12 +160,33 @@ def compose(
         device=device,
         cache=_cache(config, data),
     )
-    if starts:
+    if pretrained is not None:
         _start_from(policy.model, config.trainer)
     notes = [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
-    return Composed(config, data, policy, tuple(notes))
+    conversations = None
+    if talks is not None:
+        conversations = open_conversations(talks, policy.model, config.trainer.batch_size, tree)
+    return Composed(config, data, policy, tuple(notes), conversations)
+
+
+def _compose_backbone(
+    tree: Tree,
+    config: RunConfig,
+    framework: FrameworkConfig,
+    talks: ConversationsConfig,
+    device: torch.device | str | None,
+) -> Composed:
+    """The backbone of a framework alone, on conversations; ``trainer.batch_size`` counts these."""
+    batch_size = talks.batch_size or config.trainer.batch_size
+    config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
+    torch.manual_seed(config.seed)
+    trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
+    if config.trainer.pretrained_checkpoint is not None:
+        _start_from(trained.model, config.trainer)
+    conversations = open_conversations(talks, trained.model, batch_size, tree)
+    return Composed(config, None, trained, (), conversations)
 
 
 def _cache(config: RunConfig, data: Data) -> FitCache | None:

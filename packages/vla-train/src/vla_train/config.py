@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from vla_core.errors import ConfigError, suggest
 from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Range, Seed, Share, check_ranges
 
+from vla_train.conversation_config import Job, LossScale, choose_job
 from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
 from vla_train.lora import LoRAConfig
 
@@ -53,6 +54,9 @@ class TrainerConfig:
     """How to train.
 
     Args:
+        job: ``vla`` trains a policy on ``datasets.train``, ``vlm`` its backbone alone on ``datasets.vlm``,
+            ``cotrain`` both at once, with one batch of either in every step; null: the job that the given
+            data are for. Data that a named job doesn't use are left alone.
         max_steps: optimisation steps.
         batch_size: samples a step and process, before gradient accumulation.
         gradient_accumulation_steps: micro-batches a step.
@@ -73,6 +77,7 @@ class TrainerConfig:
         lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
             all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
+        loss_scale: weights of the two losses of ``job: cotrain``, see :class:`LossScale`.
         precision: ``fp32``; ``bf16``: weights and computation in bf16, and fp32 masters that the optimizer
             steps (on every engine); ``autocast``: fp32 weights, matrix products in bf16 (slower).
         sharding: ``fsdp2`` spreads parameters, gradients and optimizer state over the processes of
@@ -101,6 +106,7 @@ class TrainerConfig:
         evaluation: closed-loop evaluation at the end.
     """
 
+    job: Job | None = None
     max_steps: Count = 10_000
     batch_size: Count = 16
     gradient_accumulation_steps: Count = 1
@@ -118,6 +124,7 @@ class TrainerConfig:
     freeze_modules: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
     loss_weights: dict[str, NonNegative] = field(default_factory=dict)
+    loss_scale: LossScale = field(default_factory=LossScale)
     precision: Literal["fp32", "bf16", "autocast"] = "fp32"
     sharding: Literal["off", "fsdp2"] = "off"
     moments: Literal["fp32", "bf16"] = "fp32"
@@ -221,6 +228,27 @@ class RunConfig:
                 f"run_id must be the name of one folder (in run_root_dir), without '/', got '{self.run_id}'"
             )
         check_ranges(self)
+        if self.job == "vlm":
+            self._check_robotless()
         for name in self.trackers:
             if name not in TRACKERS:
                 raise ConfigError(f"trackers: no tracker '{name}'{suggest(name, TRACKERS)}")
+
+    @property
+    def job(self) -> Job:
+        """What the run trains."""
+        datasets = self.datasets
+        return choose_job(self.trainer.job, bool(datasets.entries()), datasets.vlm is not None)
+
+    def _check_robotless(self) -> None:
+        trainer = self.trainer
+        asked = {
+            "trainer.evaluation.tasks": trainer.evaluation.tasks,
+            "trainer.keep_best": trainer.keep_best,
+            "trainer.keep_statistics": trainer.keep_statistics,
+        }
+        for key, value in asked.items():
+            if value:
+                raise ConfigError(
+                    f"{key}: a run without robots (trainer.job: vlm) has no policy to try; leave it out"
+                )

@@ -16,11 +16,11 @@ class DataMeter:
 
     Args:
         labels: their names; with a single one nothing is gathered, for its figures are those of the run.
-        mixture: the order, for the epochs.
+        mixture: the order, for the epochs; None: there are no robots.
         engine: for the sum over ranks.
     """
 
-    def __init__(self, labels: Sequence[str], mixture: Mixture, engine: Engine) -> None:
+    def __init__(self, labels: Sequence[str], mixture: Mixture | None, engine: Engine) -> None:
         self.labels, self.mixture, self.engine = labels, mixture, engine
         self.on = len(labels) > 1
         self._numbers = torch.arange(len(labels), device=engine.device)
@@ -46,7 +46,7 @@ class DataMeter:
 
         Called by all ranks; ``position``: samples drawn so far by all of them.
         """
-        if not self.on:
+        if not self.on or self.mixture is None:
             return {}
         total = self.engine.sum(self._sums).tolist()
         self._sums = torch.zeros_like(self._sums)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from vla_core.errors import ConfigError, suggest
 from vla_core.ranges import BelowOne, Natural, Share, check_ranges
 
+from vla_train.conversation_config import ConversationsConfig
+
 
 @dataclass(frozen=True)
 class DatasetsConfig:
@@ -18,6 +20,8 @@ class DatasetsConfig:
             have ``weight`` (how often an epoch holds each of its samples, 1 unless set), ``label`` (what its
             figures are called) and ``embodiment`` (the robot's name instead of the one that the data set
             gives).
+        vlm: conversations that the backbone learns from, see
+            :class:`~vla_train.conversation_config.ConversationsConfig`; null: none.
         mixtures: name -> a list like ``train``.
         mixture: train on that one of ``mixtures``, instead of ``train``.
         val_fraction: share of the episodes held out for validation (0: none), chosen at random but
@@ -33,6 +37,7 @@ class DatasetsConfig:
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
+    vlm: ConversationsConfig | None = None
     mixtures: dict[str, Any] = field(default_factory=dict)
     mixture: str | None = None
     val_fraction: BelowOne = 0.1
@@ -55,7 +60,7 @@ class DatasetsConfig:
                     f"datasets.mixtures.{name} must list data sets like datasets.train, "
                     "e.g. [{name: lerobot, path: DIR, weight: 2}]"
                 )
-        if not self.train and self.mixture is None:
+        if not self.train and self.mixture is None and self.vlm is None:
             raise ConfigError(
                 "'datasets.train' must list at least one data set, e.g. [{name: lerobot, path: DIR}]"
             )

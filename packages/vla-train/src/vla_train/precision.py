@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from vla_core.backbone import BackboneModel
 from vla_core.errors import ConfigError
 from vla_core.model import VLAModel
 
@@ -14,7 +15,7 @@ from vla_train.engine import Engine
 from vla_train.masters import MasterAdamW
 
 
-def set_precision(model: VLAModel, settings: TrainerConfig, engine: Engine) -> None:
+def set_precision(model: VLAModel | BackboneModel, settings: TrainerConfig, engine: Engine) -> None:
     """Round the weights to bf16 where ``trainer.precision`` says so, in place.
 
     Buffers stay: rotary tables and the like lose their meaning in bf16. A geometry encoder keeps its weights,

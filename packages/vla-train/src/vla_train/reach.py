@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from vla_core.batch import Batch
+from vla_core.batch import Batch, ConversationBatch
 
 from vla_train.engine import Engine
 
 
-def unreached(model: nn.Module, batch: Batch, engine: Engine) -> list[str]:
+def unreached(model: nn.Module, batch: Batch | ConversationBatch, engine: Engine) -> list[str]:
     """Names of trainable parameters without a path to any loss term of ``batch``.
 
     One forward pass whose graph is walked: gradient checkpointing by recomputation and compiled blocks keep

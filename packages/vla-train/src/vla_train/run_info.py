@@ -41,7 +41,7 @@ def _from_scratch(composed: Composed) -> bool:
 
 def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) -> dict[str, Any]:
     """Plain data: framework, parameters, data, processes, versions."""
-    model, data, settings = composed.model, composed.data, composed.config.trainer
+    model, settings = composed.model, composed.config.trainer
     parts = {n: _count(getattr(model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     packages = {}
     for name in PACKAGES:
@@ -49,12 +49,10 @@ def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) 
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    # What the report draws is of the first robot.
-    spec = next(iter(data.specs.values()))
-    episodes = [sorted({s.episode(i) for i in range(len(s))}) for s in (*data.train, *data.val)]
-    n_train = sum(len(e) for e in episodes[: len(data.train)])
+    talks = composed.conversations
     return {
-        "framework": composed.policy.framework,
+        "framework": composed.trained.framework,
+        "job": composed.config.job,
         "run_id": run_id,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "finished": None,
@@ -69,6 +67,18 @@ def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) 
         },
         "packages": packages,
         "from_scratch": _from_scratch(composed),
+        **({} if composed.robots is None else _robots(composed.robots)),
+        **({} if talks is None else {"conversations": len(talks)}),
+        "command": command,
+    }
+
+
+def _robots(data: Data) -> dict[str, Any]:
+    # What the report draws is of the first robot.
+    spec = next(iter(data.specs.values()))
+    episodes = [sorted({s.episode(i) for i in range(len(s))}) for s in (*data.train, *data.val)]
+    n_train = sum(len(e) for e in episodes[: len(data.train)])
+    return {
         "data": {
             "episodes_train": n_train,
             "episodes_val": sum(len(e) for e in episodes) - n_train,
@@ -89,5 +99,4 @@ def describe_run(composed: Composed, run_id: str, engine: Engine, command: str) 
         },
         "control_hz": spec.action.control_hz,
         "action_groups": [{"name": g.name, "dim": g.dim, "unit": g.unit} for g in spec.action.groups],
-        "command": command,
     }

@@ -116,8 +116,9 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     composed = compose(tree, config, engine.device)
     if resumes:
         samples = samples_a_step(config.trainer, engine.world)
-        engine.agree(lambda: check_resumable(run_dir, composed.resolved, samples, composed.policy))
-    engine.agree(lambda: check_evaluation(config.trainer.evaluation, composed.data.specs))
+        engine.agree(lambda: check_resumable(run_dir, composed.resolved, samples, composed.trained))
+    if composed.robots is not None:
+        engine.agree(lambda: check_evaluation(config.trainer.evaluation, composed.data.specs))
     trainer = Trainer(composed, run_dir, console, command, engine)
     return Run(composed, engine, trainer, run_dir, console)
 

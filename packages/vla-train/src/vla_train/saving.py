@@ -33,7 +33,7 @@ class Saver:
             sections: dict[str, Any] = to_plain(self.composed.config)
             lora = self.settings.lora is not None
             try:
-                self.composed.policy.save(
+                self.composed.trained.save(
                     folder,
                     step=step,
                     config=sections,

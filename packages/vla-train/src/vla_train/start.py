@@ -68,6 +68,16 @@ class Start:
             yield f"{where} statistics of its own data; trainer.keep_statistics=true takes the checkpoint's"
 
 
+def has_robots(path: str) -> bool:
+    """Whether a checkpoint is of a policy; a backbone alone has no robot.
+
+    Raises:
+        UserError: not a checkpoint.
+    """
+    meta = json.loads((weights_file(Path(path)).parent / "meta.json").read_text())
+    return bool(meta["embodiments"])
+
+
 def read_start(path: str, embodiment: str) -> Start:
     """The robot ``embodiment`` of a checkpoint, or its only one.
 

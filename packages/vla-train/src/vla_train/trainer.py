@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,17 @@ from rich.console import Console
 from torch import Tensor
 from vla_core.batch import Batch
 from vla_core.features import ROWS
-from vla_data.mixture import Mixture
 
 from vla_train import resume
-from vla_train.auxiliary import wants_future, weights_at
+from vla_train.auxiliary import weights_at
 from vla_train.balance import Balance, means_of
 from vla_train.compiling import compile_model
 from vla_train.composition import Composed
-from vla_train.data import Collate, InfiniteBatches, TransformedDataset
+from vla_train.conversations import AnyBatch, together
 from vla_train.data_meter import DataMeter
 from vla_train.ema import EMA
 from vla_train.engine import Engine, make_engine
 from vla_train.exits import Stopped
-from vla_train.feed import Feed
 from vla_train.guard import Guard
 from vla_train.lora import apply_lora
 from vla_train.memory import check_fits, explained
@@ -36,11 +34,11 @@ from vla_train.precision import make_optimizer, set_precision
 from vla_train.progress import ProgressBar
 from vla_train.quarantine import Quarantine
 from vla_train.reach import freeze_unreached, unreached
+from vla_train.robot_data import RobotData
 from vla_train.run_info import describe_run
 from vla_train.saving import Best, Saver
 from vla_train.stopping import Stop
 from vla_train.trackers import Tracker, make_trackers
-from vla_train.validate import HeldOut, Validation
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,9 @@ class Trainer:
         self.engine = engine or make_engine(self.settings)
         self.device = self.engine.device
         self.model = composed.model
-        self._open_data()
+        self.conversations = composed.conversations
+        self.robots = None if composed.robots is None else RobotData(composed, self.model)
+        self.validation = self.robots and self.robots.validation
         if self.settings.lora is not None:
             apply_lora(self.model, self.settings.lora)
         freeze(self.model, self.settings.freeze_modules)
@@ -93,8 +93,12 @@ class Trainer:
         optimizer = make_optimizer(parameter_groups(self.model, self.settings), self.settings, self.engine)
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
-        self.by_data = DataMeter(composed.data.labels, self.mixture, self.engine)
-        self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights)
+        robots = self.robots
+        self.by_data = DataMeter(
+            robots.labels if robots else (), robots.mixture if robots else None, self.engine
+        )
+        scale = self.settings.loss_scale.of(self.config.job)
+        self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights, scale)
         self.ema = EMA(self.model, self.settings.ema_decay) if self.settings.ema_decay else None
         if self.ema:
             self.engine.remember(self.ema)
@@ -103,37 +107,12 @@ class Trainer:
         self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.optimizer = optimizer
 
-    def _open_data(self) -> None:
-        data, datasets, policy = self.composed.data, self.config.datasets, self.composed.policy
-        future = wants_future(self.model, data.train, self.settings.batch_size)
-        self.collate = Collate(policy.collator, future)
-        pipelines, cached = policy.pipelines, datasets.ram_cache
-        self.dataset = TransformedDataset(data.train, pipelines, self.config.seed, cached, future)
-        weights = [one.weight for one in data.sets]
-        self.mixture = Mixture([len(source) for source in data.train], weights, self.config.seed)
-        held = [
-            HeldOut(s.label, TransformedDataset([s.val], pipelines, None, cached), pipelines[s.embodiment])
-            for s in data.sets
-            if s.val is not None
-        ]
-        self.validation: Validation | None = None
-        if held:
-            shape, n = policy.noise_shape, self.settings.val_samples
-            self.validation = Validation(held, Collate(policy.collator), shape, n, self.settings.batch_size)
-
-    @property
-    def epoch(self) -> str:
-        """What an epoch is, in one line."""
-        return self.mixture.describe(self.composed.data.labels)
-
-    def first_batch(self) -> list[tuple[int, int]]:
-        """(position, index) of the first batch of the first rank."""
-        return next(iter(InfiniteBatches(self.mixture, self.settings.batch_size)))
-
-    def _probe(self) -> Batch:
-        """Samples of every data set: what no term of them depends on cannot be trained."""
-        rows = [self.dataset.first(k) for k in range(len(self.dataset.sources))]
-        return self.collate(rows * (1 if len(rows) > 1 else 2))
+    def _probe(self) -> AnyBatch:
+        talk = None if self.conversations is None else self.conversations.first(1)
+        if self.robots is None:
+            assert talk is not None
+            return talk
+        return replace(self.robots.probe(), conversations=talk)
 
     def train(self) -> Outcome:
         """Run to ``max_steps``; returns the last checkpoint.
@@ -146,17 +125,14 @@ class Trainer:
         start = resume.load(engine, self.run_dir) if settings.resume else 0
         trackers = make_trackers(self.config.trackers, self.run_dir, start) if engine.is_main else []
         quarantine = self._quarantine()
-        feed = Feed(
-            self.dataset,
-            self.collate,
-            self.mixture,
-            batch_size=settings.batch_size,
-            seed=self.config.seed,
-            workers=self.config.datasets.num_workers,
-            engine=engine,
-            start=start,
-            quarantine=quarantine,
-        )
+        cursor: dict[str, Any] = {
+            "seed": self.config.seed,
+            "workers": self.config.datasets.num_workers,
+            "engine": engine,
+            "start": start,
+        }
+        robots = self.robots.feed(quarantine, **cursor) if self.robots else None
+        feed = together(robots, self.conversations, **cursor)
         meter = Meter(settings.batch_size * engine.world)
         samples = resume.samples_a_step(settings, engine.world)
         best = Best.read(self.run_dir, settings.keep_best, settings.patience)
@@ -210,7 +186,7 @@ class Trainer:
         engine.wait()
         return Outcome(outcome, latest)
 
-    def _step(self, step: int, batches: list[Batch], meter: Meter) -> dict[str, float]:
+    def _step(self, step: int, batches: Sequence[AnyBatch], meter: Meter) -> dict[str, float]:
         """One optimisation step; returns the scheduled weights of auxiliary terms, for the log."""
         engine, scheduled = self.engine, weights_at(self.model, step)
         engine.module.train()
@@ -223,7 +199,8 @@ class Trainer:
             with engine.micro_batch():
                 batch = batch.to(self.device, non_blocking=True)
                 terms = engine.forward(batch, **options)
-                self.by_data.see(batch.source, terms.pop(ROWS, None))
+                if isinstance(batch, Batch):
+                    self.by_data.see(batch.source, terms.pop(ROWS, None))
                 loss, shared = self.balance(terms, share, scheduled)
                 engine.backward(loss)
                 norm = engine.update(self.settings.clip_norm)
@@ -236,11 +213,11 @@ class Trainer:
 
     def _quarantine(self) -> Quarantine | None:
         datasets, engine = self.config.datasets, self.engine
-        if datasets.on_bad_sample == "error":
+        if datasets.on_bad_sample == "error" or self.robots is None:
             return None
         console = self.console if engine.is_main else None
-        labels, budget = self.composed.data.labels, datasets.bad_sample_budget
-        return Quarantine(labels, self.mixture, budget, self.run_dir, engine, console)
+        labels, mixture, budget = self.robots.labels, self.robots.mixture, datasets.bad_sample_budget
+        return Quarantine(labels, mixture, budget, self.run_dir, engine, console)
 
     def _mean(self, values: Tensor) -> Tensor:
         return self.engine.sum(values) / self.engine.world

@@ -63,6 +63,40 @@ def test_a_training_yaml_becomes_ours_and_each_key_is_printed(theirs):
     assert "(the modes of StarVLA's 'libero_goal')" in shown
 
 
+CONVERSATIONS = {
+    "dataset_use": "a,b%50", "per_device_batch_size": 6, "model_max_length": 1024, "data_flatten": False,
+    "dataformat": "llava_json", "max_pixels": 12845056, "base_interval": 2,
+}  # fmt: skip
+SOURCES = 'datasets.vlm.sources=[{name: llava, registry: r.yaml, use: "a,b%50"}]'
+
+
+@pytest.mark.parametrize(("job", "vlm_scale"), [("cotrain", 0.3), ("vlm", 0.1)])
+def test_conversations_of_the_other_two_scripts(theirs, job, vlm_scale):
+    file = theirs(datasets__vlm_data=CONVERSATIONS, trainer__loss_scale={"vla": 2.0, "vlm": 0.3})
+    if job == "vlm":
+        file = theirs(
+            datasets__vlm_data=CONVERSATIONS, trainer__loss_scale={"vla": 2.0, "vlm": 0.3},
+            datasets__vla_data__data_mix="unknown",
+        )  # fmt: skip
+    words = [f"trainer.job={job}", SOURCES]
+    run = build_config(RunConfig, load_run([file], words).data)
+    assert run.job == job
+    assert (run.datasets.vlm.batch_size, run.datasets.vlm.max_tokens, run.datasets.vlm.pack) == (
+        6,
+        1024,
+        False,
+    )
+    assert run.datasets.vlm.sources == [{"name": "llava", "registry": "r.yaml", "use": "a,b%50"}]
+    assert run.trainer.loss_scale.vlm == vlm_scale
+    assert bool(run.datasets.train) == (job == "cotrain")
+    if job == "cotrain":
+        assert run.trainer.loss_scale.vla == 2.0
+    with pytest.raises(
+        ConfigError, match=r"add datasets\.vlm\.sources='\[\{name: llava, registry: FILE, use: \"a,b%50"
+    ):
+        load_run([file], words[:1])
+
+
 def test_our_own_keys_win_over_translated_ones(theirs, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("trainer: {max_steps: 7}\nframework: {head: {size: B}}\n")

@@ -39,6 +39,7 @@ class QwenVLM(DecoderVLM):
     """
 
     family: ClassVar[Family]
+    config: QwenConfig
     published = False
 
     def __init__(

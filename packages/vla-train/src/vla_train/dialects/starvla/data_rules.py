@@ -22,6 +22,8 @@ def is_on(value: Any) -> bool:
 
 
 def _datasets(given: Given) -> Outcome:
+    if given.whole.get("trainer.job") == "vlm":
+        return Outcome(note="trainer.job: vlm has no robots")
     if "datasets.train" in given.whole:
         return Outcome(note="datasets.train is set")
     root = given.whole.get(f"{V}.data_root_dir")
@@ -40,6 +42,8 @@ def _datasets(given: Given) -> Outcome:
 
 
 def _root(given: Given) -> Outcome:
+    if given.whole.get("trainer.job") == "vlm":
+        return Outcome(note="trainer.job: vlm has no robots")
     if f"{V}.data_mix" not in given.whole and "datasets.train" not in given.whole:
         given.refuse("data_mix is missing; or write datasets.train='[{name: lerobot, path: DIR}]'")
     return Outcome(note="joined with data_mix")
@@ -163,5 +167,4 @@ RULES: tuple[Rule, ...] = (
         f"{V}.balance_trajectory_weights", (False, None), "episodes weigh as they are long",
         "samples of all episodes are drawn alike",
     ),
-    dropped("datasets.vlm_data.*", "VLM co-training, which train_starvla.py does not do either"),
 )  # fmt: skip

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from vla_train.dialects.starvla import data_rules, framework_rules, head_rules, trainer_rules
+from vla_train.dialects.starvla import data_rules, framework_rules, head_rules, trainer_rules, vlm_rules
 from vla_train.dialects.starvla.rules import Rule
 
-TABLE: tuple[Rule, ...] = (*framework_rules.RULES, *head_rules.RULES, *data_rules.RULES, *trainer_rules.RULES)
+TABLE: tuple[Rule, ...] = (
+    *framework_rules.RULES,
+    *head_rules.RULES,
+    *data_rules.RULES,
+    *vlm_rules.RULES,
+    *trainer_rules.RULES,
+)
 
 
 def find(key: str) -> Rule | None:

@@ -53,12 +53,6 @@ def _repeats(given: Given) -> Outcome:
     return Outcome(note="only QwenPI_v3 and MapAnythingLlava3DPI read it; framework.action_model's decides")
 
 
-def _vla_weight(given: Given) -> Outcome:
-    if given.number() == 1.0:
-        return Outcome(note="1 is the weight of a term that is not named")
-    return Outcome({"trainer.loss_weights.action_loss": given.number()})
-
-
 RULES: tuple[Rule, ...] = (
     moved("run_id", "run_id"),
     moved("run_root_dir", "run_root_dir"),
@@ -106,8 +100,6 @@ RULES: tuple[Rule, ...] = (
     moved("trainer.optimizer.eps", "trainer.eps"),
     moved("trainer.optimizer.weight_decay", "trainer.weight_decay", "here for matrices only"),
     converted("trainer.weight_decay", "", "StarVLA never reads it; trainer.optimizer decides", _weight_decay),
-    converted("trainer.loss_scale.vla", "trainer.loss_weights.action_loss", "1 is the default", _vla_weight),
-    dropped("trainer.loss_scale.vlm", "weighs VLM co-training, which train_starvla.py does not do either"),
     moved("trainer.gradient_checkpointing", "framework.vlm.gradient_checkpointing"),
     moved("trainer.enable_gradient_checkpointing", "framework.vlm.gradient_checkpointing"),
     dropped("trainer.enable_mixed_precision_training", "StarVLA never reads it; trainer.precision is bf16"),

@@ -1,0 +1,64 @@
+"""The robots' samples in a run: what is drawn, in which order, and what is held out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from vla_core.batch import Batch
+from vla_data.mixture import Mixture
+
+from vla_train.auxiliary import wants_future
+from vla_train.composition import Composed
+from vla_train.data import Collate, InfiniteBatches, TransformedDataset
+from vla_train.feed import Feed
+from vla_train.quarantine import Quarantine
+from vla_train.validate import HeldOut, Validation
+
+
+class RobotData:
+    """Training samples, their order, and the validation of a composed run.
+
+    Args:
+        composed: with robots.
+        model: decides whether a sample needs the observation at its chunk's end.
+    """
+
+    def __init__(self, composed: Composed, model: nn.Module) -> None:
+        config, data, policy = composed.config, composed.data, composed.policy
+        settings, cached = config.trainer, config.datasets.ram_cache
+        self.config, self.labels, pipelines = config, data.labels, policy.pipelines
+        future = wants_future(model, data.train, settings.batch_size)
+        self.collate = Collate(policy.collator, future)
+        self.dataset = TransformedDataset(data.train, pipelines, config.seed, cached, future)
+        weights = [one.weight for one in data.sets]
+        self.mixture = Mixture([len(source) for source in data.train], weights, config.seed)
+        held = [
+            HeldOut(s.label, TransformedDataset([s.val], pipelines, None, cached), pipelines[s.embodiment])
+            for s in data.sets
+            if s.val is not None
+        ]
+        self.validation: Validation | None = None
+        if held:
+            shape, n = policy.noise_shape, settings.val_samples
+            self.validation = Validation(held, Collate(policy.collator), shape, n, settings.batch_size)
+
+    @property
+    def epoch(self) -> str:
+        """What an epoch is, in one line."""
+        return self.mixture.describe(self.labels)
+
+    def first_batch(self) -> Batch:
+        """That of the first rank."""
+        keys = next(iter(InfiniteBatches(self.mixture, self.config.trainer.batch_size)))
+        return self.collate([self.dataset[key] for key in keys])
+
+    def probe(self) -> Batch:
+        """Samples of every data set: what no term of them depends on cannot be trained."""
+        rows = [self.dataset.first(k) for k in range(len(self.dataset.sources))]
+        return self.collate(rows * (1 if len(rows) > 1 else 2))
+
+    def feed(self, quarantine: Quarantine | None, **cursor: Any) -> Feed:
+        """The batches of a run; ``cursor``: the further arguments of :class:`~vla_train.feed.Feed`."""
+        cursor |= {"batch_size": self.config.trainer.batch_size, "quarantine": quarantine}
+        return Feed(self.dataset, self.collate, self.mixture, **cursor)
