@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vla_data._record
 import vla_data.cli
+import vla_data.stats_cli
+import vla_serve.bridge_cli
+import vla_serve.doctor_cli
+import vla_serve.probe_cli
 import vla_serve.rollout_cli
 import vla_serve.server_cli
 import vla_train.ablate.run
@@ -96,7 +99,10 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vla_train.runs, "execute", train)
     monkeypatch.setattr(vla_train.ablate.run, "run_plan", stop)
     monkeypatch.setattr(vla_train.fit_fast, "fit", train)
-    monkeypatch.setattr(vla_data._record, "record", stop)
+    for name in ("_inspect", "_describe", "_doctor", "_record"):
+        monkeypatch.setattr(vla_data.cli, name, stop)
+    for module in (vla_data.stats_cli, vla_serve.probe_cli, vla_serve.doctor_cli, vla_serve.bridge_cli):
+        monkeypatch.setattr(module, "_run", stop)
     monkeypatch.setattr(vla_serve.rollout_cli, "rollout", roll_out)
     monkeypatch.setattr(vla_serve.server_cli, "_serve", stop)
 
@@ -146,7 +152,7 @@ def test_a_documented_command_is_read_whole(
             (tmp_path / word).parent.mkdir(exist_ok=True)
             (tmp_path / word).write_text(STAND_IN)
     monkeypatch.chdir(tmp_path)
-    quiet = {"--help", "--list", "inspect"} & set(words)
+    quiet = {"--help", "--list"} & set(words)
     assert read(words) == (0 if quiet else None), capsys.readouterr().err
 
 

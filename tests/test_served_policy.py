@@ -172,7 +172,7 @@ def test_a_known_picture_is_not_encoded_again(seeing: VLAPolicy, address: str) -
         ({"camera_7": "a"}, r"view_keys\[camera_7\]: no such camera"),
         ({"camera_0": ""}, r"view_keys\[camera_0\]: 0 characters, expected 1 to 256"),
         ({"camera_0": "x" * 257}, r"view_keys\[camera_0\]: 257 characters"),
-        ({"camera_0": 3}, r"view_keys\[camera_0\]: 3 must be a text"),
+        ({"camera_0": 3}, r"view_keys\[camera_0\]: 3 is a int, expected a text"),
     ],
 )
 def test_bad_keys(seeing: VLAPolicy, address: str, keys: dict[str, str], words: str) -> None:

@@ -213,9 +213,9 @@ def test_the_halves_make_the_whole():
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"name": "resize", "height": 0}, "positive sizes, got 0 x 224"),
-        ({"name": "random_shift", "pixels": -1}, "pixels >= 0, got -1"),
-        ({"name": "color_jitter", "brightness": "high"}, "expected a float, got 'high'"),
+        ({"name": "resize", "height": 0}, "height'?: must be >= 1, got 0"),
+        ({"name": "random_shift", "pixels": -1}, "pixels'?: must be >= 0, got -1"),
+        ({"name": "color_jitter", "brightness": "high"}, "expected a float in \\[0, 1\\], got 'high'"),
     ],
 )
 def test_mistakes(node, message):

@@ -169,7 +169,7 @@ def test_a_robot_in_yaml(data, tmp_path):
         ("gripper: open_positive, ", "", "'threshold' needs 'gripper'"),
         ("rotation: euler_fixed_xyz, ", "", "'to' needs 'rotation'"),
         ("name: gripper", "name: position", "two groups are named 'position'"),
-        ("control_hz: 15", "control_hz: 0", "control_hz: must be above 0"),
+        ("control_hz: 15", "control_hz: 0", "control_hz'?: must be > 0"),
         ("end: 7, unit: rad", "end: 70, unit: rad", r"state group 'joints' is dims \[0, 70\)"),
     ],
 )

@@ -210,7 +210,7 @@ def test_bad_input_names_the_field(call, message):
 def test_bad_config_names_the_key():
     with pytest.raises(ConfigError, match="dim: 20 must be a multiple of head_dim 8"):
         dataclasses.replace(SMALL, dim=20)
-    with pytest.raises(ConfigError, match="patch_size: 0"):
+    with pytest.raises(ConfigError, match="patch_size: must be >= 1"):
         dataclasses.replace(SMALL, patch_size=0)
     with pytest.raises(UserError, match=r"geometry\.dense_heads is false"):
         build(dense_heads=False)(pictures(), None, frozenset({"depth"}))

@@ -29,10 +29,12 @@ def test_the_examples_run(capsys):
 
 
 def test_options_exist():
-    from vla_serve import bridge_cli, doctor_cli, probe_cli, rollout_cli, server_cli
+    from vla_serve import bridge_cli, doctor_cli, probe_cli
+    from vla_serve._rollout_options import make_parser
+    from vla_serve.server_options import parser
 
-    programs = (bridge_cli, doctor_cli, probe_cli, rollout_cli, server_cli)
-    known = {o for p in programs for a in p._parser()._actions for o in a.option_strings}
+    parsers = (bridge_cli._parser, doctor_cli._parser, probe_cli._parser, make_parser, parser)
+    known = {o for make in parsers for a in make()._actions for o in a.option_strings}
     for option in re.findall(r"--[a-z][a-z0-9_]+", TEXT):
         assert option in known or option == "--data", option
 

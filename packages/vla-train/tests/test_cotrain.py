@@ -151,7 +151,7 @@ def test_a_backbone_trained_alone_starts_a_policy(both: Path, capsys: pytest.Cap
         (["datasets.vlm.sources=[{name: lava}]"], "did you mean 'llava'"),
         (["datasets.vlm.sources.0.annotation_path=gone.json"], "datasets.vlm.sources.0: gone.json"),
         (["datasets.vlm.max_tokens=8"], "talks.json: entry 0: .* more than datasets.vlm.max_tokens = 8"),
-        (["trainer.loss_scale.vlm=-1"], "trainer.loss_scale.vlm must be >= 0"),
+        (["trainer.loss_scale.vlm=-1"], "trainer.loss_scale.vlm'?: must be >= 0"),
         (["framework.vlm={name: fake}"], "'fake' cannot be trained on conversations"),
     ],
 )

@@ -74,7 +74,7 @@ def test_it_writes_what_the_run_itself_would_fit(
             "framework.head is 'mlp_regression', which speaks no tokens",
         ),
         (["framework.head.tokenizer=there"], "leave it out to fit another"),
-        (["framework.head.scale=0"], "scale: 0"),
+        (["framework.head.scale=0"], "scale': must be > 0"),
         (["framework.head.scale=1e5"], "lower it, or normalise actions"),
         (["framework.head.scal=1"], "did you mean 'scale'?"),
     ],

@@ -145,6 +145,7 @@ def test_a_run_that_does_not_fit_is_told_what_does() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
 def test_the_compiled_kernel_does_what_the_parts_do(dtype: torch.dtype, moments: torch.dtype) -> None:

@@ -203,7 +203,7 @@ def test_a_named_mixture(mixed: Path) -> None:
         (["datasets.train.1.robot=a"],
          r"of one robot, 'a', must agree: observation\.cameras.*datasets\.train\.1\.embodiment=a_2"),
         (["framework.embodiments={c: {transforms: []}}"], "there is no robot 'c' here"),
-        (["datasets.bad_sample_budget=2"], r"bad_sample_budget must be in \[0, 1\]"),
+        (["datasets.bad_sample_budget=2"], r"bad_sample_budget'?: must be in \[0, 1\]"),
         (["datasets.mixture=x"], "no mixture 'x'"),
     ],
 )  # fmt: skip

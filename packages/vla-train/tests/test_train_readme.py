@@ -45,7 +45,7 @@ def test_commands_are_valid(
         Path(name).write_text(toy_config.read_text())
     lines = [line.partition("  #")[0] for block in blocks("") for line in block.splitlines()]
     ours = [line for line in lines if re.search(r"vla-train --|-m vla_train", line)]
-    assert len(ours) == 9
+    assert len(ours) == 10
     for line in ours:
         known, words = split_configs(shlex.split(re.split(r"vla-train|-m vla_train", line)[1]))
         if known == ["--list"]:

@@ -56,6 +56,7 @@ Seed = Annotated[int, Range(low=0, high=2**32 - 1)]
 """What numpy, torch and the simulators all take."""
 Layer = Annotated[int, Range()]
 """A layer of a backbone, negative ones counted from its end; the backbone knows how many it has."""
+Finite = Annotated[float, Range()]
 Positive = Annotated[float, Range(low=0, open_low=True)]
 NonNegative = Annotated[float, Range(low=0)]
 Share = Annotated[float, Range(low=0, high=1)]

@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from vla_core.conversations import Conversation, Turn, check_turns
 from vla_core.errors import ConfigError, UserError
+from vla_core.ranges import Seed
 from vla_core.types import Image
 
 from vla_data.conversation_registry import Named, read_registry
@@ -45,7 +46,7 @@ class VLMConversationsConfig:
     data_path: str | None = None
     registry: str | None = None
     use: str = "all"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if (self.annotation_path is None) == (self.registry is None):

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError
+from vla_core.ranges import Natural
 from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Image, Observation, Sample
@@ -51,8 +52,8 @@ class LeRobotConfig:
     cameras: tuple[str, ...] | None = None
     cache: Literal["none", "ram"] = "none"
     robot: str | None = None
-    episodes: str | tuple[int, ...] | None = None
-    exclude_episodes: str | tuple[int, ...] | None = None
+    episodes: str | tuple[Natural, ...] | None = None
+    exclude_episodes: str | tuple[Natural, ...] | None = None
     instruction: str | None = None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from vla_core.checks import check_views
 from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError, SpecMismatch, UserError
+from vla_core.ranges import Positive
 from vla_core.resolve import resolve_part
 from vla_core.sources import Source, TellsFingerprint, TellsRows
 from vla_core.specs import RobotSpec, check_action, check_observation
@@ -39,14 +40,12 @@ class EntryConfig:
         embodiment: the robot's name instead of the one that the data set gives.
     """
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     label: str | None = None
     embodiment: str | None = None
 
     def check(self) -> None:
         """Raise :class:`ConfigError` for a value that cannot be."""
-        if not 0 < self.weight < np.inf:
-            raise ConfigError(f"weight must be positive and finite, got {self.weight}")
         if self.label is not None and not re.fullmatch(r"[\w.\-]+", self.label):
             raise ConfigError(f"label: '{self.label}' must be of letters, digits, '_', '-' and '.'")
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vla_core.config import build_config
 from vla_core.envs.protocol import StepResult
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec
 from vla_core.types import Observation
 
@@ -78,7 +79,7 @@ class GymnasiumConfig:
     id: str
     repack: str
     task: str = "task"
-    max_steps: int | None = None
+    max_steps: Count | None = None
 
 
 def read_repack(path: str) -> Repack:

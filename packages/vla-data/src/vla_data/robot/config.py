@@ -8,6 +8,7 @@ from typing import Literal
 
 from vla_core.config import build_config, load_tree
 from vla_core.errors import ConfigError
+from vla_core.ranges import Count, Finite, Natural, Positive
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class GroupConfig:
 
     name: str
     key: str | None = None
-    start: int = 0
-    end: int | None = None
+    start: Natural = 0
+    end: Count | None = None
     unit: str = "unknown"
     representation: Literal["absolute", "delta", "relative"] = "absolute"
     rotation: Literal[
@@ -46,8 +47,8 @@ class GroupConfig:
     ] = "none"  # fmt: skip
     to: Literal["euler_xyz", "quaternion_xyzw", "axis_angle", "rotation_6d"] | None = None
     gripper: Literal["none", "open_positive", "close_positive"] = "none"
-    threshold: float | None = None
-    range: tuple[float, float] | None = None
+    threshold: Finite | None = None
+    range: tuple[Finite, Finite] | None = None
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
@@ -77,15 +78,13 @@ class RobotConfig:
     embodiment: str
     action: tuple[GroupConfig, ...]
     state: tuple[GroupConfig, ...] = ()
-    control_hz: float | None = None
+    control_hz: Positive | None = None
     cameras: dict[str, str] = field(default_factory=dict)
     instruction_key: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.action:
             raise ConfigError("action: name at least one group")
-        if self.control_hz is not None and self.control_hz <= 0:
-            raise ConfigError(f"control_hz: must be above 0, is {self.control_hz}")
         for which, groups in (("state", self.state), ("action", self.action)):
             names = [g.name for g in groups]
             for name in names:

@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError, suggest
+from vla_core.ranges import Count
 from vla_core.specs import ObservationSpec
 from vla_core.types import Observation
 
@@ -65,7 +66,7 @@ class VlaEvalConfig:
     images: dict[str, str]
     state: tuple[str, ...] | None = None
     observation_params: dict[str, Any] = field(default_factory=dict)
-    execute_steps: int | None = None
+    execute_steps: Count | None = None
 
 
 @dataclass(frozen=True)
