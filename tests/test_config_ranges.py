@@ -109,7 +109,9 @@ def needed(cls: type) -> dict[str, Any]:
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if default is dataclasses.MISSING or default == MISSING:
             inner = ranges.bare(annotations[field.name])[0]
-            found[field.name] = values.get(get_origin(inner) or inner, ["x"])
+            of = get_args(inner)[:1]
+            whole = [{"name": "x"}] if of and dataclasses.is_dataclass(of[0]) else ["x"]
+            found[field.name] = values.get(get_origin(inner) or inner, whole)
     return found
 
 

@@ -196,7 +196,7 @@ def test_a_named_mixture(mixed: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["datasets.train.1.weight=0"], r"datasets\.train\.1.*weight must be positive"),
+        (["datasets.train.1.weight=0"], r"datasets\.train\.1\.weight'?: must be > 0"),
         (["datasets.train.1.weight=much"], r"datasets\.train\.1\.weight"),
         (["datasets.train.1.label=first"], "the label 'first' is given twice"),
         (["datasets.train.1.label=a/b"], "must be of letters"),
