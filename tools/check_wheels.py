@@ -28,7 +28,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "ci"
 WHEELS = BUILD / "wheels"
-TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "hypothesis"]
+TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
 TORCH_FREE = ("vla-core", "vla-data", "vla-serve")
 """Packages that without extras must neither need nor bring torch."""
 COMPILED_EXTRAS = {"flash-attn"}
@@ -165,7 +165,9 @@ def run_tests(package: Package, python: Path, elsewhere: Path) -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     lines = ["[pytest]", f"addopts = {options['addopts']}", f"timeout = {options['timeout']}", "markers ="]
     (copy / "pytest.ini").write_text("\n".join([*lines, *(f"    {m}" for m in options["markers"])]) + "\n")
-    call(python, "-I", "-m", "pytest", "-p", "no:cacheprovider", "tests", cwd=copy)
+    os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors gain nothing from a second thread
+    two = ["-n", "2", "--dist", "worksteal"]
+    call(python, "-I", "-m", "pytest", "-p", "no:cacheprovider", *two, "tests", cwd=copy)
 
 
 def alone(packages: dict[str, Package], only: list[str]) -> None:
