@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import tomllib
 import yaml
 from vla_core import registry
 from vla_core.config import build_config
-from vla_serve import PolicyServer
+from vla_serve import PolicyClient, PolicyServer
 from vla_serve.testing import ToyPolicy
 from vla_train.cli import main
 from vla_train.command_line import make_parser, overrides_of, split_configs
@@ -73,6 +74,27 @@ def test_python_runs(number: int) -> None:
         exec(compile(code.replace(ADDRESS, server.address), "README.md", "exec"), names)
     for name, shape in re.findall(r"([\w.]+)(?:\.shape| = head).*# (\[[\d, ]+\])", code):
         assert str(list(eval(name, names).shape)) == shape
+
+
+def test_the_client_has_a_server_that_fits_it() -> None:
+    """The command beside the example, and the example, as two processes."""
+    (command,) = (
+        line for line in commands(section("From a simulator of your own")) if "PolicyServer" in line
+    )
+    (code,) = (block for block in blocks("python") if ADDRESS in block)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = shlex.split(command.removeprefix("uv run python ").replace("10093", port))
+    server = subprocess.Popen([sys.executable, *words])
+    try:
+        client = PolicyClient(f"127.0.0.1:{port}")
+        client.wait_ready(60)
+        client.close()
+        exec(compile(code.replace(ADDRESS, f"127.0.0.1:{port}"), "README.md", "exec"), {})
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def test_the_quickstart_is_a_valid_config(monkeypatch: pytest.MonkeyPatch) -> None:
