@@ -225,7 +225,7 @@ def test_the_tour(tour: list[list[str]], tmp_path: Path) -> None:
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            address = f"127.0.0.1:{(tmp_path / 'port').read_text()}"
+            address = f"127.0.0.1:{(tmp_path / 'port').read_text().strip()}"
             out = run([word.replace(ADDRESS, address) for word in rollout])
         finally:
             server.terminate()

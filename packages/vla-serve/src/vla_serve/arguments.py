@@ -53,6 +53,7 @@ def address(value: Any) -> str:
     """``HOST:PORT``, or what else gRPC resolves (``unix:PATH``)."""
     if not isinstance(value, str):
         raise UserError(f"address: {value!r} is no text; write HOST:PORT")
+    value = value.strip()  # as a port file is read, with its end of line
     if value.startswith("unix:"):
         return value
     if "://" in value and not value.startswith("dns://"):
