@@ -38,8 +38,10 @@ class Start:
         Raises:
             UserError: the robots' vectors do not have the same meaning.
         """
-        for what in ("observation", "action"):
-            ours, theirs = getattr(spec, what).groups, getattr(self.spec, what).groups
+        for what, ours, theirs in (
+            ("state", spec.observation.state, self.spec.observation.state),
+            ("action", spec.action.groups, self.spec.action.groups),
+        ):
             if ours != theirs:
                 raise UserError(
                     f"trainer.keep_statistics: the data's {what} groups "
