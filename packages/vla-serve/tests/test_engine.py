@@ -14,7 +14,7 @@ from vla_core.testing import make_observation, make_spec
 from vla_serve.engine.admission import ahead_of, expected_s
 from vla_serve.engine.engine import Engine
 from vla_serve.engine.errors import DeadlinePassed, ModelFailed, NotServing, Refused, Superseded
-from vla_serve.engine.estimates import Estimates
+from vla_serve.engine.estimates import REMEMBERED, Estimates
 from vla_serve.engine.plan import choose, sizes
 from vla_serve.engine.policy import Row
 from vla_serve.engine.ticket import Ticket
@@ -60,6 +60,11 @@ def policy():
 def engine(policy):
     running = Engine(policy, max_batch=8)
     running.start()
+    # On a busy machine the warm-up may find eight rows far slower than four, and then four are run.
+    running._desk.estimates = even = Estimates()
+    for size in running._sizes:
+        for _ in range(REMEMBERED):
+            even.record(None, size, 1e-4)
     policy.seeds.clear()
     policy.running.clear()
     yield running

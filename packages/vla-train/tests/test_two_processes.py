@@ -174,6 +174,11 @@ def test_two_ranks_are_one_run(uneven: Path) -> None:
     ("preset", "words"),
     [
         ("PI0", ["trainer.lora={modules: [vlm.model.language_model], rank: 2}"]),
+        ("PI0", []),
+        ("PI05", []),
+        ("QwenPI", ["framework.head.vl_layer_selection=first", "framework.head.n_blocks=1"]),
+        ("QwenMapAnythingPI", ["framework.geometry={name: tiny, patch_size: 16, dim: 64, trainable: true}",
+                               "framework.fusion={name: mean_pool}"]),
         ("QwenMapAnythingPI", ["framework.geometry={name: tiny, patch_size: 16, dim: 64, trainable: true}",
                                "framework.fusion={name: align_loss}"]),
     ],
