@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from vla_train.optim import lr_factor
 from vla_train.precision import masters_of
 from vla_train.presets import load_run_tree
 from vla_train.trainer import Trainer
+
+SIMULATOR = pytest.mark.skipif(find_spec("metaworld") is None, reason="needs Meta-World")
 
 
 def call(config: Path, *words: str) -> int:
@@ -131,11 +134,14 @@ def test_a_mistake_in_the_data_is_one_line(
         (["trainer.min_lr_ratio=-0.5"], "'trainer.min_lr_ratio': must be in [0, 1], got -0.5"),
         (["trainer.betas=[1.9, 0.5]"], "'trainer.betas.0': must be in [0, 1), got 1.9"),
         (["seed=-5"], "'seed': must be in [0, 4294967295], got -5"),
-        (["trainer.evaluation.tasks=[faucet-opne]"], "did you mean 'faucet-open'"),
+        pytest.param(
+            ["trainer.evaluation.tasks=[faucet-opne]"], "did you mean 'faucet-open'", marks=SIMULATOR
+        ),
         (["trainer.evaluation.env=metaword", "trainer.evaluation.tasks=[a]"], "did you mean 'metaworld'"),
-        (
+        pytest.param(
             ["trainer.evaluation.tasks=[faucet-open]", "trainer.evaluation.env_options.imagesize=3"],
             "image_size",
+            marks=SIMULATOR,
         ),
         (["trainer.freeze_modules=['vlm\\.nothing.*']"], "no module"),
         (["trainer.keep_statistics=true"], "pretrained_checkpoint is not"),
