@@ -34,8 +34,7 @@ class Layout:
     @property
     def spec(self) -> RobotSpec:
         groups = tuple(
-            GroupSpec(f"g{i}", dim, "m", representation=kind)  # type: ignore[arg-type]
-            for i, (dim, kind) in enumerate(self.groups)
+            GroupSpec(f"g{i}", dim, "m", representation=kind) for i, (dim, kind) in enumerate(self.groups)
         )
         state = tuple(GroupSpec(f"g{i}", dim, "m") for i, (dim, _) in enumerate(self.groups))
         cameras = (CameraSpec("top", SIDE, SIDE),)

@@ -320,7 +320,7 @@ def test_an_old_measurement_refuses_nobody_for_ever(engine):
 
 
 def ticket(deadline=None, session="a"):
-    made = Ticket(session, lambda: None, None, deadline, 0)  # type: ignore[arg-type]
+    made = Ticket(session, lambda: None, None, deadline, 0)
     made.row = Row(make_observation(SPEC), 0)
     return made
 

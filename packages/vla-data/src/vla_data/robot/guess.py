@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,9 @@ class Guess:
     group: GroupConfig
     reasons: tuple[str, ...] = ()
 
-    def because(self, reason: str, **changes: object) -> Guess:
+    def because(self, reason: str, **changes: Any) -> Guess:
         """With other values and one more reason."""
-        return Guess(replace(self.group, **changes), (*self.reasons, reason))  # type: ignore[arg-type]
+        return Guess(replace(self.group, **changes), (*self.reasons, reason))
 
 
 def kind_of(name: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Shapes: ``[F, d]`` in and out. ``vla_core.rotations`` has the conventions of the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def target(stored: str, wanted: Rotation | None) -> Rotation:
         return _NEAREST[stored]
     if stored.startswith("euler"):
         return "euler_xyz"
-    return "rotation_6d" if stored == "rotation_6d_rows" else stored  # type: ignore[return-value]
+    return "rotation_6d" if stored == "rotation_6d_rows" else cast("Rotation", stored)
 
 
 def _about(axis: str, angle: Array) -> Array:
