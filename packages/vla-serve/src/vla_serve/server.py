@@ -74,7 +74,7 @@ class PolicyServer:
         max_message_mb: largest request in MiB; what the contract can't need is refused below that.
         max_in_flight: most requests of one connection that are under way.
         max_in_flight_mb: most MiB of requests under way, of all connections together.
-        body_timeout_s: a request's body must have arrived after so long.
+        body_timeout_s: a request's body must have arrived after so long, and a connection said what it is.
         model_timeout_s: a run that takes longer is taken for hung: the server says NOT_SERVING and ends.
         admin_port: PolicyAdminService on a listener of its own, of this machine alone; 0: a free port, see
             :attr:`admin_port`; None: none.
@@ -162,7 +162,7 @@ class PolicyServer:
             names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             self._handlers += handlers(names, Rpcs(limits))
         self._admin_handlers = [PolicyAdminService(self._manager).handler(Rpcs(limits))]
-        self._options = channel_options(batch_limit, max_in_flight + max_sessions + 64)
+        self._options = channel_options(batch_limit, max_in_flight + max_sessions + 64, body_timeout_s)
         self._host, self._wanted_port = host, port
         self._wanted_admin_port = admin_port
         self._reservation = reservation
