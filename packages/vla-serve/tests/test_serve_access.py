@@ -17,7 +17,7 @@ SPEC = make_spec(1)
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """An authority, and a server's and a client's certificate of it; and a client's of a foreign one."""
+    """An authority, and certificates of it, expired ones too; and a client's of a foreign one."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the program openssl")
     path = tmp_path_factory.mktemp("certificates")
@@ -34,6 +34,9 @@ def certificates(tmp_path_factory):
         openssl("req", *key, "-out", f"{name}.csr", "-subj", f"/CN={name}")
         sign = ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", "2"]
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *sign, "-extfile", "names")
+    for name in ("server", "robot"):
+        over = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "-1", "-extfile", "names"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}-expired.pem", *over)
     return path
 
 
@@ -75,6 +78,36 @@ def test_mutual_tls_and_sessions_of_another_owner(certificates):
         for tls in (TLS(file("ca.pem")), TLS(file("ca.pem"), file("stranger.pem"), file("stranger.key"))):
             with pytest.raises(PolicyServerError):
                 ask(server, tls=tls)
+
+
+def test_expired_certificates_are_refused_on_either_side(certificates):
+    def file(name):
+        return certificates / name
+
+    tls = TLS(file("ca.pem"), file("robot.pem"), file("robot.key"))
+    over = TLS(file("ca.pem"), file("robot-expired.pem"), file("robot.key"))
+    good = Security(file("server.pem"), file("server.key"), client_ca=file("ca.pem"))
+    with PolicyServer(TimedPolicy(SPEC), security=good) as server:
+        ask(server, tls=tls)
+        with pytest.raises(PolicyServerError):
+            ask(server, tls=over)
+        ask(server, tls=tls)
+    old = Security(file("server-expired.pem"), file("server.key"), client_ca=file("ca.pem"))
+    with PolicyServer(TimedPolicy(SPEC), security=old) as server, pytest.raises(PolicyServerError):
+        ask(server, tls=tls)
+
+
+def test_tokens_stay_out_of_the_log(caplog):
+    with (
+        caplog.at_level("DEBUG"),
+        PolicyServer(TimedPolicy(SPEC), security=Security(token="the-right-one")) as server,
+    ):
+        ask(server, token="the-right-one")
+        with pytest.raises(PolicyClientError):
+            ask(server, token="a-wrong-one")
+    assert "token" in caplog.text
+    assert "the-right-one" not in caplog.text
+    assert "a-wrong-one" not in caplog.text
 
 
 def test_an_open_address_needs_more_than_a_flag(certificates):

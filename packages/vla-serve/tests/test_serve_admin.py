@@ -80,9 +80,10 @@ def test_policies_by_name():
             assert [c.actions[0, 0] for c in two.predict_batch([make_observation(SPEC)] * 3)] == [2, 2, 2]
 
 
-def test_reloads_under_load_fail_no_request(server, admin):
-    """Eight clients in a closed loop while the policy is replaced ten times."""
-    revisions = 11
+@pytest.mark.parametrize(("reloads", "seconds"), [(10, 3.0), pytest.param(20, 12.0, marks=pytest.mark.slow)])
+def test_reloads_under_load_fail_no_request(server, admin, reloads, seconds):
+    """Eight clients in a closed loop while the policy is replaced ten or twenty times."""
+    revisions = reloads + 1
     marks: list[set[float]] = [set() for _ in range(8)]
     order: list[list[float]] = [[] for _ in range(8)]
 
@@ -96,7 +97,7 @@ def test_reloads_under_load_fail_no_request(server, admin):
     outcome = []
     seen = [make_observation(SPEC, i) for i in range(8)]
     driving = threading.Thread(
-        target=lambda: outcome.append(closed_loop(server.address, seen, 3.0, check=check))
+        target=lambda: outcome.append(closed_loop(server.address, seen, seconds, check=check))
     )
     driving.start()
     time.sleep(0.3)

@@ -43,7 +43,11 @@ class Looking:
 
     framework, specs = "Looking", SPECS
 
+    def __init__(self):
+        self.steps = []  # of each call
+
     def act(self, observations, seeds, steps=None):
+        self.steps.append(steps)
         chunks = []
         for o in observations:
             spec = self.specs[o.embodiment].action
@@ -60,7 +64,7 @@ class Looking:
 
 @pytest.fixture(scope="module")
 def serving():
-    with PolicyServer(Looking()) as server:
+    with PolicyServer(Looking(), max_denoise_steps=100) as server:
         yield server
 
 
@@ -233,6 +237,94 @@ def test_starvla(bridge, serving):
         assert (await ask(flat))["ok"]
 
     asyncio.run(talk(bridge["starvla"], client))
+
+
+SAMPLING = {"do_sample": False, "use_ddim": True, "num_ddim_steps": 10}
+"""What StarVLA's clients always send."""
+
+
+def test_starvla_sampling_is_honoured_or_refused(bridge, serving):
+    asked = serving.engine.policy.policy.steps
+    images = [array(picture(1)), array(picture(2))]
+    example = {"image": images, "lang": "go", "state": array(np.arange(7.0))}
+    request = {"examples": [example], "unnorm_key": "franka"}
+
+    async def client(socket):
+        async def ask(more):
+            await socket.send_bytes(msgpack.packb(request | more))
+            return msgpack.unpackb(await socket.receive_bytes())
+
+        await socket.receive_bytes()
+        for more, steps in (
+            (SAMPLING, 10),
+            ({"num_ddim_steps": 3}, 3),
+            ({**SAMPLING, "use_ddim": False}, None),
+            (dict.fromkeys(SAMPLING), None),
+            ({}, None),
+        ):
+            assert (await ask(more))["ok"]
+            assert asked[-1] == steps
+        before = len(asked)
+        for more, words in (
+            ({**SAMPLING, "do_sample": True}, "do_sample: true is for policies that sample tokens"),
+            ({**SAMPLING, "use_ddim": "yes"}, "use_ddim: 'yes', expected true or false"),
+            ({"num_ddim_steps": 0}, "num_ddim_steps: 0, expected a whole number of at least 1"),
+            ({"num_ddim_steps": 2.5}, "num_ddim_steps: 2.5, expected a whole number"),
+            ({"num_ddim_steps": True}, "num_ddim_steps: True, expected a whole number"),
+            ({"num_ddim_steps": 1000}, "num_ddim_steps: 1000 is outside 1 to 100"),
+            ({"num_ddim_steps": 2**40}, "num_ddim_steps: 1099511627776 is no whole number in 0 to 1000"),
+        ):
+            reply = await ask(more)
+            assert not reply["ok"]
+            assert words in reply["error"]["message"]
+        assert len(asked) == before
+        assert (await ask(SAMPLING))["ok"]
+
+    asyncio.run(talk(bridge["starvla"], client))
+
+
+@pytest.mark.parametrize(
+    ("setting", "always", "steps"), [("request", None, 10), ("policy", None, None), ("request", 4, 4)]
+)
+def test_whose_steps_a_starvla_bridge_takes(setting, always, steps):
+    from vla_serve.bridges.listener import Asker
+    from vla_serve.bridges.repack import StarvlaConfig
+    from vla_serve.bridges.starvla import Starvla
+
+    asked = []
+
+    class Client:
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *error):
+            pass
+
+        async def predict(self, observation, denoise_steps):
+            asked.append(denoise_steps)
+            action = SPECS["left"].action
+            return ActionChunk(np.zeros((action.horizon, action.dim), np.float32), action)
+
+    class Socket:
+        """Gives one request, and keeps the answer."""
+
+        def __init__(self, data):
+            self.messages, self.sent = [aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, data, None)], []
+
+        async def __aiter__(self):
+            for message in self.messages:
+                yield message
+
+        async def send_bytes(self, data):
+            self.sent.append(msgpack.unpackb(data))
+
+    example = {"image": [array(picture(1))] * 2, "lang": "go", "state": array(np.arange(7.0))}
+    socket = Socket(msgpack.packb({"examples": [example], **SAMPLING}))
+    asker = Asker(lambda embodiment: Client(), 1.0, always)
+    speaker = Starvla(asker, StarvlaConfig(num_ddim_steps=setting), {"left": SPECS["left"]})
+    asyncio.run(speaker.serve(socket))
+    assert socket.sent[-1]["ok"]
+    assert asked == [steps]
 
 
 def test_connections_are_bounded(bridge):

@@ -118,3 +118,19 @@ def test_messages_that_are_too_large_for_one_chunk_are_refused():
         request = pb.PredictRequest(session_id="x" * (limits.max_message_bytes + 1))
         with pytest.raises(PolicyClientError, match="larger than max"):
             client._call(client._connection.stub.Predict, request)
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "extra"),
+    [
+        ({"metrics_port": 0}, "prometheus_client", "metrics"),
+        ({"reflection": True}, "grpc_reflection.v1alpha", "reflection"),
+        ({"otlp_endpoint": "http://127.0.0.1:4317"}, "opentelemetry.sdk.resources", "otel"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(option, module, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        UserError, match=rf"{next(iter(option))}: '[\w.]+' is not installed: .*vla-serve\[{extra}\]"
+    ):
+        PolicyServer(TimedPolicy(SPEC), **option)

@@ -132,8 +132,14 @@ class Reservation:
         self._sockets = []
 
 
-def channel_options(max_bytes: int, max_streams: int) -> list[tuple[str, int]]:
-    """Of a server, for gRPC: the largest message, and most calls of a connection."""
+def channel_options(max_bytes: int, max_streams: int, handshake_s: float = 10.0) -> list[tuple[str, int]]:
+    """Of a server, for gRPC.
+
+    Args:
+        max_bytes: largest message.
+        max_streams: most calls of a connection.
+        handshake_s: a connection must have said by then that it is one of HTTP/2 (and TLS).
+    """
     return [
         ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", -1),
@@ -143,8 +149,12 @@ def channel_options(max_bytes: int, max_streams: int) -> list[tuple[str, int]]:
         # A robot that lost its power closes no connection: ask whether it is there.
         ("grpc.keepalive_time_ms", 5_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        # Without it a ping waits a minute for its answer, whatever the line before says.
+        ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # By default a connection that says nothing stays for two minutes.
+        ("grpc.server_handshake_timeout_ms", max(1, int(1000 * min(handshake_s, 120.0)))),
     ]
 
 

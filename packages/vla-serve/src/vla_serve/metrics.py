@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vla_core.errors import UserError
 
 from vla_serve.engine.ticket import Answer
+from vla_serve.watching import Watcher
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -20,7 +21,7 @@ Gauges = Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]
 """What stands at the moment: (name, help, labels, value); read when somebody asks."""
 
 
-class Metrics:
+class Metrics(Watcher):
     """What a server counts.
 
     Labels are names of RPCs, status codes and policies, never what a client wrote: their number is bounded.
@@ -82,11 +83,9 @@ class Metrics:
         return families.values()
 
     def called(self, rpc: str, code: str) -> None:
-        """A call, or an item of one, is over."""
         self._calls.labels(rpc, code).inc()
 
-    def answered(self, policy: str, answer: Answer, total_ms: float) -> None:
-        """A chunk is on its way."""
+    def answered(self, policy: str, answer: Answer, total_ms: float, request_id: str) -> None:
         self._chunks.labels(policy).inc()
         self._total.labels(policy).observe(total_ms / 1000)
         self._batch.labels(policy).observe(answer.batch)
@@ -94,7 +93,6 @@ class Metrics:
             self._parts.labels(policy, part).observe(getattr(answer, f"{part}_ms") / 1000)
 
     def executed(self, policy: str, steps: int) -> None:
-        """A robot reported."""
         self._executed.labels(policy).inc(steps)
 
     def serve(self, port: int) -> tuple[int, Callable[[], None]]:

@@ -18,9 +18,9 @@ from vla_serve.engine.policy import Row
 from vla_serve.engine.sessions import Session, Sessions
 from vla_serve.engine.shelf import Served, Shelf
 from vla_serve.engine.ticket import Answer
-from vla_serve.metrics import Metrics
 from vla_serve.predict_request import decode_request, steps_of
 from vla_serve.v1 import policy_pb2 as pb
+from vla_serve.watching import Watcher
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Predictor:
         sessions: Sessions,
         denoise_steps: int | None,
         max_denoise_steps: int,
-        metrics: Metrics | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
-        self._shelf, self._sessions, self._metrics = shelf, sessions, metrics
+        self._shelf, self._sessions, self._watcher = shelf, sessions, watcher or Watcher()
         self._steps, self._max_steps = denoise_steps, max_denoise_steps
 
     def session(self, session_id: str, caller: Caller) -> Session:
@@ -101,8 +101,7 @@ class Predictor:
         check_actions(answer.chunk, session.spec, answer.row)
         chunk_id = episode.chunks.put(answer.chunk, answer.row.observation.state, step)
         reply = _reply(answer, served, chunk_id, caller)
-        if self._metrics is not None:
-            self._metrics.answered(served.name, answer, reply.timings.total_ms)
+        self._watcher.answered(served.name, answer, reply.timings.total_ms, caller.request_id)
         return reply
 
     def executed(self, report: pb.ExecutedSteps, session: Session) -> None:
@@ -121,8 +120,7 @@ class Predictor:
             self._sessions.advance(episode, report.step, "executed.step")
             self._shelf.current(session.policy).engine.drop_past(session.id, report.step)
         episode.chunks.forget_before(report.chunk_id)
-        if self._metrics is not None:
-            self._metrics.executed(session.policy, report.executed_steps)
+        self._watcher.executed(session.policy, report.executed_steps)
 
 
 def revision_of(served: Served) -> pb.PolicyRevision:

@@ -20,9 +20,9 @@ from vla_serve.engine.admission import with_jitter
 from vla_serve.engine.boundary import Boundary
 from vla_serve.engine.errors import DeadlinePassed, ModelFailed, Refused, Superseded
 from vla_serve.logs import request_id, take_request_id
-from vla_serve.metrics import Metrics
 from vla_serve.predicting import Caller
 from vla_serve.status import RpcFailure, from_engine, info, internal, invalid, one_line, to_wire, too_large
+from vla_serve.watching import Watcher
 
 log = logging.getLogger("vla_serve.server")
 
@@ -66,8 +66,8 @@ class Rpcs:
     its time is over, and bytes that are no message are the client's mistake and no traceback.
     """
 
-    def __init__(self, limits: RpcLimits, metrics: Metrics | None = None) -> None:
-        self._limits, self._metrics = limits, metrics
+    def __init__(self, limits: RpcLimits, watcher: Watcher | None = None) -> None:
+        self._limits, self._watcher = limits, watcher or Watcher()
         self._in_flight: Counter[str] = Counter()
         self._bytes = 0
 
@@ -143,14 +143,18 @@ class Rpcs:
     @asynccontextmanager
     async def _boundary(self, context: Any, rpc: str) -> AsyncIterator[None]:
         """Turn whatever leaves an RPC into a status; only an id of an unexpected error gets out."""
-        name = take_request_id(context.invocation_metadata())
-        with Boundary() as call:
-            yield
-        if call.error is not None:
-            failure = self.explain(call.error, rpc, name)
-            await context.abort(failure.code, failure.message, to_wire(failure))
-        elif self._metrics is not None:
-            self._metrics.called(rpc, "OK")
+        metadata = context.invocation_metadata() or ()
+        name = take_request_id(metadata)
+        self._watcher.began(rpc, name, metadata)
+        try:
+            with Boundary() as call:
+                yield
+            if call.error is not None:
+                failure = self.explain(call.error, rpc, name)
+                await context.abort(failure.code, failure.message, to_wire(failure))
+            self._watcher.called(rpc, "OK")
+        finally:
+            self._watcher.ended(rpc)
 
     def explain(self, error: BaseException, rpc: str, name: str) -> RpcFailure:
         """What a client is told of an error in the request ``name``; the log is told the rest."""
@@ -166,8 +170,7 @@ class Rpcs:
             log.log(
                 level, "%s refused id=%s: %s: %s", rpc, name, failure.code.name, one_line(failure.message)
             )
-        if self._metrics is not None:
-            self._metrics.called(rpc, failure.code.name)
+        self._watcher.called(rpc, failure.code.name)
         return failure
 
     def _authenticate(self, context: Any) -> None:

@@ -7,7 +7,7 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -25,10 +25,11 @@ from vla_serve.engine.sessions import Sessions
 from vla_serve.engine.shelf import Digests, Shelf
 from vla_serve.gauges import gauges
 from vla_serve.listen import Reservation, Security, channel_options, open_ports
+from vla_serve.lookouts import Lookouts
 from vla_serve.message_size import BATCH_ROOM, check_size, largest_request
-from vla_serve.metrics import Metrics
 from vla_serve.predict_request import MAX_DENOISE_STEPS
 from vla_serve.predicting import Predictor
+from vla_serve.reflection import handlers
 from vla_serve.rpc import RpcLimits, Rpcs
 from vla_serve.server_checks import check_options
 from vla_serve.service import SERVICE, PolicyService, ServiceSettings
@@ -73,11 +74,13 @@ class PolicyServer:
         max_message_mb: largest request in MiB; what the contract can't need is refused below that.
         max_in_flight: most requests of one connection that are under way.
         max_in_flight_mb: most MiB of requests under way, of all connections together.
-        body_timeout_s: a request's body must have arrived after so long.
+        body_timeout_s: a request's body must have arrived after so long, and a connection said what it is.
         model_timeout_s: a run that takes longer is taken for hung: the server says NOT_SERVING and ends.
         admin_port: PolicyAdminService on a listener of its own, of this machine alone; 0: a free port, see
             :attr:`admin_port`; None: none.
         metrics_port: Prometheus metrics likewise, ``GET /metrics``.
+        otlp_endpoint: OpenTelemetry traces to this collector, for example ``http://127.0.0.1:4317``.
+        reflection: answer gRPC server reflection.
         loader: makes a policy of a checkpoint, for LoadPolicy.
         security: what a caller must show; needed where others than this machine can reach the host.
         reservation: the host and port, if they were reserved before; else they are when the server starts.
@@ -106,6 +109,8 @@ class PolicyServer:
         model_timeout_s: float = 60.0,
         admin_port: int | None = None,
         metrics_port: int | None = None,
+        otlp_endpoint: str | None = None,
+        reflection: bool = False,
         loader: Loader | None = None,
         security: Security | None = None,
         reservation: Reservation | None = None,
@@ -139,11 +144,10 @@ class PolicyServer:
         self._limit = min(max_message_mb * 2**20, largest_request(specs))
         batch_limit = max(self._limit, min(max_message_mb * 2**20, BATCH_ROOM * self._limit))
         limits = RpcLimits(max_in_flight, max_in_flight_mb * 2**20, body_timeout_s, self._security.token)
-        self._metrics = None
-        if metrics_port is not None:
-            self._metrics = Metrics(lambda: gauges(self.shelf, self.sessions, self._rpcs))
-        self._rpcs = Rpcs(limits, self._metrics)
-        predictor = Predictor(self.shelf, self.sessions, denoise_steps, max_denoise_steps, self._metrics)
+        self._lookouts = Lookouts(metrics_port, otlp_endpoint, SERVICE, self._gauges)
+        watcher = self._lookouts.watcher
+        self._rpcs = Rpcs(limits, watcher)
+        predictor = Predictor(self.shelf, self.sessions, denoise_steps, max_denoise_steps, watcher)
         settings = ServiceSettings(
             max_queue,
             max((served.engine.max_batch for served in self.shelf), default=max_batch),
@@ -154,10 +158,13 @@ class PolicyServer:
         )
         service = PolicyService(self.shelf, self.sessions, predictor, self._rpcs, settings, limits)
         self._handlers = [service.handler()]
+        if reflection:
+            names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            self._handlers += handlers(names, Rpcs(limits))
         self._admin_handlers = [PolicyAdminService(self._manager).handler(Rpcs(limits))]
-        self._options = channel_options(batch_limit, max_in_flight + max_sessions + 64)
+        self._options = channel_options(batch_limit, max_in_flight + max_sessions + 64, body_timeout_s)
         self._host, self._wanted_port = host, port
-        self._wanted_admin_port, self._wanted_metrics_port = admin_port, metrics_port
+        self._wanted_admin_port = admin_port
         self._reservation = reservation
         self._addresses: list[str] = []
         self._servers: list[grpc.aio.Server] = []
@@ -179,6 +186,9 @@ class PolicyServer:
         """Of the first policy, as it answers now."""
         return self.shelf.current(self.shelf.names[0]).engine
 
+    def _gauges(self) -> Iterable[tuple[str, str, Mapping[str, str], float]]:
+        return gauges(self.shelf, self.sessions, self._rpcs)
+
     def start(self) -> None:
         """Reserve the ports, warm the policies up, and serve.
 
@@ -196,10 +206,7 @@ class PolicyServer:
             if self._wanted_admin_port is not None:
                 admin = Reservation(LOCAL, self._wanted_admin_port, "admin_port")
                 undo.callback(admin.release)
-            if self._metrics is not None and self._wanted_metrics_port is not None:
-                self.metrics_port, stop = self._metrics.serve(self._wanted_metrics_port)
-                self._undo.callback(stop)
-                log.info("metrics at http://%s:%d/metrics", LOCAL, self.metrics_port)
+            self.metrics_port = self._lookouts.start(self._undo)
             self._manager.start_all()
             run(self._start(reservation, credentials, admin))
             undo.pop_all()

@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     watch = out.add_argument_group("operation (of this machine alone)").add_argument
     watch("--admin_port", type=int, help="PolicyAdminService: load, promote, drain, unload (default: none)")
     watch("--metrics_port", type=int, help="Prometheus metrics, GET /metrics (default: none)")
+    watch("--otlp_endpoint", help="traces to this collector, e.g. http://127.0.0.1:4317 (default: none)")
+    watch("--reflection", action="store_true", help="answer gRPC server reflection (grpcurl and the like)")
     watch("--log_format", choices=("text", "json"), default="text", help="default: %(default)s")
     watch(
         "--log_level",

@@ -47,19 +47,25 @@ class Asker:
     Args:
         connect: the client of an embodiment (empty: the server's only one), not opened.
         timeout_s: a busy server is asked again for so long.
-        denoise_steps: of each request; None: the server's.
+        denoise_steps: of each request, whatever it asks for; None: what it asks for, or the server's.
     """
 
     connect: Callable[[str], AsyncPolicyClient]
     timeout_s: float
     denoise_steps: int | None = None
 
-    async def ask(self, client: AsyncPolicyClient, observation: Observation) -> ServedChunk:
-        """An answer; over a session that expired meanwhile too, for these protocols know of none."""
+    async def ask(
+        self, client: AsyncPolicyClient, observation: Observation, denoise_steps: int | None = None
+    ) -> ServedChunk:
+        """An answer; over a session that expired meanwhile too, for these protocols know of none.
+
+        ``denoise_steps``: that the request asks for, if its protocol has a word for them.
+        """
+        steps = denoise_steps if self.denoise_steps is None else self.denoise_steps
         end, opened = time.monotonic() + self.timeout_s, False
         while True:
             try:
-                return await client.predict(observation, denoise_steps=self.denoise_steps)
+                return await client.predict(observation, denoise_steps=steps)
             except PolicyBusy as error:
                 if time.monotonic() + error.retry_after_s > end:
                     raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -45,11 +45,14 @@ class StarvlaConfig:
         images: cameras in the order of an example's list; None: the contract's.
         state: state groups in the order of its vector; None: the contract's.
         unnorm_keys: their name of the statistics -> embodiment of the policy; None: each by its own.
+        num_ddim_steps: ``request``: a request's number is that of its denoise steps; ``policy``: it is not
+            looked at, as StarVLA's own flow-matching heads do, and the policy takes its own.
     """
 
     images: tuple[str, ...] | None = None
     state: tuple[str, ...] | None = None
     unnorm_keys: dict[str, str] | None = None
+    num_ddim_steps: Literal["request", "policy"] = "request"
 
 
 @dataclass(frozen=True)

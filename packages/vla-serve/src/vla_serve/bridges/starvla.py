@@ -19,10 +19,10 @@ from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import EncodedImage, pack, unpack
 from vla_serve.bridges.listener import Asker
 from vla_serve.bridges.repack import Repack, StarvlaConfig
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.client_errors import PolicyClientError, PolicyServerError
 
 OPTIONS = ("do_sample", "use_ddim", "num_ddim_steps")
-"""Accepted and without effect, as with its own flow-matching heads; ``--denoise_steps`` says the steps."""
+"""Sampling: its clients send all three with each request, by default false, true and 10."""
 
 MAX_EXAMPLES = 256
 
@@ -34,6 +34,7 @@ class Starvla:
 
     def __init__(self, asker: Asker, config: StarvlaConfig, specs: Mapping[str, RobotSpec]) -> None:
         self._asker = asker
+        self._asks_steps = config.num_ddim_steps == "request"
         self._keys = config.unnorm_keys or {name: name for name in specs}
         self._specs: dict[str, RobotSpec] = {}
         self._repacks: dict[str, Repack] = {}
@@ -117,12 +118,18 @@ class Starvla:
         for name in payload:
             if name not in ("examples", "unnorm_key", *OPTIONS):
                 raise UserError(f"payload: unknown '{name}'{suggest(str(name), ('examples', 'unnorm_key'))}")
+        steps = _denoise_steps(payload) if self._asks_steps else None
         key = self._key(payload.get("unnorm_key"))
         observations = [self._observation(example, key, i) for i, example in enumerate(_examples(payload))]
         if key not in clients:
             client = self._asker.connect(self._keys[key])
             clients[key] = await stack.enter_async_context(client)
-        answers = await asyncio.gather(*(self._asker.ask(clients[key], o) for o in observations))
+        try:
+            answers = await asyncio.gather(*(self._asker.ask(clients[key], o, steps) for o in observations))
+        except PolicyClientError as error:
+            if "denoise_steps" not in error.fields or self._asker.denoise_steps is not None:
+                raise
+            raise UserError(f"num_ddim_steps: {error.fields['denoise_steps']}") from None
         reply["data"] = {"actions": np.stack([chunk.actions for chunk in answers])}
 
     def _key(self, given: Any) -> str:
@@ -152,6 +159,32 @@ class Starvla:
             return repack.observation(pictures, example, example.get("lang", ""))
         except UserError as error:
             raise UserError(f"examples[{i}]: {error}") from None
+
+
+def _denoise_steps(payload: Mapping[str, Any]) -> int | None:
+    """What a request asks of the sampler; None: the policy's own steps.
+
+    Raises:
+        UserError: what no policy here can do.
+    """
+    given = {name: payload[name] for name in OPTIONS if payload.get(name) is not None}
+    for name in ("do_sample", "use_ddim"):
+        if not isinstance(given.get(name, False), bool):
+            raise UserError(f"{name}: {_short(given[name])}, expected true or false")
+    if given.get("do_sample", False):
+        raise UserError(
+            "do_sample: true is for policies that sample tokens, which none here does; send false"
+        )
+    steps = given.get("num_ddim_steps")
+    if steps is None or not given.get("use_ddim", True):
+        return None
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
+        raise UserError(f"num_ddim_steps: {_short(steps)}, expected a whole number of at least 1")
+    return int(steps)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:64]
 
 
 def _examples(payload: Mapping[str, Any]) -> Sequence[Any]:

@@ -18,8 +18,9 @@ from vla_serve.engine.policy import Row
 class Answer:
     """A chunk, the row it answers, and where the time went, in milliseconds.
 
-    ``batch``: rows answered in the same run; ``depth``: requests that waited when this one came;
-    ``ran_at``: when the run was over, on the monotonic clock.
+    ``batch``: rows answered in the same run; ``depth``: requests that waited when this one came.
+    On the monotonic clock: ``began``: when its decoding did; ``ran_at``: when the run was over; ``done_at``:
+    when it was finished.
     """
 
     chunk: ActionChunk
@@ -31,7 +32,9 @@ class Answer:
     finish_ms: float
     batch: int
     depth: int
+    began: float
     ran_at: float
+    done_at: float
 
 
 @dataclass(eq=False)
@@ -57,6 +60,7 @@ class Ticket:
     future: Future[Answer] = field(default_factory=Future)
     row: Row | None = None
     prepared: Any = None
+    began: float = 0.0
     decode_s: float = 0.0
     prepare_s: float = 0.0
     started: float = 0.0
@@ -70,11 +74,11 @@ class Ticket:
 
     def prepare(self, prepare: Callable[[list[Row]], Any]) -> None:
         """Decode the request and make the model's input of it."""
-        start = time.monotonic()
+        self.began = time.monotonic()
         self.row = self.make_row()
         decoded = time.monotonic()
         self.prepared = prepare([self.row])
-        self.decode_s, self.prepare_s = decoded - start, time.monotonic() - decoded
+        self.decode_s, self.prepare_s = decoded - self.began, time.monotonic() - decoded
 
     def answer(self, chunk: ActionChunk, finish_s: float) -> None:
         """Give the chunk to whoever waits for it."""
@@ -90,7 +94,9 @@ class Ticket:
             finish_ms=1000 * finish_s,
             batch=self.batch,
             depth=self.depth,
+            began=self.began,
             ran_at=self.started + self.model_s,
+            done_at=time.monotonic(),
         )
         self.prepared = None
         with contextlib.suppress(InvalidStateError):  # the engine failed meanwhile, and has said so

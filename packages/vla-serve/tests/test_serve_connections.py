@@ -1,0 +1,195 @@
+"""Connections that end, freeze or never say anything: their places are free again, nobody else notices."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from vla_core.testing import make_observation, make_spec
+from vla_serve import PolicyClient, PolicyServer
+from vla_serve.testing import TimedPolicy
+
+SPEC = make_spec(1)
+
+
+def until(condition, seconds: float = 10.0) -> float:
+    """Wait; how long it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "it never happened"
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+STREAMS = """
+import sys, threading, time
+import grpc
+from vla_core.testing import make_observation, make_spec
+from vla_serve.observation_codec import encode_observation
+from vla_serve.v1 import policy_pb2 as pb
+from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
+
+SPEC = make_spec(1)
+observation = encode_observation(make_observation(SPEC), SPEC.observation)
+for i in range(int(sys.argv[2])):
+    channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.use_local_subchannel_pool", 1)])
+    stub = PolicyServiceStub(channel)
+    session = stub.OpenSession(pb.OpenSessionRequest()).session_id
+    more = threading.Event()
+    def ask(session=session, more=more):
+        request = pb.PredictRequest(observation=observation)
+        for number in range(2):
+            yield pb.StreamActionsRequest(session_id=session, request_id=number, observation=request)
+        more.wait()
+    answers = stub.StreamActions(ask())
+    next(answers)
+    globals()[f"kept_{i}"] = (channel, answers, more)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def killed(count: int) -> float:
+    """``count`` clients, each with a connection and an open stream, die; seconds until all is free."""
+    with PolicyServer(TimedPolicy(SPEC), max_sessions=count) as server:
+        with PolicyClient(server.address) as client:
+            client.predict(make_observation(SPEC))
+        threads = threading.active_count()
+        command = [sys.executable, "-c", STREAMS, server.address, str(count)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert len(server.sessions) == count
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        took = until(lambda: all(s.lost for s in server.sessions._sessions.values()))
+        newcomers = [PolicyClient(server.address) for _ in range(count // 10)]
+        for client in newcomers:  # each takes the place of one that is gone
+            client.open()
+        newcomers[0].predict(make_observation(SPEC))
+        assert len(server.sessions) == count
+        for client in newcomers:
+            client.close()
+        until(lambda: server._rpcs.in_flight == server._rpcs.in_flight_bytes == server.engine.pending == 0)
+        server.sessions._lost_s = 0.0
+        until(lambda: len(server.sessions) == 0)
+        until(lambda: threading.active_count() <= threads)
+    return took
+
+
+def test_clients_killed_mid_stream_leave_nothing():
+    assert killed(40) < 2.0
+
+
+@pytest.mark.slow
+def test_200_clients_killed_mid_stream_leave_nothing():
+    assert killed(200) < 2.0
+
+
+# The client's side of HTTP/2: its preface, empty settings, and headers of which the rest never comes.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+CUT_HEADERS = bytes((0, 0, 200, 1, 4, 0, 0, 0, 1)) + b"\x83\x86"
+
+
+def test_connections_that_never_say_anything_are_closed():
+    with PolicyServer(TimedPolicy(SPEC), body_timeout_s=1.0) as server:
+        words = [b"", PREFACE[:10], b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(300)]
+        sockets = []
+        for number in range(80):
+            sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+            sock.sendall(words[number % len(words)])
+            sockets.append(sock)
+        with PolicyClient(server.address) as client:
+            client.predict(make_observation(SPEC))
+        for sock in sockets:
+            assert ended(sock)
+            sock.close()
+
+
+def half_frames(ends: bool) -> None:
+    """80 connections send half of their headers; whether they are closed is waited for if ``ends``."""
+    with PolicyServer(TimedPolicy(SPEC), body_timeout_s=1.0) as server:
+        sockets = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(80)]
+        for sock in sockets:
+            sock.sendall(PREFACE + SETTINGS + CUT_HEADERS)
+        with PolicyClient(server.address) as client:
+            client.predict(make_observation(SPEC))
+            assert server._rpcs.in_flight == 0
+        for sock in sockets:
+            assert not ends or ended(sock)
+            sock.close()
+
+
+def test_half_a_frame_keeps_nobody_waiting():
+    half_frames(ends=False)
+
+
+@pytest.mark.slow
+def test_connections_with_half_a_frame_are_closed():
+    half_frames(ends=True)
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the other end closes the connection."""
+    try:
+        while sock.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+class Freezer:
+    """A relay to a port that can stop passing anything on, as a robot does whose power is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.frozen = port, threading.Event()
+        self._sockets: list[socket.socket] = [socket.create_server(("127.0.0.1", 0))]
+        self.address = f"127.0.0.1:{self._sockets[0].getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        here, _ = self._sockets[0].accept()
+        there = socket.create_connection(("127.0.0.1", self._port))
+        self._sockets += [here, there]
+        for pair in ((here, there), (there, here)):
+            threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if not self.frozen.is_set():
+                    target.sendall(data)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+@pytest.mark.slow
+def test_a_robot_without_power_frees_its_place():
+    """No end of the connection arrives: the server asks, and hears nothing."""
+    with PolicyServer(TimedPolicy(SPEC), max_sessions=1) as server:
+        relay = Freezer(server.port)
+        client = PolicyClient(relay.address)
+        client.open()
+        client.predict(make_observation(SPEC))
+        (session,) = server.sessions._sessions.values()
+        until(lambda: session.holds == 1)
+        relay.frozen.set()
+        took = until(lambda: session.lost, 40)
+        assert took < 20
+        with PolicyClient(server.address) as other:
+            other.predict(make_observation(SPEC))
+        relay.close()
