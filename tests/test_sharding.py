@@ -6,8 +6,6 @@ What this shows: inside the model every parameter is read in the forward of the 
 from __future__ import annotations
 
 import copy
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from vla_core.shard import ShardUnit, mark, shard_units
 from vla_train.presets import list_presets
+from vla_train.testing.ranks import run_ranks
 from vla_train.testing.sizes import framework_tree
 from vla_train.testing.trace import build, noise_for, training_batch
 
@@ -87,27 +86,19 @@ def same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-def rank_main(port: str, directory: str, rank: str) -> None:
+def rank_main(directory: str) -> None:
     torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=int(rank), world_size=WORLD)
+    dist.init_process_group("gloo")
     found = {name: differences(name) for name in VARIANTS}
-    torch.save(found, Path(directory) / f"{rank}.pt")
+    torch.save(found, Path(directory) / f"{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     directory = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, __file__, str(port), str(directory)]
-    ranks = [
-        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(WORLD)
-    ]
-    said = [rank.communicate()[1] for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), "\n".join(said)
+    ended = run_ranks([sys.executable, __file__, str(directory)], WORLD, timeout_s=800)
+    assert all(rank.code == 0 for rank in ended), "\n".join(rank.said for rank in ended)
     results = [torch.load(directory / f"{rank}.pt") for rank in range(WORLD)]
     return {name: [line for result in results for line in result[name]] for name in VARIANTS}
 

@@ -15,7 +15,6 @@ from vla_core.testing import make_spec
 from vla_core.types import ActionChunk, Observation, Sample
 from vla_serve import PolicyServer
 from vla_serve.doctor.frames import check_replayable
-from vla_serve.doctor_cli import dotted
 from vla_serve.server_cli import main
 
 SIZE, HORIZON, COUNT = 16, 3, 16
@@ -322,7 +321,3 @@ def test_what_cannot_be_replayed_is_said(server, capsys, tmp_path):
         check_replayable(SPEC, other)
     with pytest.raises(UserError, match="actions have 3 dims"):
         check_replayable(SPEC, replace(SPEC, action=replace(SPEC.action, groups=GROUPS[:1])))
-    assert dotted(["--data.cameras", "[a, b]", "--data.cache=ram"], "data") == {
-        "cameras": ["a", "b"],
-        "cache": "ram",
-    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from vla_core.stats import NormStats, VectorStats
 from vla_core.testing import register_fakes
 from vla_core.types import Observation, Sample
 from vla_data.errors import BadDataError
+from vla_train.testing.ranks import run_ranks
 
 
 @dataclass(frozen=True)
@@ -174,3 +177,28 @@ def toy_config(tmp_path: Path, toy: None) -> Path:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@dataclass(frozen=True)
+class TwoRanks:
+    """Runs on two real processes, in ``folder``."""
+
+    folder: Path
+
+    def launch(self, runs: Mapping[str, list[str]]) -> None:
+        """The runs (name -> arguments of vla-train) one after the other; fails where a rank does."""
+        plan, program = self.folder / "plan.json", Path(__file__).with_name("rank_program.py")
+        plan.write_text(json.dumps([{"name": name, "argv": argv} for name, argv in runs.items()]))
+        ended = run_ranks([sys.executable, str(program), str(plan)], folder=self.folder)
+        assert [rank.code for rank in ended] == [0, 0], "\n".join(rank.said[-3000:] for rank in ended)
+        assert all("Traceback" not in rank.said for rank in ended), [rank.said for rank in ended]
+
+    def seen(self, name: str, rank: int) -> dict[str, Any]:
+        """What a rank wrote down of a run, see ``rank_program.py``."""
+        return dict(json.loads((self.folder / f"{name}-{rank}.json").read_text()))
+
+
+@pytest.fixture
+def two_ranks(tmp_path: Path) -> TwoRanks:
+    """On gloo and the CPU."""
+    return TwoRanks(tmp_path)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,6 @@ from vla_train.cli import main
 from vla_train.composition import compose
 from vla_train.presets import load_run_tree
 
-HERE = Path(__file__).parent
 VLM = {
     "name": "qwen3_vl",
     "base_vlm": "tiny",
@@ -200,58 +195,18 @@ def test_the_data_decide_the_job_and_a_dry_run_shows_it(both: Path) -> None:
         compose(load_run_tree([both.parent / "vla.yaml"], ["datasets.train=[]"]))
 
 
-PROGRAM = """
-import importlib.util, json, sys
-import torch
-torch.set_num_threads(1)
-from vla_core.registry import override
-from vla_core.testing import register_fakes
-spec = importlib.util.spec_from_file_location("toy", {conftest!r})
-toy = sys.modules["toy"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toy)
-override("vla.sources", "toy", toy.ToySource)
-register_fakes().__enter__()
-from accelerate.state import AcceleratorState
-from vla_train.cli import main
-for argv in json.loads({plan!r}):
-    if main(argv):
-        sys.exit(2)
-    AcceleratorState._reset_state()
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["cotrain", "vlm"])
-def test_two_ranks_are_one_run_and_resume(both: Path, job: str) -> None:
+def test_two_ranks_are_one_run_and_resume(both: Path, two_ranks: Any, job: str) -> None:
     common = ["--config", str(both), f"trainer.job={job}", "trainer.eps=1e-3"]
     half = ["trainer.batch_size=2", "datasets.vlm.batch_size=2"]
-    plan = [
-        [*common, *half, "run_id=ranks"],
-        [*common, *half, "run_id=parts", "trainer.max_steps=2"],
-        [*common, *half, "run_id=parts", "trainer.resume=true"],
-    ]
-    program = both.parent / "program.py"
-    program.write_text(PROGRAM.format(conftest=str(HERE / "conftest.py"), plan=json.dumps(plan)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = []
-    for rank in "01":
-        env = os.environ | {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": "",
-        }  # fmt: skip
-        ranks.append(subprocess.Popen([sys.executable, str(program)], env=env, stderr=subprocess.PIPE))
-    end = time.monotonic() + 400
-    while any(process.poll() is None for process in ranks) and time.monotonic() < end:
-        if any(process.poll() for process in ranks):
-            break  # the other one would wait for it
-        time.sleep(0.2)
-    codes = [process.poll() for process in ranks]
-    for process in ranks:
-        process.kill()
-    said = [process.communicate()[1].decode()[-1500:] for process in ranks]
-    assert codes == [0, 0], "\n".join(said)
+    two_ranks.launch(
+        {
+            "ranks": [*common, *half, "run_id=ranks"],
+            "begun": [*common, *half, "run_id=parts", "trainer.max_steps=2"],
+            "rest": [*common, *half, "run_id=parts", "trainer.resume=true"],
+        }
+    )
     runs = both.parent / "runs"
     a, b = weights(runs / "ranks"), weights(runs / "parts")
     assert all(torch.equal(a[k], b[k]) for k in a), "resumed bit for bit"

@@ -143,6 +143,11 @@ def test_a_mistake_in_the_data_is_one_line(
             "image_size",
             marks=SIMULATOR,
         ),
+        pytest.param(
+            ["trainer.evaluation={tasks: [faucet-open], env_options: {cameras: [topview], image_size: 48}}"],
+            "the data has 'front', trainer.evaluation.env metaworld has 'topview'",
+            marks=[SIMULATOR, pytest.mark.slow],
+        ),
         (["trainer.freeze_modules=['vlm\\.nothing.*']"], "no module"),
         (["trainer.keep_statistics=true"], "pretrained_checkpoint is not"),
         (["trainer.resume=atuo"], "'auto'"),

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +10,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-
-HERE = Path(__file__).parent
-# What `-m vla_train` runs, with the toy source known there too; every rank writes down what it saw.
-PROGRAM = """
-import importlib.util, json, os, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from vla_core.registry import override
-from vla_core.testing import register_fakes
-spec = importlib.util.spec_from_file_location("toy", {conftest!r})
-toy = sys.modules["toy"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toy)
-override("vla.sources", "toy", toy.ToySource)
-fakes = register_fakes(); fakes.__enter__()
-from vla_train import noise, trainer
-from vla_train.parts import whole
-seen = {{"draws": [], "names": []}}
-step = trainer.Trainer._step
-def total(model):
-    return float(sum(whole(p.detach()).double().sum() for p in model.parameters()))
-def record(self, number, batches, meter):
-    if number == 1:
-        seen["first"] = total(self.model)
-        seen["unreached"] = self.unreached
-    out = step(self, number, batches, meter)
-    seen["draws"].append(torch.rand(3).tolist())
-    seen["weights"] = total(self.model)
-    return out
-trainer.Trainer._step = record
-from vla_train.cli import main
-code = 0
-for run in json.loads(Path(sys.argv[1]).read_text()):
-    if run["argv"] is None:
-        from accelerate.state import AcceleratorState
-        continue
-    seen["draws"] = []
-    code = main(run["argv"])
-    seen["code"] = code
-    name = run["name"] + "-" + os.environ.get("RANK", "0") + ".json"
-    (Path(sys.argv[1]).parent / name).write_text(json.dumps(seen))
-    if code:
-        break
-    from accelerate.state import AcceleratorState
-    AcceleratorState._reset_state()
-sys.exit(code)
-"""
-
-
-def launch(folder: Path, runs: list[tuple[str, list[str]]], world: int = 2) -> list[str]:
-    """Run the commands one after the other on ``world`` ranks; returns what each rank said at the end."""
-    program, plan = folder / "program.py", folder / "plan.json"
-    program.write_text(PROGRAM.format(conftest=str(HERE / "conftest.py")))
-    plan.write_text(json.dumps([{"name": name, "argv": argv} for name, argv in runs]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = []
-    for rank in range(world):
-        env = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, str(program), str(plan)],
-                env=env,
-                cwd=folder,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    try:
-        return [process.communicate(timeout=240)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-
-
-def seen(folder: Path, name: str, rank: int) -> dict[str, Any]:
-    """What a rank wrote down of a run."""
-    return dict(json.loads((folder / f"{name}-{rank}.json").read_text()))
 
 
 def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
@@ -121,7 +33,7 @@ def uneven(toy_config: Path) -> Path:
     return toy_config
 
 
-def test_two_ranks_are_one_run(uneven: Path) -> None:
+def test_two_ranks_are_one_run(uneven: Path, two_ranks: Any) -> None:
     from vla_train.cli import main
 
     folder, runs = uneven.parent, uneven.parent / "runs"
@@ -132,19 +44,16 @@ def test_two_ranks_are_one_run(uneven: Path) -> None:
     node["run_root_dir"] = str(folder / "unnamed")
     unnamed = folder / "unnamed.yaml"
     unnamed.write_text(yaml.safe_dump(node))
-    said = launch(
-        folder,
-        [
-            ("ranks", [*common, *half, "run_id=ranks"]),
-            ("begun", [*common, *half, "run_id=parts", "trainer.max_steps=3"]),
-            ("parts", [*common, *half, "run_id=parts", "trainer.resume=true"]),
-            ("unnamed", ["--config", str(unnamed), *half, "trainer.max_steps=2"]),
-        ],
+    two_ranks.launch(
+        {
+            "ranks": [*common, *half, "run_id=ranks"],
+            "begun": [*common, *half, "run_id=parts", "trainer.max_steps=3"],
+            "parts": [*common, *half, "run_id=parts", "trainer.resume=true"],
+            "unnamed": ["--config", str(unnamed), *half, "trainer.max_steps=2"],
+        }
     )
     # Each rank its own stream; the weights start and stay the same.
-    zero, one = (seen(folder, "ranks", rank) for rank in (0, 1))
-    assert all("Traceback" not in text for text in said), said
-    assert (zero["code"], one["code"]) == (0, 0)
+    zero, one = (two_ranks.seen("ranks", rank) for rank in (0, 1))
     assert zero["first"] == one["first"]
     assert zero["weights"] == one["weights"]
     assert all(a != b for a, b in zip(zero["draws"], one["draws"], strict=True))
@@ -154,7 +63,7 @@ def test_two_ranks_are_one_run(uneven: Path) -> None:
     states = sorted(p.name for p in (run / "resume" / "steps_2").glob("random_states_*"))
     assert states == ["random_states_0.pkl", "random_states_1.pkl"]
     # Resumed: bit for bit, streams included.
-    assert seen(folder, "parts", 1)["draws"] == one["draws"][3:]
+    assert two_ranks.seen("parts", 1)["draws"] == one["draws"][3:]
     # Two ranks, two micro-batches, or all at once: the same step.
     for name, words in (("whole", []), ("micro", [*half, "trainer.gradient_accumulation_steps=2"])):
         assert main([*common, *words, f"run_id={name}"]) == 0
@@ -183,7 +92,9 @@ def test_two_ranks_are_one_run(uneven: Path) -> None:
                                "framework.fusion={name: align_loss}"]),
     ],
 )  # fmt: skip
-def test_what_no_loss_reaches_is_frozen_and_ddp_runs(toy_config: Path, preset: str, words: list[str]) -> None:
+def test_what_no_loss_reaches_is_frozen_and_ddp_runs(
+    toy_config: Path, two_ranks: Any, preset: str, words: list[str]
+) -> None:
     from vla_train.testing import framework_tree
 
     node = yaml.safe_load(toy_config.read_text())
@@ -199,34 +110,28 @@ def test_what_no_loss_reaches_is_frozen_and_ddp_runs(toy_config: Path, preset: s
     toy_config.write_text(yaml.safe_dump(node))
     mine = [w for w in words if not w.startswith("framework.")]
     argv = ["--config", str(toy_config), "trainer.max_steps=3", "trainer.batch_size=2", *mine]
-    said = launch(toy_config.parent, [("run", argv)])
-    rank = seen(toy_config.parent, "run", 1)
-    assert rank["code"] == 0, said
-    assert rank["unreached"], said
+    two_ranks.launch({"run": argv})
+    assert two_ranks.seen("run", 1)["unreached"]
 
 
 @pytest.mark.slow
-def test_shares_of_the_parameters_train_like_the_whole(uneven: Path) -> None:
+def test_shares_of_the_parameters_train_like_the_whole(uneven: Path, two_ranks: Any) -> None:
     """FSDP2: the curve and checkpoint of one process, and a state that goes on bit by bit."""
     from vla_train.cli import main
 
-    folder, runs = uneven.parent, uneven.parent / "runs"
+    runs = uneven.parent / "runs"
     common = ["--config", str(uneven)]
     shares = ["trainer.sharding=fsdp2", "trainer.batch_size=4"]
     masters = ["trainer.precision=bf16", "trainer.ema_decay=0.9"]
     micro = ["trainer.batch_size=2", "trainer.gradient_accumulation_steps=2"]
-    said = launch(
-        folder,
-        [
-            ("shares", [*common, *shares, "run_id=shares"]),
-            ("begun", [*common, *shares, *masters, *micro, "run_id=parts", "trainer.max_steps=3"]),
-            ("parts", [*common, *shares, *masters, *micro, "run_id=parts", "trainer.resume=true"]),
-            ("masters", [*common, *shares, *masters, *micro, "run_id=masters"]),
-        ],
+    two_ranks.launch(
+        {
+            "shares": [*common, *shares, "run_id=shares"],
+            "begun": [*common, *shares, *masters, *micro, "run_id=parts", "trainer.max_steps=3"],
+            "parts": [*common, *shares, *masters, *micro, "run_id=parts", "trainer.resume=true"],
+            "masters": [*common, *shares, *masters, *micro, "run_id=masters"],
+        }
     )
-    done = folder / "masters-1.json"
-    assert done.is_file(), said
-    assert seen(folder, "masters", 1)["code"] == 0, said
     assert main([*common, "run_id=whole"]) == 0
     assert main([*common, *masters, "run_id=rounded"]) == 0
     for one, other, bound in (("whole", "shares", 2e-6), ("rounded", "masters", 2e-2)):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from vla_core.dotted import dotted
 from vla_core.errors import ConfigError, UserError
 
 from vla_data.stats_cli import add_stats
@@ -20,26 +20,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _env_options(words: Sequence[str]) -> dict[str, Any]:
-    """``--env.key value`` and ``--env.key=value`` pairs, values in YAML."""
-    options: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--env."):
-            raise ConfigError(f"unknown argument '{word}'; options of the simulator are --env.key value")
-        key, equals, value = word[len("--env.") :].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"{word}: a value is missing")
-            value = rest.pop(0)
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{word}: '{value}' is not valid YAML") from error
-    return options
 
 
 def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -53,7 +33,7 @@ def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
         seed=args.seed,
         noise=args.noise,
         workers=args.workers,
-        env_options=_env_options(rest),
+        env_options=dotted(rest, "env", "vla-data record"),
         format=args.format,
     )
     started = time.monotonic()

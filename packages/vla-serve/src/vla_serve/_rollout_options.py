@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
-from vla_core.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,23 +56,3 @@ def make_parser() -> argparse.ArgumentParser:
     add("--timeout_s", type=float, default=30.0, help="deadline of a request (default: %(default)s)")
     add("--restart_s", type=float, default=120.0, help="wait for a server that went (default: %(default)s)")
     return parser
-
-
-def env_options(rest: Sequence[str]) -> dict[str, Any]:
-    """``--env.key value`` and ``--env.key=value``, values as in YAML."""
-    options: dict[str, Any] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--env."):
-            raise UserError(f"unknown argument '{word}'; see vla-rollout --help")
-        key, equals, value = word[len("--env.") :].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"--env.{key}: a value is missing")
-            value = words.pop(0)
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            options[key] = value  # a sentence with a colon is a sentence
-    return options

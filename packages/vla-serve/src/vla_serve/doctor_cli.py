@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from vla_core.dotted import dotted
 from vla_core.errors import UserError
 
 from vla_serve.access_args import access, add_access
@@ -47,26 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def dotted(rest: Sequence[str], prefix: str) -> dict[str, Any]:
-    """``--prefix.key value`` and ``--prefix.key=value``, values as in YAML."""
-    options: dict[str, Any] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith(f"--{prefix}."):
-            raise UserError(f"unknown argument '{word}'; see --help")
-        key, equals, value = word[len(prefix) + 3 :].partition("=")
-        if not equals:
-            if not words:
-                raise UserError(f"--{prefix}.{key}: a value is missing")
-            value = words.pop(0)
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            options[key] = value
-    return options
-
-
 def _run(args: argparse.Namespace, data_options: dict[str, Any]) -> int:
     if args.frames < 1 or args.seed < 0:
         raise UserError("--frames must be at least 1, and --seed not negative")
@@ -92,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = _parser().parse_known_args(argv)
     try:
         robot = {} if args.robot is None else {"robot": str(args.robot)}
-        return _run(args, {**robot, **dotted(rest, "data")})
+        return _run(args, {**robot, **dotted(rest, "data", "vla-serve doctor")})
     except UserError as error:
         print(f"vla-serve doctor: {error}", file=sys.stderr)
         return 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from vla_core.dotted import dotted
 from vla_core.errors import UserError
 
 from vla_serve import compare_cli
 from vla_serve._rollout import RolloutSettings, rollout
-from vla_serve._rollout_options import env_options, make_parser
+from vla_serve._rollout_options import make_parser
 from vla_serve._rollout_pool import SimulatorDied
 from vla_serve._rollout_results import conditions, suite, table
 from vla_serve._rollout_worker import Done
@@ -30,7 +31,7 @@ def _run(argv: Sequence[str]) -> int:
     args, rest = make_parser().parse_known_args(argv)
     given = vars(args)
     out, tasks, overwrite = given.pop("out"), tuple(given.pop("tasks")), given.pop("overwrite")
-    settings = RolloutSettings(**given, tasks=tasks, env_options=env_options(rest))
+    settings = RolloutSettings(**given, tasks=tasks, env_options=dotted(rest, "env", "vla-rollout"))
     results = rollout(settings, out, on_episode=_progress, overwrite=overwrite)
     print(f"\n{table(results)}\n{suite(results)}{conditions(results)}\n")
     print(f"{out / 'results.json'}\n{out / 'report.html'}")

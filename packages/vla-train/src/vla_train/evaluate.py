@@ -70,23 +70,39 @@ def check_evaluation(config: EvaluationConfig, robots: Mapping[str, RobotSpec]) 
                 f"{where}.tasks: '{config.env}' has no task '{task}'{suggest(task, env.tasks())}"
             )
         build_config(env.Config, {**config.env_options, "task": task}, f"{where}.env_options")
+    horizon = spec.action.horizon
+    if config.execute_steps is not None and config.execute_steps > horizon:
+        raise ConfigError(
+            f"{where}.execute_steps: {config.execute_steps}, but a chunk has {horizon} steps "
+            "(framework.horizon)"
+        )
     for name in ("vla-serve", "vla-rollout"):
         _program(name)
-    observation, action = env_specs(env, {**config.env_options, "task": config.tasks[0]})
-    who = ("the data", f"{where}.env {config.env}")
-    try:
-        check_observation(spec.observation, observation, who)
-        check_action(spec.action, action, who, horizon=False)
-    except SpecMismatch as error:
-        raise ConfigError(f"{error}; set {where}.env_options to what the data were recorded with") from error
+    # A simulator that lists no tasks may only know that one is wrong when it is made.
+    for task in config.tasks[: 1 if env.tasks() else None]:
+        observation, action = env_specs(env, {**config.env_options, "task": task})
+        who = ("the data", f"{where}.env {config.env}")
+        try:
+            check_observation(spec.observation, observation, who)
+            check_action(spec.action, action, who, horizon=False)
+        except SpecMismatch as error:
+            raise ConfigError(
+                f"{error}; set {where}.env_options to what the data were recorded with"
+            ) from error
 
 
 def env_specs(env: Any, options: Mapping[str, Any]) -> tuple[ObservationSpec, ActionSpec]:
-    """What a simulator shows and takes."""
+    """What a simulator shows and takes.
+
+    Raises:
+        ConfigError: options or a task that it refuses as it is made.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(_specs, env, dict(options)).result()
+        except UserError as error:
+            raise ConfigError(f"trainer.evaluation.env_options: {error}") from error
         except BrokenProcessPool as error:
             raise ConfigError("trainer.evaluation.env: its process died as it was made") from error
 

@@ -1,0 +1,82 @@
+"""What one rank of the tests on two processes runs: ``vla-train`` several times, with the toy sources known.
+
+``python rank_program.py PLAN``: a JSON file of ``[{"name": ..., "argv": [...]}, ...]``. Beside it every rank
+writes ``NAME-RANK.json``: a draw after each step, the sum of the weights before the first and after the last,
+what is frozen, the samples of each step, the exit code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from vla_core.batch import Batch
+from vla_core.registry import override
+from vla_core.testing import register_fakes
+from vla_train import trainer
+from vla_train.cli import main
+from vla_train.parts import whole
+
+
+def total(model: nn.Module) -> float:
+    """Sum of all weights, by all ranks together."""
+    return float(sum(whole(p.detach()).double().sum() for p in model.parameters()))
+
+
+def samples(batch: Any) -> list[int] | None:
+    """Which samples a batch is of, where its states are those of ``counted`` without transforms."""
+    if not isinstance(batch, Batch) or batch.state is None:
+        return None
+    return [int(x) for x in batch.state[:, 0]]
+
+
+def recorded(seen: dict[str, Any]) -> Any:
+    """``Trainer._step`` that writes down what it sees."""
+    step = trainer.Trainer._step
+
+    def record(self: trainer.Trainer, number: int, batches: Any, meter: Any) -> Any:
+        if number == 1:
+            seen["first"] = total(self.model)
+            seen["unreached"] = self.unreached
+        seen["samples"].append([samples(batch) for batch in batches])
+        out = step(self, number, batches, meter)
+        seen["draws"].append(torch.rand(3).tolist())
+        seen["weights"] = total(self.model)
+        return out
+
+    return record
+
+
+def run(plan: Path) -> int:
+    """The runs of a plan one after the other, to the first that fails."""
+    seen: dict[str, Any] = {}
+    trainer.Trainer._step = recorded(seen)  # type: ignore[method-assign]
+    for one in json.loads(plan.read_text()):
+        seen.update(draws=[], samples=[])
+        seen["code"] = main(one["argv"])
+        name = f"{one['name']}-{os.environ['RANK']}.json"
+        plan.with_name(name).write_text(json.dumps(seen))
+        if seen["code"]:
+            return int(seen["code"])
+        AcceleratorState._reset_state()
+    return 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    toys = sys.modules["toys"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(toys)
+    override("vla.sources", "toy", toys.ToySource)
+    override("vla.sources", "counted", toys.CountedSource)
+    with register_fakes():
+        sys.exit(run(Path(sys.argv[1])))

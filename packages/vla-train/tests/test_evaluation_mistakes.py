@@ -1,0 +1,123 @@
+"""Every mistake under ``trainer.evaluation`` is one line before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from vla_core.errors import ConfigError, UserError
+from vla_core.registry import override
+from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
+from vla_train import evaluate
+from vla_train.config import EvaluationConfig
+from vla_train.evaluate import check_evaluation
+
+MOVE = GroupSpec("move", 2, "cm", representation="delta")
+
+
+@dataclass(frozen=True)
+class ScreenConfig:
+    task: str = "left"
+    image_size: int = 32
+    cameras: tuple[str, ...] = ("front",)
+    hz: float = 10.0
+
+
+class ScreenEnv:
+    """A simulator that can be made, no more: top and front cameras of any size."""
+
+    Config = ScreenConfig
+    listed: tuple[str, ...] = ("left", "right")
+
+    def __init__(self, config: ScreenConfig) -> None:
+        if config.task not in ("left", "right"):
+            raise UserError(f"env.task: there is no '{config.task}'")
+        for camera in config.cameras:
+            if camera not in ("front", "top"):
+                raise ConfigError(f"env.cameras: no camera '{camera}'")
+        size = config.image_size
+        cameras = tuple(CameraSpec(name, size, size) for name in config.cameras)
+        self.observation_spec = ObservationSpec(cameras, (GroupSpec("place", 2, "m"),))
+        self.action_spec = ActionSpec((MOVE,), 1, config.hz)
+
+    @classmethod
+    def tasks(cls) -> tuple[str, ...]:
+        return cls.listed
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class UnlistedEnv(ScreenEnv):
+    """Knows its tasks only as it is made."""
+
+    listed = ()
+
+
+def robot(env: Any = ScreenEnv, horizon: int = 8, **options: Any) -> dict[str, RobotSpec]:
+    """The robot of data that were recorded in the simulator with ``options``."""
+    made = env(ScreenConfig(**options))
+    action = replace(made.action_spec, horizon=horizon)
+    return {"arm": RobotSpec(made.observation_spec, action, embodiment="arm")}
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``check_evaluation`` with the simulator known; it is made here instead of in a process of its own."""
+
+    class Here:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+
+        def submit(self, make: Callable[..., Any], *arguments: Any) -> Any:
+            self.result = lambda: make(*arguments)
+            return self
+
+    monkeypatch.setattr(evaluate, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(evaluate, "_program", lambda name: name)
+    undo = [override("vla.envs", "screen", ScreenEnv), override("vla.envs", "unlisted", UnlistedEnv)]
+    yield lambda robots, **given: check_evaluation(EvaluationConfig(**{"env": "screen", **given}), robots)
+    for back in undo:
+        back()
+
+
+def test_what_fits_passes(check: Any) -> None:
+    check(robot(), tasks=("left", "right"), execute_steps=8)
+    check(robot(image_size=64), tasks=("left",), env_options={"image_size": 64}, env="unlisted")
+    check(robot(image_size=64), tasks=())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"env": "scren"}, r"trainer\.evaluation\.env: .*did you mean 'screen'"),
+        ({"tasks": ("lefd",)}, r"evaluation\.tasks: 'screen' has no task 'lefd'.*did you mean 'left'"),
+        ({"tasks": ("left", "left")}, r"trainer\.evaluation\.tasks: one is named twice"),
+        ({"env": "unlisted", "tasks": ("left", "up")}, r"env_options: env\.task: there is no 'up'"),
+        ({"embodiment": "leg"}, r"trainer\.evaluation\.embodiment must name .* one of arm"),
+        ({"env_options": {"task": "left"}}, r"env_options\.task: name tasks in trainer\.evaluation\.tasks"),
+        ({"env_options": {"imagesize": 32}}, r"evaluation\.env_options.*did you mean '\S*image_size'"),
+        ({"env_options": {"image_size": "big"}}, r"trainer\.evaluation\.env_options\.image_size"),
+        # The simulator's own check, and what the data were not recorded with.
+        ({"env_options": {"cameras": ["frnt"]}}, r"evaluation\.env_options: env\.cameras: no camera 'frnt'"),
+        (
+            {"env_options": {"image_size": 48}},
+            r"cameras\[front\]\.height: the data has 32, trainer\.evaluation\.env screen has 48; "
+            r"set trainer\.evaluation\.env_options",
+        ),
+        ({"env_options": {"cameras": ["top"]}}, r"the data has 'front', trainer\.evaluation\.env .* 'top'"),
+        ({"env_options": {"cameras": ["front", "top"]}}, r"1 entries \['front'\].* 2 \['front', 'top'\]"),
+        ({"env_options": {"hz": 20.0}}, r"action\.control_hz: the data has 10\.0, .* has 20\.0"),
+        ({"execute_steps": 9}, r"trainer\.evaluation\.execute_steps: 9, but a chunk has 8 steps"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_line(check: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        check(robot(), **{"tasks": ("left",), **given})
+    assert "\n" not in str(caught.value)
