@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vla_data.cache_cli
 import vla_data.cli
 import vla_data.stats_cli
 import vla_serve.bridge_cli
@@ -101,7 +102,13 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vla_train.fit_fast, "fit", train)
     for name in ("_inspect", "_describe", "_doctor", "_record"):
         monkeypatch.setattr(vla_data.cli, name, stop)
-    for module in (vla_data.stats_cli, vla_serve.probe_cli, vla_serve.doctor_cli, vla_serve.bridge_cli):
+    for module in (
+        vla_data.cache_cli,
+        vla_data.stats_cli,
+        vla_serve.probe_cli,
+        vla_serve.doctor_cli,
+        vla_serve.bridge_cli,
+    ):
         monkeypatch.setattr(module, "_run", stop)
     monkeypatch.setattr(vla_serve.rollout_cli, "rollout", roll_out)
     monkeypatch.setattr(vla_serve.server_cli, "_serve", stop)

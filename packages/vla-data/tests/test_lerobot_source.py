@@ -15,6 +15,8 @@ from vla_core.config import build_config
 from vla_core.errors import ConfigError, UserError
 from vla_core.registry import load
 from vla_data import LeRobotConfig, LeRobotSource, compute_norm_stats
+from vla_data.errors import BadDataError
+from vla_data.formats.video import FrameReader, decode_frames
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +288,18 @@ def test_broken_files_are_named(toy, tmp_path):
         with pytest.raises(UserError, match="readable") as error:
             LeRobotSource(LeRobotConfig(str(copy)), 1)[0]
         assert file.name in _message(error)
+
+
+@pytest.mark.parametrize(("codec", "gop"), [("av1", 2), ("h264", 5), ("hevc", 5)])
+def test_any_order_of_reading_gives_the_same_pictures(tmp_path, write_lerobot, codec, gop):
+    """Forward by one or two decodes on, everything else seeks; neither may change a pixel."""
+    root = write_lerobot(tmp_path / "set", codec=codec, gop=gop)
+    (file,) = (root / "videos/observation.images.top").rglob("*.mp4")
+    whole = {}
+    decode_frames(file, np.arange(34), 20, lambda i, image: whole.update({i: image}))
+    reader = FrameReader(20)
+    for number in [3, 4, 5, 7, 7, 6, 8, 20, 33, 33, 32, 33, 0, 1, 3, 6, 9, 10, 31, 33]:
+        assert np.array_equal(reader.read(file, number), whole[number]), number
+    with pytest.raises(BadDataError, match="lacks frame 34"):
+        reader.read(file, 34)
+    assert np.array_equal(reader.read(file, 33), whole[33])

@@ -12,6 +12,7 @@ from typing import Any
 from vla_core.dotted import dotted
 from vla_core.errors import ConfigError, UserError
 
+from vla_data.cache_cli import add_cache
 from vla_data.stats_cli import add_stats
 
 
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     look.set_defaults(run=_inspect)
     _add_readers(commands)
     add_stats(commands)
+    add_cache(commands)
     return parser
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from vla_core.errors import ConfigError, suggest
 from vla_core.ranges import BelowOne, Natural, Share, check_ranges
 
+from vla_train.augment.config import AugmentationConfig
 from vla_train.conversation_config import ConversationsConfig
 
 
@@ -28,6 +29,7 @@ class DatasetsConfig:
             always alike.
         num_workers: processes that decode and collate (0: in the training process).
         ram_cache: keep images in memory as they are before the first random transform.
+        augmentation: random changes of training batches, see :class:`~vla_train.augment.AugmentationConfig`.
         on_bad_sample: ``error`` stops at a sample that cannot be read; ``quarantine`` notes data set, episode
             and frame in the run's ``quarantine.jsonl``, takes another sample of the same data set, and
             counts.
@@ -43,6 +45,7 @@ class DatasetsConfig:
     val_fraction: BelowOne = 0.1
     num_workers: Natural = 0
     ram_cache: bool = False
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     on_bad_sample: Literal["error", "quarantine"] = "error"
     bad_sample_budget: Share = 0.01
     fit_cache: bool = True

@@ -15,6 +15,7 @@ from vla_core.batch import Batch
 from vla_core.features import ROWS
 
 from vla_train import resume
+from vla_train.augment import Augmentation
 from vla_train.auxiliary import weights_at
 from vla_train.balance import Balance, means_of
 from vla_train.compiling import compile_model
@@ -80,6 +81,10 @@ class Trainer:
         self.conversations = composed.conversations
         self.robots = None if composed.robots is None else RobotData(composed, self.model)
         self.validation = self.robots and self.robots.validation
+        augmentation = self.config.datasets.augmentation
+        self.augment = Augmentation(augmentation, self.config.seed, self.engine.rank)
+        if self.robots:
+            self.augment.check(composed.policy.collator.state_dim > 0)
         if self.settings.lora is not None:
             apply_lora(self.model, self.settings.lora)
         freeze(self.model, self.settings.freeze_modules)
@@ -198,6 +203,8 @@ class Trainer:
             seed_streams(self.config.seed, engine.rank, step, i)
             with engine.micro_batch():
                 batch = batch.to(self.device, non_blocking=True)
+                if isinstance(batch, Batch):
+                    batch = self.augment(batch, step, i)
                 terms = engine.forward(batch, **options)
                 if isinstance(batch, Batch):
                     self.by_data.see(batch.source, terms.pop(ROWS, None))

@@ -74,14 +74,15 @@ def camera_sizes(
     found = {}
     for name, key in cameras.items():
         if key in videos:
-            found[name] = _size(pictures.root, key, videos[key])
+            found[name] = one_size(pictures.root, key, videos[key])
         else:
             high, wide, _ = pictures.read(key, first, 0, row).shape
             found[name] = int(high), int(wide)
     return found
 
 
-def _size(root: Path, key: str, facts: Mapping[Path, VideoFacts]) -> tuple[int, int]:
+def one_size(root: Path, key: str, facts: Mapping[Path, VideoFacts]) -> tuple[int, int]:
+    """(H, W) of all files of a camera feature; UserError where they differ."""
     sizes = {(f.height, f.width): file for file, f in facts.items()}
     if len(sizes) > 1:
         (a, one), (b, other) = list(sizes.items())[:2]
