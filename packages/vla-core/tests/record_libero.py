@@ -2,7 +2,7 @@
 
     python packages/vla-core/tests/record_libero.py packages/vla-core/tests/libero_recording.npz
 
-Needs the extra ``vla-core[libero]``. The pictures and states of its last step are made as OpenVLA's evaluation
+Needs the extra ``vla-core[libero]``. Pictures and state of its last step are made as OpenVLA's evaluation
 makes them (robosuite's picture turned by half a turn; robosuite's own ``quat2axisangle``), and the upright
 pictures of this project's renderer are beside them.
 """

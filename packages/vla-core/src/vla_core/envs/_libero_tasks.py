@@ -57,7 +57,7 @@ class LiberoTask:
         """What a policy is told.
 
         LIBERO's demonstrations and evaluations take the sentence from the name of the task's file. LIBERO-PRO
-        keeps the names where it changes what is said, and writes the new sentence into the scene's description.
+        keeps the names where it changes what is said, and writes the new sentence into the scene's file.
         """
         return of_scene if self.variant in _SAY_ANOTHER else of_file_name
 

@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_core.envs import _libero_tasks
+from vla_core.envs import _libero_expert, _libero_tasks
 from vla_core.envs._libero_simulator import LiberoSimulator, Raw
 from vla_core.envs.protocol import StepResult
 from vla_core.errors import ConfigError, suggest
@@ -44,8 +44,8 @@ class LiberoConfig:
         task: suite and number in the benchmark's order, e.g. ``libero_spatial_3``; see ``LiberoEnv.tasks()``.
         variant: of LIBERO-PRO: ``language`` (reworded), ``swap`` (objects in each other's places), ``object``
             (they look different) or ``task`` (another task in the scene); ``none``: LIBERO itself.
-        start: ``official``: the benchmark's initial state number ``seed`` modulo their count; ``random``: where
-            ``seed`` draws the objects, for demonstrations that must not have seen what is evaluated.
+        start: ``official``: the benchmark's initial state number ``seed`` modulo their count; ``random``:
+            where ``seed`` draws the objects, for demonstrations that must not have seen what is evaluated.
         settle_steps: without motion before the first observation.
         max_steps: an episode is truncated after so many steps; null: the suite's horizon.
         cameras: views in order: ``agentview``, ``wrist``.
@@ -84,14 +84,14 @@ def _check(config: LiberoConfig) -> None:
 
 
 class LiberoEnv:
-    """One LIBERO task; implements :class:`~vla_core.envs.protocol.Env`. Open one in a process.
+    """One LIBERO task; implements :class:`~vla_core.envs.protocol.ExpertEnv`.
 
     State ``[8]``: position of the hand (m), its rotation (axis-angle, rad), the two finger joints (m).
-    Action ``[7]``: change of the hand's pose in units of the controller's range (1 is 5 cm, or half a radian,
-    a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
+    Action ``[7]``: change of the hand's pose in units of the controller's range (1 is 5 cm or half a
+    radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
 
     Raises:
-        ConfigError: unknown task, variant or camera, a number out of range, or the simulator is not installed.
+    radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): OSC_POSE of robosuite, 20 Hz.
         UserError: no GL on this machine.
     """
 
@@ -103,6 +103,8 @@ class LiberoEnv:
         self._config = config
         self.max_steps = task.horizon if config.max_steps is None else config.max_steps
         self._sim = LiberoSimulator(task, config.image_size, config.rendering == "official")
+        self._suite = task.suite
+        self._expert: _libero_expert.PickAndPlace | None = None
         self._raw: Raw | None = None
         self._steps = 0
         size = config.image_size
@@ -140,7 +142,7 @@ class LiberoEnv:
             raw = self._sim.reset(seed % 2**32, None)
         for _ in range(self._config.settle_steps):
             raw, _ = self._sim.step(_REST)
-        self._raw, self._steps = raw, 0
+        self._raw, self._steps, self._expert = raw, 0, None
         return self._observe()
 
     def step(self, action: NDArray[np.float32]) -> StepResult:
@@ -167,6 +169,21 @@ class LiberoEnv:
         if success:
             self._steps = self.max_steps  # the simulator refuses to go on
         return result
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """What a scripted demonstrator does now, who knows where everything is ``[7]``.
+
+        Raises:
+            ConfigError: there is none for tasks of this suite.
+            ValueError: no :meth:`reset` before.
+        """
+        if self._suite not in _libero_expert.SUITES:
+            raise ConfigError(f"env.task: the scripted expert knows {', '.join(_libero_expert.SUITES)} only")
+        if self._raw is None:
+            raise ValueError("call reset(seed) before expert_action()")
+        if self._expert is None:
+            self._expert = _libero_expert.PickAndPlace(self._sim, self._raw)
+        return self._expert.action(self._raw).astype(np.float32)
 
     def close(self) -> None:
         """Free the GL context and the simulator."""
