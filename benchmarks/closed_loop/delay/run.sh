@@ -11,16 +11,8 @@ MODES=${MODES:-waits goes_on continues}
 TEN="button-press-topdown coffee-button door-open drawer-open faucet-close handle-press plate-slide reach sweep-into window-open"
 tasks=()
 for task in ${DELAY_TASKS:-$TEN}; do tasks+=(--task "$task"); done
-port_file=$(mktemp -u)
 mkdir -p "$RESULTS"
-"${run[@]}" python -m vla_serve.server_cli --ckpt_path "$CHECKPOINT" --device "${DEVICE:-cuda}" --port 0 \
-  --port_file "$port_file" ${SERVE_OPTIONS:-} >"$RESULTS/serve.log" 2>&1 &
-server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" || true' EXIT
-until [[ -f $port_file ]]; do
-  kill -0 "$server" 2>/dev/null || { tail "$RESULTS/serve.log"; exit 1; }
-  sleep 0.2
-done
+serve "$CHECKPOINT" "$RESULTS/serve.log"
 for delay in $DELAYS; do
   for mode in $MODES; do
     case $mode in
@@ -28,7 +20,7 @@ for delay in $DELAYS; do
       goes_on) options=(--delay_steps "$delay") ;;
       continues) options=(--delay_steps "$delay" --rtc) ;;
     esac
-    "${run[@]}" python -m vla_serve.rollout_cli --address "127.0.0.1:$(<"$port_file")" --out "$RESULTS/${mode}_$delay" \
+    "${run[@]}" python -m vla_serve.rollout_cli --address "$address" --out "$RESULTS/${mode}_$delay" \
       --episodes "${EPISODES:-10}" --seed "${EVAL_SEED:-20000}" --workers "${SIMULATORS:-$WORKERS}" --videos none \
       --execute_steps "${EXECUTE_STEPS:-8}" "${options[@]}" "${tasks[@]}" "${simulator[@]}" >"$RESULTS/${mode}_$delay.log" 2>&1 ||
       { tail "$RESULTS/${mode}_$delay.log"; exit 1; }

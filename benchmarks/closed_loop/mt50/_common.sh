@@ -18,3 +18,18 @@ TASKS=${TASKS:-$("${run[@]}" python -c 'from vla_core.envs.metaworld import Meta
 tasks=()
 for task in $TASKS; do tasks+=(--task "$task"); done
 simulator=(--env metaworld --env.start task --env.max_steps "$MAX_STEPS" --env.image_size "$IMAGE_SIZE" --env.cameras "$CAMERAS")
+# serve CHECKPOINT LOG: start a server that ends with the script, wait until it listens, and leave its HOST:PORT in
+# `address`.
+serve() {
+  local port_file
+  port_file=$(mktemp -u)
+  "${run[@]}" python -m vla_serve.server_cli --ckpt_path "$1" --device "${DEVICE:-cuda}" --port 0 \
+    --port_file "$port_file" ${SERVE_OPTIONS:-} >"$2" 2>&1 &
+  server=$!
+  trap 'kill "$server" 2>/dev/null || true; wait "$server" || true' EXIT
+  until [[ -f $port_file ]]; do
+    kill -0 "$server" 2>/dev/null || { tail "$2"; exit 1; }
+    sleep 0.2
+  done
+  address=127.0.0.1:$(<"$port_file")
+}
