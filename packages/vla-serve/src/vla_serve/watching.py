@@ -1,4 +1,4 @@
-"""What looks on while a server answers: metrics, traces, a dashboard. None of it changes an answer."""
+"""What looks on while a server answers: metrics, traces. None of it changes an answer."""
 
 from __future__ import annotations
 
