@@ -91,7 +91,7 @@ class LiberoEnv:
     radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
 
     Raises:
-    radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): OSC_POSE of robosuite, 20 Hz.
+        ConfigError: unknown task, variant or camera, a number out of range, or no simulator installed.
         UserError: no GL on this machine.
     """
 
