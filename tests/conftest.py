@@ -67,7 +67,7 @@ def write_small(root: Path) -> Path:
         columns["observation.state"] = np.stack([s.observation.state for s in samples])
         columns["action"] = np.stack([s.actions[0] for s in samples])
         job = Job("metaworld", (), episode, 0.0)
-        shown = Demonstration(job, True, samples[0].observation.instruction, columns)
+        shown = Demonstration(job, True, samples[0].observation.instruction, columns, columns["action"])
         writer = writer or ArraysWriter(root, spec, shown, "small_faucet")
         writer.add(shown)
     assert writer is not None

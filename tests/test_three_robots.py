@@ -61,7 +61,9 @@ def write(root: Path, name: str, robot: Made) -> Path:
         }
         columns["observation.state"] = rng.uniform(-2, 2, (frames, robot.state)).astype(np.float32)
         columns["action"] = rng.uniform(robot.low, robot.high, (frames, len(robot.low))).astype(np.float32)
-        shown = Demonstration(Job("made", (), episode, 0.0), True, f"move the {name}", columns)
+        shown = Demonstration(
+            Job("made", (), episode, 0.0), True, f"move the {name}", columns, columns["action"]
+        )
         writer = writer or ArraysWriter(root / name, spec, shown, name)
         writer.add(shown)
     assert writer is not None

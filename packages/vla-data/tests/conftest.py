@@ -48,7 +48,7 @@ def _demonstration(index: int, frames: int) -> Demonstration:
         columns[f"observation.extrinsics.{name}"] = rng.random((frames, 4, 4)).astype(np.float32)
         columns[f"observation.depth.{name}"] = rng.random((frames, SIZE, SIZE)).astype(np.float32)
     job = Job("toy", (("task", "push"),), index, 0.0)
-    return Demonstration(job, True, f"push it, way {index % 2}", columns)
+    return Demonstration(job, True, f"push it, way {index % 2}", columns, columns["action"])
 
 
 @dataclasses.dataclass(frozen=True)

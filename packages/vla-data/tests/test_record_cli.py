@@ -63,6 +63,28 @@ def test_noise_is_executed_but_not_recorded(recorded):
     env.close()
 
 
+def test_the_executed_actions_lead_through_the_recorded_states(recorded):
+    """What ``vla-rollout --replay`` plays: starts and actions with their noise, of every episode."""
+    from vla_core.envs.metaworld import MetaWorldConfig, MetaWorldEnv
+    from vla_core.envs.recorded import read
+
+    happened, source = read(recorded), LeRobotSource(LeRobotConfig(str(recorded)), horizon=1, episodes=[0])
+    assert happened.env == "metaworld"
+    assert [(e.task, e.seed, e.success) for e in happened.episodes] == [
+        ("drawer-close", 3, True),
+        ("drawer-open", 3, True),
+    ]
+    first = happened.episodes[0]
+    assert np.array_equal(first.states, source.rows("state"))
+    env = MetaWorldEnv(MetaWorldConfig(task="drawer-close", image_size=32, cameras=("topview",)))
+    env.reset(first.seed)
+    results = [env.step(action) for action in first.actions]
+    replayed = [result.observation.state for result in results[:-1]]
+    assert np.allclose(replayed, first.states[1:], atol=1e-6)
+    assert results[-1].success
+    env.close()
+
+
 def test_provenance(recorded):
     spec = json.loads((recorded / "meta" / "vla_spec.json").read_text())
     assert spec["provenance"]["seed"] == 3

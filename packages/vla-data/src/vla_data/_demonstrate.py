@@ -36,12 +36,14 @@ class Demonstration:
         success: whether the task was achieved within the time limit (the last action achieved it).
         instruction: what the robot was told.
         columns: feature name -> ``[N, ...]``; cameras uint8, everything else float32.
+        executed: ``[N, A]``, the actions with their noise.
     """
 
     job: Job
     success: bool
     instruction: str
     columns: dict[str, NDArray[Any]]
+    executed: NDArray[np.float32]
 
 
 _open: OrderedDict[tuple[str, tuple[tuple[str, Any], ...]], Any] = OrderedDict()
@@ -102,15 +104,16 @@ def demonstrate(job: Job) -> Demonstration:
     rng = np.random.default_rng([job.seed, 2])
     moving = np.concatenate([np.full(g.dim, float(g.gripper == "none")) for g in env.action_spec.groups])
     observation = env.reset(job.seed)
-    rows = []
+    rows, executed = [], []
     while True:
         action = env.expert_action()
         rows.append(frame(observation, action))
         noise = job.noise * moving * rng.standard_normal(action.shape)
-        result = env.step((action + noise).astype(np.float32))
+        executed.append((action + noise).astype(np.float32))
+        result = env.step(executed[-1])
         # A simulator may go on after success: what follows is idling at the goal, or undoing it.
         if result.success or result.terminated or result.truncated or len(rows) >= env.max_steps:
             break
         observation = result.observation
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    return Demonstration(job, result.success, observation.instruction, columns)
+    return Demonstration(job, result.success, observation.instruction, columns, np.stack(executed))

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from vla_core.envs.recorded import Recorded, RecordedEpisode
+from vla_core.envs.recorded import write as write_recorded
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.ranges import Count, NonNegative, Seed, check_ranges
 from vla_core.registry import load
@@ -160,6 +163,7 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
     failed: dict[str, list[int]] = {task: [] for task in config.tasks}
     kept = dict.fromkeys(config.tasks, 0)
     frames, writer = 0, None
+    happened: list[RecordedEpisode] = []
     total = config.episodes * len(config.tasks)
     env = open_env(config.env, config.options(config.tasks[0]))
     spec = robot_spec(env, env.reset(config.seed).embodiment)
@@ -168,16 +172,25 @@ def record(config: RecordConfig, progress: Progress | None = None) -> RecordRepo
         for demonstration in _successes(config, failed):
             writer = writer or writer_type(partial, spec, demonstration, out.name)
             writer.add(demonstration)
+            happened.append(_happened(demonstration))
             kept[dict(demonstration.job.options)["task"]] += 1
             frames += len(demonstration.columns["action"])
             if progress:
                 progress(sum(kept.values()), total, sum(map(len, failed.values())))
         assert writer is not None
         writer.close(_provenance(config))
+        beside = partial / "meta" if config.format == "lerobot" else partial
+        write_recorded(beside, Recorded(config.env, dict(config.env_options), happened))
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return RecordReport(kept, {task: tuple(seeds) for task, seeds in failed.items()}, frames)
+
+
+def _happened(demonstration: Demonstration) -> RecordedEpisode:
+    job, executed = demonstration.job, demonstration.executed
+    states = demonstration.columns.get("observation.state", np.zeros((len(executed), 0), np.float32))
+    return RecordedEpisode(dict(job.options)["task"], job.seed, demonstration.success, executed, states)
 
 
 def _writer(name: str) -> Any:

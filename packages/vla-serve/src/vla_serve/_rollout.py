@@ -12,10 +12,11 @@ from typing import Any, get_args
 
 from vla_core import registry
 from vla_core.config import build_config
+from vla_core.envs.recorded import RecordedEpisode
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.ranges import Count, Natural, Positive, Seed, check_ranges
 
-from vla_serve import _rollout_expert, _rollout_report, _video
+from vla_serve import _rollout_expert, _rollout_replay, _rollout_report, _video
 from vla_serve import _rollout_results as output
 from vla_serve._provenance import describe as provenance
 from vla_serve._rollout_pool import Pool, ask_instructions
@@ -34,7 +35,7 @@ class RolloutSettings:
     """What to run. The same settings give the same episodes, whatever the number of workers.
 
     Args:
-        address: ``host:port`` of the server; empty with ``policy="expert"``.
+        address: ``host:port`` of the server; empty with ``policy="expert"`` and with ``replay``.
         env: simulator by name (entry point ``vla.envs``).
         tasks: task names; each runs the same seeds.
         episodes: per task, with seeds ``seed``, ``seed + 1``, ...
@@ -59,6 +60,8 @@ class RolloutSettings:
         encoding: of images on the wire.
         timeout_s: deadline of a request, and how long a busy server is asked again.
         restart_s: a server that went away is waited for so long; the episode starts again with the new one.
+        replay: a data set's directory: its actions are executed from its starts instead of a policy's;
+            ``env_options`` come on top of the recorded ones.
     """
 
     address: str
@@ -81,6 +84,7 @@ class RolloutSettings:
     encoding: Encoding = "raw"
     timeout_s: Positive = 30.0
     restart_s: Positive = 120.0
+    replay: str | None = None
 
     @property
     def expert(self) -> bool:
@@ -89,7 +93,9 @@ class RolloutSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not self.address and not self.expert:
+        if self.replay:
+            _rollout_replay.check(self)
+        elif not self.address and not self.expert:
             raise UserError("address: say where vla-serve listens (--address HOST:PORT), or --policy expert")
         if self.rtc and self.delay_steps is None:
             raise UserError("rtc: say how many control steps an answer takes (--delay_steps N)")
@@ -153,23 +159,36 @@ def rollout(
     if settings.videos != "none":
         _video.require_av()
     env_class = env_class or registry.load("vla.envs", settings.env)
+    seeds: Mapping[str, Sequence[int]] = {
+        task: range(settings.seed, settings.seed + settings.episodes) for task in settings.tasks
+    }
+    replays: dict[str, dict[int, RecordedEpisode]] = {}
+    if settings.replay:
+        source, seeds = _rollout_replay.chosen(settings.replay, settings.tasks, settings.episodes)
+        settings = replace(settings, env_options={**source.options, **settings.env_options})
+        for episode in source.episodes:
+            replays.setdefault(episode.task, {})[episode.seed] = episode
     configs = _configs(env_class, settings)
-    if settings.expert:
+    if settings.replay:
+        policy = _rollout_replay.described()
+    elif settings.expert:
         _rollout_expert.check(env_class, settings.env, settings)
         policy = _rollout_expert.described()
     else:
         with PolicyClient(settings.address, timeout_s=settings.timeout_s) as probe:
             policy = _describe(probe, settings.policy)
     out = Path(out)
-    seeds = range(settings.seed, settings.seed + settings.episodes)
     recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}
     recorded["tasks"] = list(settings.tasks)
-    before = Kept() if overwrite else kept(out, recorded, policy, settings.tasks, seeds)
+    before = Kept() if overwrite else kept(out, recorded, policy, seeds)
     done = before.done
     (out / "thumbnails").mkdir(parents=True, exist_ok=True)
-    said: Sequence[str | None] = [settings.instruction] * len(seeds)
+    said: dict[int, str] = {}
     if settings.instruction_from is not None:
-        said = ask_instructions(env_class, configs[settings.instruction_from], list(seeds))
+        asked = list(seeds[settings.tasks[0]])  # all tasks have the same
+        said = dict(
+            zip(asked, ask_instructions(env_class, configs[settings.instruction_from], asked), strict=True)
+        )
     base = Setup(
         env_class=env_class,
         env_config=None,
@@ -188,12 +207,15 @@ def rollout(
         thumbnail_dir=out / "thumbnails",
         restart_s=settings.restart_s,
     )
-    setups = {task: replace(base, task=task, env_config=configs[task]) for task in settings.tasks}
+    setups = {
+        task: replace(base, task=task, env_config=configs[task], replay=replays.get(task))
+        for task in settings.tasks
+    }
     ended = {(d.episode.task, d.episode.seed) for d in done}
     jobs = {
         task: [
-            Job(seed, text, settings.videos)
-            for seed, text in zip(seeds, said, strict=True)
+            Job(seed, said.get(seed, settings.instruction), settings.videos)
+            for seed in seeds[task]
             if (task, seed) not in ended
         ]
         for task in settings.tasks
@@ -203,7 +225,7 @@ def rollout(
     def results() -> dict[str, Any]:
         recorded["executed_steps"] = pool.executed_steps or before.executed_steps
         wall_s = before.wall_s + time.monotonic() - start
-        return output.summarise(done, settings.tasks, recorded, policy, wall_s, made_with)
+        return output.summarise(done, seeds, recorded, policy, wall_s, made_with)
 
     def save() -> dict[str, Any]:
         now = results()
@@ -217,7 +239,7 @@ def rollout(
             done.append(finished)
             latest = save()
             if on_episode is not None:
-                on_episode(finished, len(done), len(seeds) * len(setups))
+                on_episode(finished, len(done), sum(map(len, seeds.values())))
     return latest
 
 

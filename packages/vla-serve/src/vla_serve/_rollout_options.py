@@ -17,8 +17,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--address", default="", help="HOST:PORT of vla-serve; leave it out with --policy expert")
-    add("--env", required=True, help="simulator, for example metaworld")
-    add("--task", action="append", required=True, dest="tasks", help="task; may be given several times")
+    add("--env", help="simulator, for example metaworld (with --replay: the one that recorded)")
+    add(
+        "--task",
+        action="append",
+        default=[],
+        dest="tasks",
+        help="task; may be given several times (with --replay: all that were recorded)",
+    )
+    add(
+        "--replay",
+        metavar="DATA",
+        help="instead of a policy: the actions executed when vla-data record made DATA, from the same starts",
+    )
     add(
         "--out",
         type=Path,
@@ -26,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="directory of results, report and videos; a call goes on there",
     )
     add("--overwrite", action="store_true", help="replace what --out holds instead of going on")
-    add("--episodes", type=int, default=20, help="per task (default: %(default)s)")
+    add("--episodes", type=int, help="per task (default: 20; with --replay: all that were recorded)")
     add("--seed", type=int, default=10_000, help="of the first episode (default: %(default)s)")
     add("--workers", type=int, default=2, help="simulator processes (default: %(default)s)")
     add("--execute_steps", type=int, help="actions executed per chunk (default: half of it, rounded up)")

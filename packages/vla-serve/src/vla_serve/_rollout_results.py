@@ -40,28 +40,31 @@ def _aggregate(done: Sequence[Done]) -> dict[str, Any]:
     }
 
 
-def _suite(done: Sequence[Done], tasks: Sequence[str], seed: int, episodes: int) -> dict[str, Any]:
+def _suite(done: Sequence[Done], seeds: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Mean over tasks, each with the same weight, and its bootstrap interval (nulls without outcomes)."""
-    outcomes: Outcomes = np.full((1, len(tasks), episodes), np.nan)
+    tasks = list(seeds)
+    outcomes: Outcomes = np.full((1, len(tasks), max(map(len, seeds.values()))), np.nan)
     for d in done:
         if d.episode.success is not None:
-            outcomes[0, tasks.index(d.episode.task), d.episode.seed - seed] = d.episode.success
+            task = d.episode.task
+            outcomes[0, tasks.index(task), seeds[task].index(d.episode.seed)] = d.episode.success
     interval = bootstrap(outcomes, DRAWS)
     return {"mean": mean_of_tasks(outcomes), "interval": None if interval is None else list(interval)}
 
 
 def summarise(
     done: Sequence[Done],
-    tasks: Sequence[str],
+    seeds: Mapping[str, Sequence[int]],
     settings: Mapping[str, Any],
     policy: Mapping[str, Any],
     wall_s: float,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of results.json; episodes in the order of tasks and seeds."""
+    """The content of results.json; ``seeds`` are those of each task, in whose order episodes come."""
+    tasks = list(seeds)
     order = {task: i for i, task in enumerate(tasks)}
     done = sorted(done, key=lambda d: (order[d.episode.task], d.episode.seed))
-    expected = len(tasks) * settings["episodes"]
+    expected = sum(map(len, seeds.values()))
     return {
         "schema": SCHEMA,
         "complete": len(done) == expected and all(d.episode.error is None for d in done),
@@ -69,7 +72,7 @@ def summarise(
         "policy": dict(policy),
         "tasks": [{"task": t, **_aggregate([d for d in done if d.episode.task == t])} for t in tasks],
         "total": _aggregate(done),
-        "suite": _suite(done, tasks, settings["seed"], settings["episodes"]),
+        "suite": _suite(done, seeds),
         "episodes": [as_json(d) for d in done],
         "provenance": dict(provenance or {}),
         "wall_s": round(wall_s, 3),
@@ -124,6 +127,8 @@ def suite(results: Mapping[str, Any]) -> str:
 def conditions(results: Mapping[str, Any]) -> str:
     """How chunks were executed, in one line."""
     settings = results["settings"]
+    if settings.get("replay"):
+        return f"the recorded actions of {settings['replay']}, from the recorded starts"
     if not settings["address"]:
         return "the simulator's scripted expert, asked at every step"
     delay = settings["delay_steps"]

@@ -62,9 +62,9 @@ class Kept:
 
 
 def kept(
-    out: Path, settings: Mapping[str, Any], policy: Mapping[str, Any], tasks: Sequence[str], seeds: range
+    out: Path, settings: Mapping[str, Any], policy: Mapping[str, Any], seeds: Mapping[str, Sequence[int]]
 ) -> Kept:
-    """Episodes in ``out`` that ended and are asked for again, and the seconds that they took.
+    """Episodes in ``out`` that ended and are asked for again (``seeds`` of each task), and their seconds.
 
     Raises:
         UserError: results of other weights or of other settings.
@@ -90,10 +90,7 @@ def kept(
             "choose another directory, or replace them with --overwrite"
         )
     done = [_done(node) for node in before["episodes"]]
-    wanted = set(tasks)
-    found = [
-        d for d in done if d.episode.error is None and d.episode.task in wanted and d.episode.seed in seeds
-    ]
+    found = [d for d in done if d.episode.error is None and d.episode.seed in seeds.get(d.episode.task, ())]
     return Kept(found, float(before.get("wall_s", 0.0)), before["settings"].get("executed_steps"))
 
 

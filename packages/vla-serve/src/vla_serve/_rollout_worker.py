@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -13,12 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.envs import Env
+from vla_core.envs.recorded import RecordedEpisode
 from vla_core.errors import UserError
 from vla_core.types import Float, Observation
 
 from vla_serve import _rollout_report, _video
 from vla_serve._rollout_expert import ExpertLoop
 from vla_serve._rollout_hold import holding
+from vla_serve._rollout_replay import ReplayLoop
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
@@ -34,7 +37,8 @@ Videos = Literal["failures", "all", "none"]
 class Setup:
     """What all episodes of a worker share; ``delay_steps`` None: the simulator waits for each answer.
 
-    ``stop_at`` is the other task of a swap experiment.
+    ``stop_at`` is the other task of a swap experiment. ``replay``: seed -> the episode that is played
+    instead of a policy's answers.
     """
 
     env_class: type
@@ -53,6 +57,7 @@ class Setup:
     video_dir: Path
     thumbnail_dir: Path
     restart_s: float = 120.0
+    replay: Mapping[int, RecordedEpisode] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Episode:
-    """What came of an episode; ``success`` None and ``error`` set when it did not run to its end."""
+    """What came of an episode; ``success`` None and ``error`` set when it did not run to its end.
+
+    ``state_deviation``: of a replay, the greatest difference to the recorded state.
+    """
 
     task: str
     seed: int
@@ -77,6 +85,7 @@ class Episode:
     latency_ms_mean: float | None = None
     video: str | None = None
     error: str | None = None
+    state_deviation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,9 @@ def noise_seed(episode_seed: int, step: int) -> int:
     return (abs(episode_seed) * 1_000_003 + step) % 2**63
 
 
-def run_episode(env: Env, loop: ControlLoop | ExpertLoop, setup: Setup, job: Job) -> Done:
-    """Reset, then act until success, truncation or the step limit."""
+def run_episode(env: Env, loop: ControlLoop | ExpertLoop | ReplayLoop, setup: Setup, job: Job) -> Done:
+    """Reset, then act until success, truncation, the step limit or the end of what was recorded."""
+    most = loop.begin(job.seed) if isinstance(loop, ReplayLoop) else env.max_steps
     frames: list[NDArray[np.uint8]] = []
 
     def seen(observation: Observation) -> Observation:
@@ -126,7 +136,7 @@ def run_episode(env: Env, loop: ControlLoop | ExpertLoop, setup: Setup, job: Job
             steps += 1
             success |= result.success
             achieved |= result.achieved
-            over = success or result.terminated or result.truncated or steps >= env.max_steps
+            over = success or result.terminated or result.truncated or steps >= min(most, env.max_steps)
             # Either task ends a swapped episode, so that neither has more time than the other.
             over |= setup.stop_at in achieved
             if over:
@@ -146,6 +156,7 @@ def run_episode(env: Env, loop: ControlLoop | ExpertLoop, setup: Setup, job: Job
         tuple(sorted(achieved)),
         float(np.mean(loop.stats.round_trips_ms)) if loop.stats.round_trips_ms else None,
         video,
+        state_deviation=loop.deviation if isinstance(loop, ReplayLoop) else None,
     )
     return Done(episode, tuple(loop.stats.round_trips_ms))
 
@@ -173,10 +184,10 @@ def work(setup: Setup, pipe: Connection) -> None:
         env: Any = setup.env_class(setup.env_config)
         if not setup.address:
             with closing(env):
-                expert = ExpertLoop(env)
-                pipe.send(expert.execute_steps)
+                known = ExpertLoop(env) if setup.replay is None else ReplayLoop(setup.replay)
+                pipe.send(known.execute_steps)
                 while (job := pipe.recv()) is not None:
-                    pipe.send(run_episode(env, expert, setup, job))
+                    pipe.send(run_episode(env, known, setup, job))
             return
         with (
             closing(env),

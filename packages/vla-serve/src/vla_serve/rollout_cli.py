@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from vla_core.dotted import dotted
+from vla_core.envs.recorded import read
 from vla_core.errors import UserError
 
-from vla_serve import compare_cli
+from vla_serve import _rollout_replay, compare_cli
 from vla_serve._rollout import RolloutSettings, rollout
 from vla_serve._rollout_options import make_parser
 from vla_serve._rollout_pool import SimulatorDied
@@ -25,16 +28,32 @@ def _progress(done: Done, count: int, total: int) -> None:
     print(f"[{count}/{total}] {episode.task} seed {episode.seed}: {outcome}", flush=True)
 
 
+def _what(given: Mapping[str, Any], tasks: tuple[str, ...]) -> tuple[str, tuple[str, ...], int]:
+    """Simulator, tasks and episodes per task: as said, or as the replayed data set has them."""
+    env, episodes = given["env"], given["episodes"]
+    if given["replay"]:
+        recorded, seeds = _rollout_replay.chosen(given["replay"], tasks, None)
+        longest = max(map(len, seeds.values()))
+        return env or recorded.env, tuple(seeds), longest if episodes is None else episodes
+    for option, value in (("--env", env), ("--task", tasks)):
+        if not value:
+            raise UserError(f"{option}: say which (see vla-rollout --help)")
+    return env, tasks, 20 if episodes is None else episodes
+
+
 def _run(argv: Sequence[str]) -> int:
     if argv and argv[0] == "compare":
         return compare_cli.run(argv[1:])
     args, rest = make_parser().parse_known_args(argv)
     given = vars(args)
     out, tasks, overwrite = given.pop("out"), tuple(given.pop("tasks")), given.pop("overwrite")
+    given["env"], tasks, given["episodes"] = _what(given, tasks)
     settings = RolloutSettings(**given, tasks=tasks, env_options=dotted(rest, "env", "vla-rollout"))
     results = rollout(settings, out, on_episode=_progress, overwrite=overwrite)
     print(f"\n{table(results)}\n{suite(results)}{conditions(results)}\n")
     print(f"{out / 'results.json'}\n{out / 'report.html'}")
+    if settings.replay:
+        print(_rollout_replay.summary(results["episodes"], read(Path(settings.replay))))
     failed = [e for e in results["episodes"] if e["error"] is not None]
     for episode in failed:
         print(f"vla-rollout: {episode['task']} seed {episode['seed']}: {episode['error']}", file=sys.stderr)
