@@ -30,6 +30,9 @@ take over a pi0 or pi0.5 of lerobot or openpi:
 
 fit the tokenizer of QwenFast to a data set:
   vla-train fit-fast --help
+
+write a run's report again, with rollouts run by hand:
+  vla-train report --help
 """
 
 

@@ -49,9 +49,16 @@ def _fit_fast(argv: Sequence[str], console: Console) -> int:
     return fit_fast(argv, console, split_configs, overrides_of)
 
 
+def _report(argv: Sequence[str], console: Console) -> int:
+    from vla_train.report.cli import run as report
+
+    return report(argv, console)
+
+
 COMMANDS: dict[str, Command] = {
     "ablate": _ablate,
     "import-starvla": _import_starvla,
     "import-lerobot": _import_lerobot,
     "fit-fast": _fit_fast,
+    "report": _report,
 }

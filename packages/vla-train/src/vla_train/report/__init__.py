@@ -7,6 +7,7 @@ theme. The same run folder always gives the same bytes.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vla_train.report._page import page
@@ -16,16 +17,17 @@ from vla_train.report._sections import sections
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: Path | str) -> Path:
+def write_report(run_dir: Path | str, rollouts: Sequence[Path] = ()) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     Reads ``metrics.jsonl`` and, where they exist, ``run.json``, ``config.yaml``, ``predictions.npz``
     and ``rollout/results.json``; a section whose input is missing says so and how to get it.
+    ``rollouts`` are further directories of ``vla-rollout``, each shown after the run's own.
 
     Raises:
-        UserError: no such folder, no metrics in it, or a file that cannot be read.
+        UserError: no such folder, no metrics in it, no results in a rollout's, or a file that cannot be read.
     """
-    run = read_run(Path(run_dir))
+    run = read_run(Path(run_dir), rollouts)
     out = run.path / "report.html"
     # A reader who reloads the page while it is written sees the old one, never half a page.
     partial = out.with_suffix(".html.partial")

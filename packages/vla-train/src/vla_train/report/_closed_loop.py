@@ -15,7 +15,7 @@ from vla_train.report._text import NONE, count, number, percent, rate
 def closed_loop(run: Run) -> Markup:
     """Success per task with intervals, and the episodes."""
     title = "Closed-loop success"
-    if run.rollout is None:
+    if not run.rollouts:
         return section(
             "closed-loop",
             title,
@@ -25,21 +25,38 @@ def closed_loop(run: Run) -> Markup:
                 ". List tasks under ",
                 code("trainer.evaluation.tasks"),
                 ", or let ",
-                code("vla-rollout --out"),
-                " write into the run's ",
-                code("rollout"),
-                " folder and write the report again.",
+                code("vla-rollout --out DIR"),
+                " write anywhere and write the report again: ",
+                code("vla-train report RUN --rollout DIR"),
+                ".",
             ),
         )
-    tasks = list(run.rollout.tasks)
-    rows = [*tasks, run.rollout.total] if len(tasks) > 1 else tasks
-    failed = run.rollout.total.failed
+    parts: list[Markup] = []
+    for rollout in run.rollouts:
+        if len(run.rollouts) > 1:
+            parts.append(tag("h3", rollout.name))
+        parts += _one(rollout)
+    return section("closed-loop", title, *parts)
+
+
+def _one(rollout: Rollout) -> list[Markup]:
+    tasks = list(rollout.tasks)
+    rows = [*tasks, rollout.total] if len(tasks) > 1 else tasks
+    failed = rollout.total.failed
     text = "Bar: success rate. Whisker: 95 % Wilson interval."
     if failed:
         text += f" Not counted, as they broke off with an error (see below): {count(failed)}."
     explanation = note(text)
     body = tag("div", _task_table(rows), explanation, class_="card")
-    return section("closed-loop", title, body, *_episodes(run.rollout))
+    return [body, *_phrasings(rollout), *_episodes(rollout)]
+
+
+def _phrasings(rollout: Rollout) -> list[Markup]:
+    """Success per sentence, where a task was told in more than one."""
+    said = rollout.by_instruction()
+    if len(said) <= len(rollout.tasks):
+        return []
+    return [details(f"Success per phrasing ({len(said)})", _task_table(said, "instruction"))]
 
 
 def interval_text(task: TaskResult) -> str:
@@ -61,10 +78,10 @@ def _bar(task: TaskResult) -> Markup:
     )
 
 
-def _task_table(tasks: Iterable[TaskResult]) -> Markup:
+def _task_table(tasks: Iterable[TaskResult], first: str = "task") -> Markup:
     tasks = list(tasks)
     timed = any(task.latency_p50 is not None or task.latency_p99 is not None for task in tasks)
-    head = ["task", "", "success", "95 % interval", "episodes"]
+    head = [first, "", "success", "95 % interval", "episodes"]
     rows = [
         [
             tag("b", task.task),
@@ -88,9 +105,9 @@ def _ms(value: float | None) -> str:
     return NONE if value is None else f"{number(value)} ms"
 
 
-def video_link(name: str, text: str) -> Markup:
+def video_link(rollout: Rollout, name: str, text: str) -> Markup:
     """A relative link to a video beside the results."""
-    return tag("a", text, href="rollout/videos/" + quote(name))
+    return tag("a", text, href=quote(f"{rollout.name}/videos/{name}"))
 
 
 def _outcome(episode: Episode) -> Markup:
@@ -112,7 +129,7 @@ def _episodes(rollout: Rollout) -> list[Markup]:
                 episode.instruction,
                 _outcome(episode),
                 count(episode.steps),
-                video_link(episode.video, "video") if episode.video else "",
+                video_link(rollout, episode.video, "video") if episode.video else "",
             ]
             for episode in sorted(rollout.episodes, key=lambda e: e.success is True)
         ]
@@ -123,6 +140,6 @@ def _episodes(rollout: Rollout) -> list[Markup]:
         shown = [(str(name), json.dumps(value).strip('"')) for name, value in rollout.settings.items()]
         parts.append(details("Rollout settings", facts(shown)))
     if rollout.videos:
-        links = join((video_link(name, name) for name in rollout.videos), Markup(", "))
+        links = join((video_link(rollout, name, name) for name in rollout.videos), Markup(", "))
         parts.append(details(f"{len(rollout.videos)} videos", tag("p", links)))
     return parts

@@ -92,6 +92,10 @@ def _set_scale(axes: Any, lines: Sequence[Line], log: bool, zero: bool) -> None:
 def draw(axes: Any, lines: Sequence[Line]) -> None:
     """Draw curves; few points get markers, so that a single one can be seen."""
     for line in lines:
+        if line.dashed and len(line.x) == 1:
+            # A line to compare with: of a single point nothing would be seen.
+            axes.axhline(line.y[0], color=_COLOR[line.color], linewidth=line.width, linestyle=(0, (4, 2.5)))
+            continue
         few = line.dots == "few" and len(line.x) <= 20 and not line.dashed and not line.faint
         axes.plot(
             line.x,

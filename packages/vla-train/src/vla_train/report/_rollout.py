@@ -57,13 +57,30 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Rollout:
-    """All of it. ``videos`` are the files that no listed episode names."""
+    """All of it. ``videos`` are the files that no listed episode names.
+
+    ``name`` is the rollout's directory, also where the page finds its videos (relative to the page).
+    """
 
     tasks: Sequence[TaskResult]
     total: TaskResult
     episodes: Sequence[Episode]
     settings: Mapping[str, Any]
     videos: Sequence[str]
+    name: str = "rollout"
+
+    def by_instruction(self) -> list[TaskResult]:
+        """Success per phrasing, in the order of tasks, of the episodes that ran to their end."""
+        said = dict.fromkeys((e.task, e.instruction) for e in self.episodes if e.success is not None)
+        order = {task.task: i for i, task in enumerate(self.tasks)}
+        return [
+            _result(
+                instruction,
+                {},
+                [e for e in self.episodes if (e.task, e.instruction) == (task, instruction)],
+            )
+            for task, instruction in sorted(said, key=lambda key: (order[key[0]], key[1]))
+        ]
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -133,8 +150,8 @@ def _result(name: str, node: Mapping[str, Any], episodes: Sequence[Episode]) -> 
     )
 
 
-def read_rollout(results: Mapping[str, Any], video_files: Sequence[str]) -> Rollout:
-    """Read ``results.json``; ``video_files`` are the names of the files in ``rollout/videos``.
+def read_rollout(results: Mapping[str, Any], video_files: Sequence[str], name: str = "rollout") -> Rollout:
+    """Read ``results.json``; ``video_files``: names of the files in its ``videos``; ``name``: its directory.
 
     Raises:
         UserError: neither tasks nor episodes in it.
@@ -144,10 +161,10 @@ def read_rollout(results: Mapping[str, Any], video_files: Sequence[str]) -> Roll
     for episode in episodes:
         nodes.setdefault(episode.task, {})
     if not nodes:
-        raise UserError("rollout/results.json holds neither tasks nor episodes; run vla-rollout again")
+        raise UserError(f"{name}/results.json holds neither tasks nor episodes; run vla-rollout again")
     tasks = [
-        _result(name, node, [episode for episode in episodes if episode.task == name])
-        for name, node in nodes.items()
+        _result(task, node, [episode for episode in episodes if episode.task == task])
+        for task, node in nodes.items()
     ]
     # What the file's own total lacks follows from the tasks, as they may come without episodes.
     sums = {key: sum(getattr(task, key) for task in tasks) for key in ("successes", "episodes", "failed")}
@@ -157,5 +174,6 @@ def read_rollout(results: Mapping[str, Any], video_files: Sequence[str]) -> Roll
         total=_result("all tasks", {**sums, **_mapping(results.get("total"))}, episodes),
         episodes=episodes,
         settings=_mapping(results.get("settings")),
-        videos=[name for name in video_files if name not in named],
+        videos=[file for file in video_files if file not in named],
+        name=name,
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,12 @@ class Run:
     config: str | None
     metrics: Metrics
     predictions: Predictions | None
-    rollout: Rollout | None
+    rollouts: Sequence[Rollout]
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The run's own, or the first that was named."""
+        return self.rollouts[0] if self.rollouts else None
 
     @property
     def name(self) -> str:
@@ -166,24 +172,39 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return data
 
 
-def read_run(path: Path) -> Run:
-    """Read a run folder.
+def _read_rollouts(run: Path, others: Sequence[Path]) -> list[Rollout]:
+    own = run / "rollout"
+    found: dict[Path, Rollout] = {}
+    for path in (own, *others):
+        results = read_json(path / "results.json")
+        if results is None:
+            if path is own:
+                continue
+            raise UserError(
+                f"--rollout: {path} has no results.json; give a directory that vla-rollout --out wrote"
+            )
+        videos = sorted(video.name for video in (path / "videos").glob("*.mp4"))
+        name = os.path.relpath(path.resolve(), run.resolve()).replace(os.sep, "/")
+        found.setdefault(path.resolve(), read_rollout(results, videos, name))
+    return list(found.values())
+
+
+def read_run(path: Path, rollouts: Sequence[Path] = ()) -> Run:
+    """Read a run folder, and what ``vla-rollout`` wrote into its ``rollout`` and into further directories.
 
     Raises:
-        UserError: no such folder, no metrics, or a file that cannot be read.
+        UserError: no such folder, no metrics, a directory without results, or a file that cannot be read.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder; give the folder that vla-train wrote")
     config = path / "config.yaml"
-    results = read_json(path / "rollout" / "results.json")
-    videos = sorted((path / "rollout" / "videos").glob("*.mp4"))
     return Run(
         path=path,
         info=read_json(path / "run.json") or {},
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
         metrics=_read_metrics(path / "metrics.jsonl"),
         predictions=_read_predictions(path / "predictions.npz"),
-        rollout=None if results is None else read_rollout(results, [v.name for v in videos]),
+        rollouts=_read_rollouts(path, rollouts),
     )
 
 
