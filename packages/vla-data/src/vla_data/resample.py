@@ -1,9 +1,9 @@
 """Another control rate of the same episodes: which frames are kept, and what a longer step commands.
 
 A step of the new rate covers whole frames: step ``j`` begins at frame ``round(j r)``, ``r`` being the
-recorded rate over the new one (it need not be an integer), and ends where the next one
-begins; the last one ends with the episode. So the picture, the state and the command of a step belong together, and no motion is lost or
-counted twice. Shapes: F frames, M steps, D dims.
+recorded rate over the new one (it need not be an integer), and ends where the next one begins; the last
+one ends with the episode. So the picture, the state and the command of a step belong together, and no
+motion is lost or counted twice. Shapes: F frames, M steps, D dims.
 """
 
 from __future__ import annotations
