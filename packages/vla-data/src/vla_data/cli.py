@@ -11,6 +11,7 @@ from typing import Any
 
 from vla_core.dotted import dotted
 from vla_core.errors import ConfigError, UserError
+from vla_core.ranges import Range
 
 from vla_data.cache_cli import add_cache
 from vla_data.stats_cli import add_stats
@@ -62,7 +63,11 @@ def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from vla_data.inspect import describe, plot
 
     _no_rest(rest)
-    print(describe(args.dir, args.robot))
+    if args.fps is not None:
+        problem = Range(low=0, open_low=True).problem(args.fps)
+        if problem is not None:
+            raise ConfigError(f"--fps: {problem}")
+    print(describe(args.dir, args.robot, args.fps))
     if args.episode is not None or args.out is not None:
         episode = 0 if args.episode is None else args.episode
         out = args.out or Path(f"{args.dir.resolve().name}_episode_{episode}.png")
@@ -152,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_readers(commands: Any) -> None:
     robot = "YAML file that describes the robot"
     commands.choices["inspect"].add_argument("--robot", help=robot)
+    rate = "control rate to read it at (default: as recorded)"
+    commands.choices["inspect"].add_argument("--fps", type=float, metavar="HZ", help=rate)
     propose = commands.add_parser(
         "describe",
         allow_abbrev=False,

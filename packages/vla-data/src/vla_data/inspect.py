@@ -100,29 +100,42 @@ def _camera_lines(source: LeRobotSource) -> list[str]:
     ]
 
 
-def describe(path: Path, robot: str | None = None) -> str:
+def _resampled(source: LeRobotSource, layout: Layout, fps: float | None) -> list[str]:
+    if fps is None:
+        return []
+    known = {e.index: len(e) for e in layout.episodes}
+    frames = sum(known[index] for index in source.lengths())
+    return [
+        f"resampled {layout.fps:g} Hz to {fps:g} Hz: {frames} frames to {len(source)} steps of "
+        f"{layout.fps / fps:.4g} frames; deltas are composed, so a command may exceed what was recorded"
+    ]
+
+
+def describe(path: Path, robot: str | None = None, fps: float | None = None) -> str:
     """The table: episodes, frames, rate, features, tasks, ranges, warnings.
 
     Args:
         path: the data set.
         robot: YAML file that describes the robot; None: what the data set says.
+        fps: control rate to read it at; None: as recorded.
 
     Raises:
         UserError: no dataset there, or one that training refuses.
     """
     layout = open_layout(path)
     present, absent = declared_cameras(layout, robot)
-    config = LeRobotConfig(str(path), tuple(present) if absent else None, robot=robot)
+    config = LeRobotConfig(str(path), tuple(present) if absent else None, robot=robot, fps=fps)
     source = LeRobotSource(config, horizon=1)
     lengths = np.array(list(source.lengths().values()))
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    seconds = len(source) / layout.fps
+    seconds = len(source) / (fps or layout.fps)
     lines = [
         f"{path}  (LeRobot {layout.info['codebase_version']}, {size / 1e6:.2f} MB)",
         f"robot     {source.spec.embodiment}, {source.spec.action.control_hz:g} Hz",
         f"episodes  {len(lengths)}, of {lengths.min()} to {lengths.max()} frames "
         f"(median {np.median(lengths):g})",
         f"frames    {len(source)} ({seconds:.0f} s)",
+        *_resampled(source, layout, fps),
         f"groups    of {source.binding.where}",
         *_camera_lines(source),
         "",

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError
-from vla_core.ranges import Natural
+from vla_core.ranges import Natural, Positive
 from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Image, Observation, Sample
@@ -26,6 +26,7 @@ from vla_data.formats.opening import open_layout
 from vla_data.formats.pictures import Pictures
 from vla_data.formats.video_checks import camera_sizes, check_videos, scan_videos
 from vla_data.frames import CALIBRATION, Frames, read_frames
+from vla_data.resample import check_rate, kept_frames, resample
 from vla_data.robot.binding import Binding, bind, make_spec
 from vla_data.stats import compute_norm_stats
 
@@ -46,6 +47,8 @@ class LeRobotConfig:
             list; None: all.
         exclude_episodes: which of them to leave out, written in the same way.
         instruction: what every episode is told, in place of what was recorded.
+        fps: control rate to read the episodes at, not above the recorded one; deltas are composed over the
+            frames between (:mod:`vla_data.resample`). None: as recorded.
     """
 
     path: str
@@ -55,12 +58,14 @@ class LeRobotConfig:
     episodes: str | tuple[Natural, ...] | None = None
     exclude_episodes: str | tuple[Natural, ...] | None = None
     instruction: str | None = None
+    fps: Positive | None = None
 
 
 class LeRobotSource:
     """Random access to the frames of a LeRobot dataset; implements :class:`vla_core.sources.Source`.
 
-    Sample ``i`` holds frame ``i`` of the chosen episodes and the actions of the T steps from there.
+    Sample ``i`` holds frame ``i`` of the chosen episodes and the actions of the T steps from there; with
+    ``fps`` step ``i`` of that rate, and ``meta["frame"]`` is the frame that it begins at.
     Beyond the episode's end ``action_mask`` is False (:func:`vla_core.sources.action_chunk`). Picklable, so
     that DataLoader workers can have copies (forked workers share a ``ram`` cache).
 
@@ -82,7 +87,7 @@ class LeRobotSource:
     binding: Binding
     """Where the robot's parts are in the data set."""
     frames: Frames
-    """All numbers of the chosen episodes."""
+    """All numbers of the chosen episodes, at the rate of ``spec``."""
 
     def __init__(self, config: LeRobotConfig, horizon: int, episodes: Sequence[int] | None = None) -> None:
         if horizon < 1:
@@ -93,10 +98,6 @@ class LeRobotSource:
         self._layout = layout = open_layout(config.path)
         allowed = _allowed(config, layout)
         self._episodes = _choose(layout, allowed if episodes is None else episodes)
-        lengths = np.array([len(e) for e in self._episodes])
-        self._stop = np.cumsum(lengths)
-        self._first = self._stop - lengths
-        self._position = np.repeat(np.arange(len(lengths)), lengths)
         self.binding = binding = bind(layout, self._episodes, config.robot, config.cameras)
         self._cameras = binding.cameras
         videos = scan_videos(layout, list(self._cameras.values()), self._episodes)
@@ -104,12 +105,23 @@ class LeRobotSource:
         self._depth = self._of_cameras("depth")
         self._geometry = {kind: self._of_cameras(kind) for kind in CALIBRATION}
         calibration = {key: kind for kind, keys in self._geometry.items() for key in keys.values()}
-        self.frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
+        hz = binding.robot.control_hz or layout.fps
+        if config.fps is not None:
+            check_rate(config.fps, layout.fps, binding.robot.control_hz, binding.where)
+            hz = config.fps
+        recorded = [len(e) for e in self._episodes]
+        self._kept = kept_frames(recorded, 1.0 if config.fps is None else max(1.0, layout.fps / config.fps))
+        frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
+        self.frames = frames if config.fps is None else resample(frames, recorded, self._kept)
+        lengths = np.array([len(k) for k in self._kept])
+        self._stop = np.cumsum(lengths)
+        self._first = self._stop - lengths
+        self._position = np.repeat(np.arange(len(lengths)), lengths)
         self._rows = {"state": self.frames.state.rows, "action": self.frames.action.rows}
         self._pictures, self._maps = Pictures(layout), DepthReader(layout)
         row = int(self.frames.rows[0])
         sizes = camera_sizes(self._pictures, self._cameras, videos, self._episodes[0], row)
-        spec = make_spec(layout, binding, self.frames.state, self.frames.action, sizes, horizon)
+        spec = make_spec(binding, self.frames.state, self.frames.action, sizes, horizon, hz)
         self.spec = replace(spec, statistics=compute_norm_stats(self))
         self._ram = self._decode_all() if config.cache == "ram" else None
 
@@ -130,8 +142,8 @@ class LeRobotSource:
         return self._episodes[self._position[index]].index
 
     def lengths(self) -> dict[int, int]:
-        """Frames of each chosen episode, by episode index."""
-        return {e.index: len(e) for e in self._episodes}
+        """Samples of each chosen episode, by episode index."""
+        return {e.index: len(k) for e, k in zip(self._episodes, self._kept, strict=True)}
 
     def instruction(self, episode: int) -> str:
         """What the robot was told at the start of an episode (by episode index)."""
@@ -156,8 +168,9 @@ class LeRobotSource:
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
         state, actions, mask = self.numeric(index)
-        episode = self._episodes[self._position[index]]
-        frame = int(index - self._first[self._position[index]])
+        position = int(self._position[index])
+        episode = self._episodes[position]
+        frame = int(self._kept[position][index - self._first[position]])
         geometry: dict[str, dict[str, Float] | None] = {
             kind: {name: self.frames.calibration[key][index] for name, key in keys.items()} or None
             for kind, keys in self._geometry.items()
@@ -194,7 +207,7 @@ class LeRobotSource:
         """All frames of each camera ``[F, H, W, 3]``."""
         return {
             c.name: self._pictures.read_all(
-                self._cameras[c.name], self._episodes, self.frames.rows, (c.height, c.width)
+                self._cameras[c.name], self._episodes, self._kept, self.frames.rows, (c.height, c.width)
             )
             for c in self.spec.observation.cameras
         }

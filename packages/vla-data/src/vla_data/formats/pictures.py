@@ -125,22 +125,27 @@ class Pictures:
         raise BadDataError(f"{what} names the file {value}, which is not there")
 
     def read_all(
-        self, key: str, episodes: Sequence[Episode], rows: NDArray[np.int64], size: tuple[int, int]
+        self,
+        key: str,
+        episodes: Sequence[Episode],
+        kept: Sequence[NDArray[np.int64]],
+        rows: NDArray[np.int64],
+        size: tuple[int, int],
     ) -> NDArray[np.uint8]:
-        """All frames of ``episodes`` ``[F, H, W, 3]``, each file decoded once."""
+        """The ``kept`` frames of each of ``episodes`` ``[F, H, W, 3]``, each file decoded once."""
         out = np.empty((len(rows), *size, 3), np.uint8)
-        first = np.cumsum([0, *(len(e) for e in episodes)])
+        first = np.cumsum([0, *(len(k) for k in kept)])
         if not is_video(self._layout, key):
-            for episode, start in zip(episodes, first, strict=False):
-                for frame in range(len(episode)):
-                    out[start + frame] = self.read(key, episode, frame, int(rows[start + frame]))
+            for episode, frames, start in zip(episodes, kept, first, strict=False):
+                for i, frame in enumerate(frames, start):
+                    out[i] = self.read(key, episode, int(frame), int(rows[i]))
             return out
         files: dict[Path, tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]] = {}
-        for episode, start in zip(episodes, first, strict=False):
+        for episode, frames, start in zip(episodes, kept, first, strict=False):
             path, number = self._place(key, episode)
             numbers, places = files.setdefault(path, ([], []))
-            numbers.append(number + np.arange(len(episode)))
-            places.append(start + np.arange(len(episode)))
+            numbers.append(number + frames)
+            places.append(start + np.arange(len(frames)))
         for path, (numbers, places) in files.items():
             place = np.concatenate(places)
 

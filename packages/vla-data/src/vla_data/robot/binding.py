@@ -105,25 +105,26 @@ def _cameras(layout: Layout, robot: RobotConfig, where: str) -> dict[str, str]:
 
 
 def make_spec(
-    layout: Layout,
     binding: Binding,
     state: Vector,
     action: Vector,
     sizes: Mapping[str, tuple[int, int]],
     horizon: int,
+    control_hz: float,
 ) -> RobotSpec:
     """The spec without statistics.
 
     Args:
-        layout, binding: what is read.
+        binding: what is read.
         state, action: the vectors.
         sizes: (H, W) of each camera.
         horizon: T.
+        control_hz: rate of the steps.
     """
     return RobotSpec(
         observation=ObservationSpec(
             tuple(CameraSpec(name, *sizes[name]) for name in binding.cameras), state.groups
         ),
-        action=ActionSpec(action.groups, horizon, binding.robot.control_hz or layout.fps),
+        action=ActionSpec(action.groups, horizon, control_hz),
         embodiment=binding.robot.embodiment,
     )
