@@ -1,6 +1,6 @@
 """Reading samples: LeRobotSource beside lerobot's own LeRobotDataset, in one run.
 
-    python benchmarks/data.py [--data DIR] [--samples 200] [--rounds 5]
+    python benchmarks/data/shipped.py [--data DIR] [--samples 200] [--rounds 5]
 
 Random access to (all cameras, state, 16 actions with mask) in one process and one thread of PyTorch.
 The readers take turns and the median over ``--rounds`` is printed as a markdown table. torchcodec is
@@ -80,7 +80,7 @@ def check_equal(readers: dict[str, tuple[Reader, float]], indices: list[int]) ->
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[1] / "examples" / "data" / "metaworld_faucet"
+    default = Path(__file__).parents[2] / "examples" / "data" / "metaworld_faucet"
     parser.add_argument("--data", default=str(default), help="a LeRobot v3.0 dataset")
     parser.add_argument("--samples", type=int, default=200, help="samples per reader and round")
     parser.add_argument("--rounds", type=int, default=5)

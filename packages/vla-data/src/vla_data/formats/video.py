@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ _MOST_OPEN = 16  # containers kept open per process
 _AHEAD = 2
 """Frames that are decoded on from the last one read, rather than sought: a history is read in one pass."""
 _REORDERED = 32
-"""Frames to seek earlier where a seek went too far: with B-frames containers seek by the time of decoding, and
-a later key frame can be decoded before the wanted frame is shown."""
+"""Frames to seek earlier where a seek went too far: with B-frames containers seek by the time of decoding,
+and a later key frame can be decoded before the wanted frame is shown."""
 
 
 def open_video(path: Path) -> Any:
@@ -73,7 +73,7 @@ class _Opened:
     """A container, and what is being decoded of it: the frames after number ``last``."""
 
     container: Any
-    frames: Iterator[Any] = iter(())
+    frames: Iterator[Any] = field(default_factory=lambda: iter(()))
     last: int | None = None
 
 

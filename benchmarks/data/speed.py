@@ -1,0 +1,204 @@
+"""Batches of synthetic video: this project's loader beside lerobot's, with and without ``vla-data cache``.
+
+    python benchmarks/data/speed.py [--cases a b c] [--rounds 3] [--samples 96] [--out speed.json]
+
+Random batches of 16 through PyTorch's DataLoader, the same samples for all. The readers take turns, and the
+median over ``--rounds`` counts. CPU time is that of the process and its workers together; memory is their
+proportional set size (shared pages count once) after the last batch. Rows say how many times lerobot's
+faster reader is outdone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _synthetic import FPS, Shape, write
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from torch.utils.data import DataLoader, Dataset
+from vla_data import LeRobotConfig, LeRobotSource
+from vla_data.cache import CacheConfig, build_cache
+
+HORIZON, BATCH, CACHED = 16, 16, 224
+KB = 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set and how many past frames a sample has; the goals are ratios to lerobot's faster reader."""
+
+    what: str
+    shape: Shape
+    history: int
+    goal: float
+
+
+CASES = {
+    "a": Case("2 cameras 256 x 256, h264 GOP 10", Shape(2, 256, 256, "h264", 10, 60), 1, 4.0),
+    "b": Case("3 cameras 480 x 640, AV1 GOP 2", Shape(3, 480, 640, "av1", 2, 50), 1, 2.0),
+    "c": Case("2 cameras 256 x 256, h264 GOP 10, 4 frames", Shape(2, 256, 256, "h264", 10, 60), 4, 10.0),
+}
+CACHE_GOAL = 10.0
+
+
+class Ours(Dataset[dict[str, Any]]):
+    """The source's samples as tensors; a history is read frame by frame, the oldest first."""
+
+    def __init__(self, path: str, history: int) -> None:
+        self.source, self.history = LeRobotSource(LeRobotConfig(path), HORIZON), history
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        episode = self.source.episode(index)
+        frames = []
+        for back in range(self.history - 1, -1, -1):
+            past = max(index - back, 0)
+            frames.append(self.source[past if self.source.episode(past) == episode else index])
+        now = frames[-1]
+        images = {n: np.stack([f.observation.images[n] for f in frames]) for n in now.observation.images}
+        return {**images, "action": now.actions, "mask": now.action_mask, "state": now.observation.state}
+
+
+def theirs(path: str, history: int, backend: str) -> LeRobotDataset:
+    """lerobot's dataset with the same chunk and history, uint8 images asked for."""
+    info = json.loads((Path(path) / "meta/info.json").read_text())
+    wanted = {"action": [i / FPS for i in range(HORIZON)]}
+    if history > 1:
+        images = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
+        wanted |= {key: [-k / FPS for k in range(history - 1, -1, -1)] for key in images}
+    return LeRobotDataset(
+        "local/synthetic", root=path, delta_timestamps=wanted, video_backend=backend, return_uint8=True
+    )
+
+
+@dataclass
+class Measured:
+    """Of one pass."""
+
+    rate: float
+    cpu_ms: float
+    first_s: float
+    memory_mb: float
+
+
+def _cpu() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def _memory() -> float:
+    """MB of this process and its workers, pages that they share counted once."""
+    pids = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / KB
+
+
+def measure(make: Callable[[], Dataset[Any]], indices: Sequence[int], workers: int) -> Measured:
+    """Open the data set and read ``indices`` in batches."""
+    started, cpu = time.perf_counter(), 0.0
+    data = make()
+    batches = [list(indices[i : i + BATCH]) for i in range(0, len(indices), BATCH)]
+    cpu = _cpu()
+    loader = DataLoader(data, batch_sampler=batches, num_workers=workers)
+    iterator = iter(loader)
+    begun = time.perf_counter()
+    next(iterator)
+    first = time.perf_counter() - started
+    for _ in range(len(batches) - 1):
+        next(iterator)
+    seconds = time.perf_counter() - begun
+    memory = _memory()
+    del iterator, loader  # joins the workers, whose time counts from then on
+    return Measured(len(indices) / seconds, 1000 * (_cpu() - cpu) / len(indices), first, memory)
+
+
+def run_case(case: Case, folder: Path, workers: Sequence[int], rounds: int, samples: int) -> dict[str, Any]:
+    """Every reader at every number of workers, in turns."""
+    plain, cached = folder / "plain", folder / "cached"
+    write(plain, case.shape)
+    size = min(CACHED, case.shape.height)
+    report = build_cache(plain, cached, CacheConfig(size, size, gop=2))
+    path, quick, history = str(plain), str(cached), case.history
+    makers: dict[str, Callable[[], Dataset[Any]]] = {
+        "ours": lambda: Ours(path, history),
+        "ours, cache": lambda: Ours(quick, history),
+        "lerobot, torchcodec": lambda: theirs(path, history, "torchcodec"),
+        "lerobot, pyav": lambda: theirs(path, history, "pyav"),
+    }
+    for name in list(makers):
+        try:
+            makers[name]()[20]
+        except (ImportError, RuntimeError, OSError) as error:
+            print(f"{name}: left out, does not load here ({str(error).splitlines()[0]})", flush=True)
+            del makers[name]
+    rng = np.random.default_rng(0)
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        indices = rng.integers(case.shape.episodes * case.shape.frames, size=samples).tolist()
+        for count in workers:
+            for name, make in makers.items():
+                found.setdefault(f"{name}|{count}", []).append(asdict(measure(make, indices, count)))
+    medians = {
+        key: {field: statistics.median(one[field] for one in many) for field in many[0]}
+        for key, many in found.items()
+    }
+    return {"what": case.what, "cache": {"error": report.error, "psnr": report.psnr}, "rows": medians}
+
+
+def table(name: str, case: Case, result: dict[str, Any], workers: Sequence[int]) -> str:
+    """Markdown rows of a case."""
+    lines, rows = [], result["rows"]
+    for count in workers:
+        base = [
+            rows[f"lerobot, {b}|{count}"] for b in ("torchcodec", "pyav") if f"lerobot, {b}|{count}" in rows
+        ]
+        rate, cpu = max(r["rate"] for r in base), min(r["cpu_ms"] for r in base)
+        for reader in ("ours", "ours, cache", "lerobot, torchcodec", "lerobot, pyav"):
+            row = rows.get(f"{reader}|{count}")
+            if row is None:
+                continue
+            goal = {"ours": f"{case.goal:g}", "ours, cache": f"{CACHE_GOAL:g}"}.get(reader, "")
+            ratios = f"{row['rate'] / rate:.2f} | {cpu / row['cpu_ms']:.2f} | {goal}"
+            costs = f"{row['cpu_ms']:.2f} | {row['first_s']:.2f} | {row['memory_mb']:.0f}"
+            lines.append(f"| {name} | {count} | {reader} | {ratios} | {costs} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=96, help="of one pass")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="all medians, as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {}
+    for name in args.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = run_case(CASES[name], Path(folder), args.workers, args.rounds, args.samples)
+        print(table(name, CASES[name], results[name], args.workers), flush=True)
+        if args.out is not None:
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
