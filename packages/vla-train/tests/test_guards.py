@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from vla_core.config import build_config
 from vla_core.errors import UserError
 from vla_train import composition
 from vla_train.cli import main
 from vla_train.composition import compose
+from vla_train.config import RunConfig
 from vla_train.engine.choose import check_launch
 from vla_train.masters import MasterAdamW
-from vla_train.optim import lr_factor
+from vla_train.optim import freeze, lr_factor
 from vla_train.precision import masters_of
 from vla_train.presets import load_run_tree
 from vla_train.trainer import Trainer
@@ -221,6 +223,22 @@ def test_freezing_by_regex_and_what_no_loss_reaches(toy_config: Path) -> None:
     assert frozen == {n for n, _ in composed.model.named_parameters() if n.startswith("vlm.layers.0.")} | set(
         trainer.unreached
     )
+
+
+@pytest.mark.parametrize("key", ["freeze_modules", "reload_modules"])
+def test_a_list_of_modules_may_be_one_text(toy_config: Path, key: str) -> None:
+    text = toy_config.read_text().replace("trainer:", f"trainer:\n  {key}: 'vlm, head'")
+    toy_config.write_text(text)
+    tree = load_run_tree([toy_config], ["trainer.pretrained_checkpoint=somewhere"])
+    assert getattr(build_config(RunConfig, tree.data, "", tree).trainer, key) == ("vlm", "head")
+
+
+def test_a_frozen_module_has_parameters() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU())
+    with pytest.raises(UserError, match="'1' has no parameters"):
+        freeze(model, ["1"])
+    freeze(model, ["0"])
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_a_signal_saves_and_leaves(

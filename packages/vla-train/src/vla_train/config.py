@@ -45,6 +45,13 @@ class EvaluationConfig:
         check_ranges(self, "trainer.evaluation.")
 
 
+def _listed(names: tuple[str, ...] | str) -> tuple[str, ...]:
+    """``a, b`` as a list of names."""
+    if not isinstance(names, str):
+        return names
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
 RATE = Range(low=0)
 """Of every number in ``trainer.learning_rate``, however deep."""
 
@@ -73,7 +80,8 @@ class TrainerConfig:
         ema_decay: exponential moving average of the weights, which validation, checkpoints and so
             the served policy use (0: off).
         freeze_modules: what does not train: module prefixes, or regular expressions for whole names of
-            parameters.
+            parameters; a list, or ``a, b`` (an expression with a comma needs the list). One that names
+            nothing is an error.
         lora: adapters instead of the weights themselves, see :class:`~vla_train.lora.LoRAConfig`; null:
             all that is not frozen trains.
         loss_weights: loss term -> weight; terms not named weigh 1.
@@ -102,7 +110,7 @@ class TrainerConfig:
         resume: go on from the newest checkpoint of the run ``run_id``; ``auto``: if it has one, else start.
         pretrained_checkpoint: checkpoint whose weights to start from.
         keep_statistics: normalise with its statistics instead of those of the data.
-        reload_modules: only these module prefixes of it (empty: all).
+        reload_modules: only these module prefixes of it, written as ``freeze_modules`` (empty: all).
         evaluation: closed-loop evaluation at the end.
     """
 
@@ -121,7 +129,7 @@ class TrainerConfig:
     weight_decay: NonNegative = 0.01
     clip_norm: NonNegative = 1.0
     ema_decay: BelowOne = 0.0
-    freeze_modules: tuple[str, ...] = ()
+    freeze_modules: tuple[str, ...] | str = ()
     lora: LoRAConfig | None = None
     loss_weights: dict[str, NonNegative] = field(default_factory=dict)
     loss_scale: LossScale = field(default_factory=LossScale)
@@ -144,11 +152,13 @@ class TrainerConfig:
     resume: bool | Literal["auto"] = False
     pretrained_checkpoint: str | None = None
     keep_statistics: bool = False
-    reload_modules: tuple[str, ...] = ()
+    reload_modules: tuple[str, ...] | str = ()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self, "trainer.")
+        for key in ("freeze_modules", "reload_modules"):
+            object.__setattr__(self, key, _listed(getattr(self, key)))
         if self.moments == "bf16" and self.betas[1] > 0.99:
             raise ConfigError(
                 f"trainer.moments: bf16 would round away what a step adds with betas[1] {self.betas[1]}; set "

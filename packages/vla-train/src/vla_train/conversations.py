@@ -28,6 +28,7 @@ from vla_train.conversation_config import ConversationsConfig
 from vla_train.data import InfiniteBatches
 from vla_train.engine import Engine
 from vla_train.feed import PREFETCHED, Failed
+from vla_train.workers import outlive, shielded
 
 AnyBatch: TypeAlias = Batch | ConversationBatch
 
@@ -189,12 +190,14 @@ class ConversationFeed:
             batch_sampler=batches,
             collate_fn=_Collate(talks.collator),
             num_workers=workers,
+            worker_init_fn=outlive,
             pin_memory=engine.device.type == "cuda",
             prefetch_factor=PREFETCHED if workers else None,
             # Worker seeds must not draw from the generator that gives the noise.
             generator=torch.Generator().manual_seed(seed),
         )
-        self._batches: Iterator[ConversationBatch | Failed] = iter(loader)
+        with shielded():
+            self._batches: Iterator[ConversationBatch | Failed] = iter(loader)
 
     def step(self) -> list[ConversationBatch]:
         """The micro-batches of the next step.

@@ -20,6 +20,7 @@ from vla_data.mixture import Mixture
 from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.engine import Engine
 from vla_train.quarantine import Quarantine, Skipped
+from vla_train.workers import outlive, shielded
 
 PREFETCHED = 4
 ATTEMPTS = 15
@@ -130,12 +131,14 @@ class Feed:
             batch_sampler=batches,
             collate_fn=_CarefulCollate(collate),
             num_workers=workers,
+            worker_init_fn=outlive,
             pin_memory=engine.device.type == "cuda",
             prefetch_factor=PREFETCHED if workers else None,
             # Worker seeds must not draw from the generator that gives the noise.
             generator=torch.Generator().manual_seed(seed),
         )
-        self._batches: Iterator[tuple[Batch, list[Skipped]] | Failed] = iter(loader)
+        with shielded():
+            self._batches: Iterator[tuple[Batch, list[Skipped]] | Failed] = iter(loader)
 
     def step(self) -> list[Batch]:
         """The micro-batches of the next step.

@@ -35,12 +35,15 @@ def freeze(model: nn.Module, entries: Iterable[str]) -> None:
     """Switch gradients off below each module, or of each parameter whose whole name a regex matches.
 
     Raises:
-        ConfigError: an entry that names no module and matches no parameter.
+        ConfigError: an entry that names no module and matches no parameter, or a module without any.
     """
     modules = _modules(model)
     for entry in entries:
         if entry in modules:
-            model.get_submodule(entry).requires_grad_(False)
+            module = model.get_submodule(entry)
+            if next(module.parameters(), None) is None:
+                raise ConfigError(f"trainer.freeze_modules: the module '{entry}' has no parameters")
+            module.requires_grad_(False)
             continue
         try:
             found = [p for name, p in model.named_parameters() if re.fullmatch(entry, name)]
