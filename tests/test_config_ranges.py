@@ -102,7 +102,7 @@ def places(hint: Any, value: Any) -> Iterator[Any]:
 def needed(cls: type) -> dict[str, Any]:
     """Something for the keys without a default, so that the number is what is wrong."""
     annotations = ranges.hints(cls)
-    values: dict[Any, Any] = {str: "x", Path: "x", int: 1, float: 1, dict: {"name": "x"}}
+    values: dict[Any, Any] = {str: "x", Path: "x", int: 16, float: 1, dict: {"name": "x"}}
     values[DatasetsConfig] = {"train": [{"name": "x"}]}
     found = {}
     for field in dataclasses.fields(cls):

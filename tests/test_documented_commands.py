@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import vla_data.cache_cli
 import vla_data.cli
 import vla_data.stats_cli
+import vla_serve._rollout_replay
 import vla_serve.bridge_cli
 import vla_serve.doctor_cli
 import vla_serve.probe_cli
@@ -111,6 +113,8 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(module, "_run", stop)
     monkeypatch.setattr(vla_serve.rollout_cli, "rollout", roll_out)
+    recorded = SimpleNamespace(env="metaworld"), {"faucet-open": (0,)}
+    monkeypatch.setattr(vla_serve._rollout_replay, "chosen", lambda *_: recorded)
     monkeypatch.setattr(vla_serve.server_cli, "_serve", stop)
 
 

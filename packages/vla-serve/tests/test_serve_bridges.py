@@ -15,7 +15,6 @@ from PIL import Image
 from vla_core.testing import make_spec
 from vla_core.types import ActionChunk
 from vla_serve import PolicyServer
-from vla_serve.server_cli import main
 
 pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
 pytest.importorskip("msgpack", reason="needs the extra vla-serve[bridge]")
@@ -283,50 +282,6 @@ def test_starvla_sampling_is_honoured_or_refused(bridge, serving):
     asyncio.run(talk(bridge["starvla"], client))
 
 
-@pytest.mark.parametrize(
-    ("setting", "always", "steps"), [("request", None, 10), ("policy", None, None), ("request", 4, 4)]
-)
-def test_whose_steps_a_starvla_bridge_takes(setting, always, steps):
-    from vla_serve.bridges.listener import Asker
-    from vla_serve.bridges.repack import StarvlaConfig
-    from vla_serve.bridges.starvla import Starvla
-
-    asked = []
-
-    class Client:
-        async def __aenter__(self):
-            return self
-
-        async def __aexit__(self, *error):
-            pass
-
-        async def predict(self, observation, denoise_steps):
-            asked.append(denoise_steps)
-            action = SPECS["left"].action
-            return ActionChunk(np.zeros((action.horizon, action.dim), np.float32), action)
-
-    class Socket:
-        """Gives one request, and keeps the answer."""
-
-        def __init__(self, data):
-            self.messages, self.sent = [aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, data, None)], []
-
-        async def __aiter__(self):
-            for message in self.messages:
-                yield message
-
-        async def send_bytes(self, data):
-            self.sent.append(msgpack.unpackb(data))
-
-    example = {"image": [array(picture(1))] * 2, "lang": "go", "state": array(np.arange(7.0))}
-    socket = Socket(msgpack.packb({"examples": [example], **SAMPLING}))
-    asker = Asker(lambda embodiment: Client(), 1.0, always)
-    speaker = Starvla(asker, StarvlaConfig(num_ddim_steps=setting), {"left": SPECS["left"]})
-    asyncio.run(speaker.serve(socket))
-    assert socket.sent[-1]["ok"]
-    assert asked == [steps]
-
-
 def test_connections_are_bounded(bridge):
     async def crowd():
         async with aiohttp.ClientSession() as http:
@@ -405,51 +360,3 @@ def test_vla_eval(bridge):
         assert await act(60) == [60, 0]
 
     asyncio.run(talk(bridge["vla_eval"], client))
-
-
-def test_a_bridge_is_checked_before_it_listens(tmp_path, capsys):
-    file = tmp_path / "repack.yaml"
-
-    def run(text, *words):
-        file.write_text(text)
-        code = main(["bridge", "--address", server.address, "--repack", str(file), *words])
-        return code, capsys.readouterr().err
-
-    left = ("--embodiment", "left", "--openpi_port", "0")
-    with PolicyServer(Looking()) as server:
-        for text, words, expected in (
-            (
-                "openpi: {images: {camera_0: a, camra_1: b}}",
-                left,
-                "'camra_1' is not in the contract (did you",
-            ),
-            (
-                "openpi: {images: {camera_0: a}}",
-                left,
-                "repack.openpi.images: 'camera_1' of the contract is",
-            ),
-            ("openpi: {image: {}}", left, "image"),
-            (REPACK, ("--openpi_port", "0"), "--embodiment: name one of left, right"),
-            ("starvla: {}", left, "no section 'openpi', which says whose keys are what"),
-            (
-                "starvla: {unnorm_keys: {franka: lift}}",
-                ("--starvla_port", "0"),
-                "has no 'lift' (did",
-            ),
-            (REPACK, (), "give --openpi_port, --starvla_port or --vla_eval_port"),
-            (REPACK, (*left, "--host", "0.0.0.0"), "or say --insecure"),
-            ("[1", left, "is no YAML"),
-        ):
-            code, said = run(text, *words)
-            assert (code, expected in said) == (2, True), said
-        address = server.address
-    assert main(["bridge", "--address", address, "--starvla_port", "0", "--wait_s", "0.1"]) == 1
-
-
-def test_the_policy_is_named_where_there_are_several(capsys):
-    with PolicyServer({"one": Looking(), "two": Looking()}) as server:
-        words = ["bridge", "--address", server.address, "--starvla_port", "0"]
-        assert main(words) == 2
-        assert "--policy: name one of one, two" in capsys.readouterr().err
-        assert main([*words, "--policy", "tow"]) == 2
-        assert "--policy: 'tow' is not served (did you mean 'two'?)" in capsys.readouterr().err

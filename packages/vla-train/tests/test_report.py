@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from vla_core.errors import UserError
-from vla_train.cli import main
 from vla_train.report import write_report
 
 GROUPS = [
@@ -376,42 +375,6 @@ def test_one_step_has_whole_ticks(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "grad_norm": 0.0}\n')
     text = parse(write_report(tmp_path)).sections["training"]
     assert "1.9" not in text
-
-
-def test_the_command_adds_rollouts_run_by_hand_to_a_killed_run(tmp_path, capsys):
-    run = write_run(tmp_path / "runs" / "killed", steps=50)
-    (run / "run.json").unlink()  # not even that, and a last line cut short
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 60, "lo')
-    for name, second in (("plain", True), ("heldout", False)):
-        videos = tmp_path / "by hand" / name / "videos"
-        videos.mkdir(parents=True)
-        (videos / "left_2.mp4").write_bytes(b"")
-        said = [("go left", True, None), ("to the left", second, "left_2.mp4")]
-        nodes = [
-            {"task": "left", "seed": i + 1, "success": ok, "instruction": text, "video": video}
-            for i, (text, ok, video) in enumerate(said)
-        ]
-        (videos.parent / "results.json").write_text(json.dumps({"episodes": nodes}))
-    by_hand = [str(tmp_path / "by hand" / name) for name in ("plain", "heldout")]
-    assert main(["report", str(run), "--rollout", by_hand[0], "--rollout", by_hand[1]]) == 0
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
-    page = parse(run / "report.html")
-    loop = page.sections["closed-loop"]
-    assert loop.index("../../by hand/plain") < loop.index("../../by hand/heldout")
-    assert "2 of 2" in loop
-    assert loop.count("Success per phrasing (2)") == 2
-    assert "0 of 1" in loop[loop.index("heldout") :]
-    assert "0 of 1" not in loop[: loop.index("heldout")]
-    assert "../../by%20hand/heldout/videos/left_2.mp4" in page.links
-
-
-def test_the_command_says_what_is_not_there(tmp_path, capsys):
-    run = write_run(tmp_path / "run", steps=20)
-    assert main(["report", str(run), "--rollout", str(tmp_path)]) == 2
-    assert "has no results.json; give a directory that vla-rollout --out wrote" in capsys.readouterr().err
-    assert main(["report"]) == 2
-    assert "report: the following arguments are required: RUN" in capsys.readouterr().err
 
 
 def test_one_validation_has_a_mean_action_line(tmp_path):
