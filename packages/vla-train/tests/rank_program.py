@@ -57,7 +57,7 @@ def recorded(seen: dict[str, Any]) -> Any:
 def run(plan: Path) -> int:
     """The runs of a plan one after the other, to the first that fails."""
     seen: dict[str, Any] = {}
-    trainer.Trainer._step = recorded(seen)  # type: ignore[method-assign]
+    trainer.Trainer._step = recorded(seen)
     for one in json.loads(plan.read_text()):
         seen.update(draws=[], samples=[])
         seen["code"] = main(one["argv"])
