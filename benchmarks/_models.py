@@ -16,6 +16,7 @@ from vla_core.types import Sample
 HEADS: dict[str, dict[str, Any]] = {
     "QwenPI": {"name": "layerwise_fm", "repeated_diffusion_steps": 2, "steps": 4},
     "QwenOFT": {"name": "mlp_regression"},
+    "QwenGR00T": {"name": "groot_flow", "size": "B", "repeated_diffusion_steps": 8},
 }
 
 
@@ -42,6 +43,7 @@ def build(
     framework: str,
     dtype: torch.dtype,
     vlm: str = "qwen2_5_vl",
+    vlm_options: dict[str, Any] | None = None,
     **head: Any,
 ) -> VLAPolicy:
     """The policy on the device, initialised there."""
@@ -53,6 +55,7 @@ def build(
             "base_vlm": size.base_vlm,
             "dtype": str(dtype).removeprefix("torch."),
             "max_text_tokens": size.text_tokens,
+            **(vlm_options or {}),
         },
         head={**HEADS[framework], **head},
         transforms=[{"name": "normalize"}],

@@ -206,7 +206,7 @@ def check_batching(run: Run, framework: str, policy: VLAPolicy, words: str) -> N
     """Answers are finite, depend on the image, and don't depend on the other rows of a batch."""
     batch = batch_of(policy, 8, words, run.device, targets=False)
     noise = noise_of(batch)
-    start = noise if framework == "QwenPI" else torch.zeros_like(noise)
+    start = torch.zeros_like(noise) if framework == "QwenOFT" else noise
     together = policy.model.predict(batch, noise, 4) - start
     solo = (
         policy.model.predict(batch_of(policy, 1, words, run.device, targets=False), noise[:1], 4) - start[:1]
@@ -319,7 +319,7 @@ def main() -> None:
     """Measure, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="size tiny on the CPU: checks the path")
-    parser.add_argument("--frameworks", nargs="+", default=list(HEADS), choices=list(HEADS))
+    parser.add_argument("--frameworks", nargs="+", default=["QwenPI", "QwenOFT"], choices=list(HEADS))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--limit", type=float, default=285.0, help="seconds for everything")
     parser.add_argument("--out", type=Path, help="JSON file")
