@@ -21,15 +21,15 @@ def line(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def hello(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None:
-    """What is about to be trained, on what."""
+def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Trainer) -> None:
+    """What is about to be trained, on what; ``table``: of :func:`vla_train.overview.overview`."""
     parameters, settings = info["parameters"], trainer.settings
-    parts = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parameters["parts"].items())
     line(
         console,
-        f"{info['framework']} on {info['device']}: {parameters['total'] / 1e6:.2f}M parameters "
-        f"({parts}), {parameters['trainable'] / 1e6:.2f}M train",
+        f"{info['framework']} on {info['device']}: {parameters['total'] / 1e6:.2f}M parameters, "
+        f"{parameters['trainable'] / 1e6:.2f}M train",
     )
+    line(console, table.rstrip())
     count = info["processes"]
     line(
         console,

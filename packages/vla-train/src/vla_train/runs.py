@@ -53,7 +53,7 @@ class Run:
     def begin(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Write what the run is, on the first rank; ``files``: further ones, name -> text."""
 
-        def write() -> dict[str, Any]:
+        def write() -> tuple[dict[str, Any], str]:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.composed.resolved, sort_keys=False)
             (self.run_dir / "config.yaml").write_text(text)
@@ -64,13 +64,12 @@ class Run:
             info = self.trainer.describe()
             if (robots := self.trainer.robots) is not None:
                 save_seen(robots.dataset, robots.labels, self.run_dir / SEEN)
-            (self.run_dir / "overview.txt").write_text(
-                overview(self.composed.model, self.trainer, self.engine)
-            )
-            return info
+            table = overview(self.composed.model, self.trainer, self.engine)
+            (self.run_dir / "overview.txt").write_text(table)
+            return info, table
 
-        info = self.engine.agree(write)
-        self._say(lambda: announce.hello(self.console, info, self.trainer))
+        info, table = self.engine.agree(write)
+        self._say(lambda: announce.hello(self.console, info, table, self.trainer))
         return info
 
     def train(self) -> Outcome:
