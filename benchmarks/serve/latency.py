@@ -58,6 +58,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     """Build, compare with fp32, serve; in a process of its own."""
     import torch
     from vla_core.graphs import GraphedPolicy, compile_blocks
+    from vla_core.packing import pack
     from vla_core.rows import Row
     from vla_serve import PolicyServer
     from vla_serve.memory import keep_freed_memory
@@ -75,6 +76,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     del exact
     began = time.perf_counter()
     policy = build(name, args.size, args.device, "bfloat16" if cuda else "float32", args.steps)
+    pack(policy.model)  # as loading does
     report["build_s"] = time.perf_counter() - began
     if args.compile == "blocks":
         report["blocks"] = compile_blocks(policy.model)

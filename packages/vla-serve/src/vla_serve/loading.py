@@ -15,6 +15,7 @@ from vla_core.checkpoint import read_checkpoint
 from vla_core.errors import UserError
 from vla_core.files import sha256_of
 from vla_core.graphs import GraphedPolicy, compile_blocks
+from vla_core.packing import pack
 from vla_core.policy import VLAPolicy
 from vla_core.threads import fastest_thread_count
 
@@ -74,6 +75,8 @@ class CheckpointLoader:
             digests = beside.submit(digests_of, path)
             policy = VLAPolicy.from_pretrained(path, self.device, self.dtype, self.cache_mib)
             known = digests.result()
+        if self._cuda:
+            pack(policy.model)
         if self.compile == "blocks":
             log.info("compiling %d blocks, once for each batch size", compile_blocks(policy.model))
         loaded = Loaded(

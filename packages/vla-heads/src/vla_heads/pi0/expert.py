@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.interfaces import KVDims
+from vla_core.packing import merged
 from vla_core.shard import ShardUnit
+
+from vla_heads.few_queries import shared_heads
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 Rotation: TypeAlias = tuple[Tensor, Tensor]
@@ -70,17 +73,32 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, kv.n_kv_heads * kv.head_dim, bias=False)
         self.v_proj = nn.Linear(width, kv.n_kv_heads * kv.head_dim, bias=False)
         self.o_proj = nn.Linear(kv.n_heads * kv.head_dim, width, bias=False)
+        self.qkv: nn.Linear | None = None
 
     def forward(self, x_NLW: Tensor, prefix: KeysValues, mask: Tensor, by: Rotation) -> Tensor:
         """``prefix``: keys (rotated) and values ``[N, m, S, d]``; mask bool ``[N, 1, L, S + L]``."""
         q, k, v = (
-            proj(x_NLW).unflatten(-1, (-1, self.dims.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            part.unflatten(-1, (-1, self.dims.head_dim)).transpose(1, 2) for part in self._project(x_NLW)
         )
-        k = self._for_all_heads(torch.cat([prefix[0], rotate(k, by)], dim=2))
-        v = self._for_all_heads(torch.cat([prefix[1], v], dim=2))
-        attended = F.scaled_dot_product_attention(rotate(q, by), k, v, attn_mask=mask)
+        q, k = rotate(q, by), torch.cat([prefix[0], rotate(k, by)], dim=2)
+        v = torch.cat([prefix[1], v], dim=2)
+        if q.is_cuda and not torch.is_grad_enabled():
+            attended = shared_heads(q, k, v, mask)
+        else:
+            k, v = self._for_all_heads(k), self._for_all_heads(v)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+    def pack(self) -> None:
+        """One product for queries, keys and values (see :mod:`vla_core.packing`)."""
+        self.qkv = merged(self.q_proj, self.k_proj, self.v_proj)
+        del self.q_proj, self.k_proj, self.v_proj
+
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        if self.qkv is None:
+            return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        heads, shared, width = self.dims.n_heads, self.dims.n_kv_heads, self.dims.head_dim
+        return self.qkv(x).split([heads * width, shared * width, shared * width], dim=-1)
 
     def _for_all_heads(self, x: Tensor) -> Tensor:
         # A view for one key-value head; unlike enable_gqa it leaves every fused kernel usable with a mask.
@@ -96,9 +114,20 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_up: nn.Linear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        """``[..., W]`` -> the same shape."""
+        if self.gate_up is None:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        else:
+            gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down_proj(F.gelu(gate, approximate="tanh") * up)
+
+    def pack(self) -> None:
+        """One product for gate and values (see :mod:`vla_core.packing`)."""
+        self.gate_up = merged(self.gate_proj, self.up_proj)
+        del self.gate_proj, self.up_proj
 
 
 class Layer(ShardUnit, nn.Module):

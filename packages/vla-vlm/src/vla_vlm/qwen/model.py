@@ -14,6 +14,7 @@ from vla_core.interfaces import VLMDims, VLMOutput
 from vla_core.shard import mark
 
 from vla_vlm.common import tokenizer
+from vla_vlm.common.aligned import align
 from vla_vlm.common.converse import converse
 from vla_vlm.common.kernels import FLASH
 from vla_vlm.common.model import DecoderVLM
@@ -71,6 +72,7 @@ class QwenVLM(DecoderVLM):
         else:
             retype(model.visual.patch_embed.proj, StillPatchRows)
         replace_vision_attention(model.visual)
+        align(model.visual)
         mark([*model.visual.blocks, *model.language_model.layers])
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
