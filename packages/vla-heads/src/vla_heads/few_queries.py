@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+MULTIPLE = 8
+"""Keys come in eights: cuBLAS has fast kernels only for rows of 16 bytes, which are 8 numbers of bf16."""
 
 
 def shared_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -25,6 +29,9 @@ def shared_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         ``[N, n, L, d]``.
     """
     (rows, heads, length, width), kv_heads = q.shape, k.shape[1]
+    if missing := -k.shape[2] % MULTIPLE:
+        k, v = F.pad(k, (0, 0, 0, missing)), F.pad(v, (0, 0, 0, missing))
+        mask = F.pad(mask, (0, missing), value=False)
     folded = q.reshape(rows * kv_heads, -1, width)
     turned = k.flatten(0, 1).transpose(1, 2)
     if q.is_cuda and q.dtype != torch.float32:
