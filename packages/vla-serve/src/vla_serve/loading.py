@@ -21,6 +21,7 @@ from vla_core.threads import fastest_thread_count
 
 from vla_serve.engine.manager import Loaded
 from vla_serve.engine.shelf import Digests
+from vla_serve.fp8 import check, round_linears
 
 log = logging.getLogger("vla_serve.server")
 
@@ -36,6 +37,7 @@ class CheckpointLoader:
         cache_mib: of geometry features; None: as trained.
         compile: a GPU's ``blocks``, or ``off``.
         graphs: capture CUDA graphs on a GPU.
+        fp8: linear layers in float8 (:mod:`vla_serve.fp8`).
     """
 
     device: str = "cpu"
@@ -44,12 +46,15 @@ class CheckpointLoader:
     cache_mib: int | None = None
     compile: Literal["off", "blocks"] = "off"
     graphs: bool = True
+    fp8: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads: must be at least 1, got {self.threads}")
         if self._cuda and not torch.cuda.is_available():
             raise UserError(f"--device {self.device}: no CUDA device here; use --device cpu")
+        if self.fp8:
+            check(self.device, self.dtype)
         self._fastest: int | None = None
 
     @staticmethod
@@ -60,10 +65,11 @@ class CheckpointLoader:
         cache_mib: int | None,
         compile: Literal["off", "blocks"],
         graphs: bool,
+        fp8: bool,
     ) -> CheckpointLoader:
         """For who has no torch at hand."""
         dtype = torch.bfloat16 if bfloat16 else torch.float32
-        return CheckpointLoader(device, dtype, threads, cache_mib, compile, graphs)
+        return CheckpointLoader(device, dtype, threads, cache_mib, compile, graphs, fp8)
 
     @property
     def _cuda(self) -> bool:
@@ -77,6 +83,8 @@ class CheckpointLoader:
             known = digests.result()
         if self._cuda:
             pack(policy.model)
+        if self.fp8:
+            log.info("%s", round_linears(policy))
         if self.compile == "blocks":
             log.info("compiling %d blocks, once for each batch size", compile_blocks(policy.model))
         loaded = Loaded(

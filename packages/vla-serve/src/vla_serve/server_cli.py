@@ -37,7 +37,7 @@ def _loader(args: argparse.Namespace) -> Any:
 
     bfloat16 = args.use_bf16 or args.dtype == "bfloat16"
     return CheckpointLoader.of(
-        args.device, bfloat16, args.threads, args.cache_mib, args.compile, not args.eager
+        args.device, bfloat16, args.threads, args.cache_mib, args.compile, not args.eager, args.fp8
     )
 
 

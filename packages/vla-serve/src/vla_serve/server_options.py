@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--cache_mib", type=int, help="MiB of geometry features that view keys may fill (default: as trained)"
     )
     add("--compile", choices=("off", "blocks"), default="off", help="a GPU's blocks, in the first minute")
+    add("--fp8", action="store_true", help="large linear layers in float8; the log says what it costs")
     add("--eager", action="store_true", help="no CUDA graphs: a GPU serves at once, and slowly")
     batch = out.add_argument_group("batches").add_argument
     batch("--max_batch", type=int, help="rows of a run, at most (default: 8; on a GPU 32)")

@@ -1,0 +1,66 @@
+"""Float8: where it is refused, which layers it takes, and on a GPU how far answers move."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra vla-serve[server]")
+
+from torch import nn  # noqa: E402
+from vla_core.errors import UserError  # noqa: E402
+from vla_core.testing import make_spec, register_fakes, tiny_policy  # noqa: E402
+from vla_serve import fp8  # noqa: E402
+from vla_serve.loading import CheckpointLoader  # noqa: E402
+from vla_serve.server_cli import main  # noqa: E402
+
+
+def test_is_refused_on_a_cpu_in_one_line(tmp_path, capsys) -> None:
+    assert main(["--ckpt_path", str(tmp_path), "--port", "0", "--fp8", "--dtype", "bfloat16"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--fp8: runs on a GPU, and --device is cpu" in line
+
+
+def test_is_refused_for_float32_and_for_an_older_gpu(monkeypatch) -> None:
+    with pytest.raises(UserError, match="add --dtype bfloat16"):
+        fp8.check("cuda", torch.float32)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an A100")
+    with pytest.raises(UserError, match=r"compute capability 8.9 or later, an A100 has 8.0|not installed"):
+        fp8.check("cuda", torch.bfloat16)
+
+
+class Own(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def test_takes_large_even_layers_of_backbone_and_head_alone() -> None:
+    model = nn.ModuleDict(
+        {
+            "vlm": nn.ModuleDict(
+                {"wide": nn.Linear(512, 1024), "odd": nn.Linear(512, 1028), "own": Own(512, 512)}
+            ),
+            "head": nn.ModuleDict({"wide": nn.Linear(1024, 512), "small": nn.Linear(1024, 7)}),
+            "geometry": nn.ModuleDict({"wide": nn.Linear(512, 512)}),
+        }
+    )
+    assert list(fp8.candidates(model)) == ["vlm.wide", "head.wide"]
+
+
+def test_a_policy_without_such_layers_is_refused() -> None:
+    with register_fakes(), pytest.raises(UserError, match="no linear layer of at least 512 x 512"):
+        fp8.round_linears(tiny_policy(make_spec()).eval())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_answers_move_by_little(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torchao")
+    monkeypatch.setattr(fp8, "LEAST", 16)
+    with register_fakes():
+        policy = tiny_policy(make_spec()).eval()
+        policy.save(tmp_path / "steps_1", step=1, config={"framework": policy.config})
+        loaded = CheckpointLoader("cuda", torch.bfloat16, graphs=False).__call__(tmp_path / "steps_1")
+        found = fp8.round_linears(loaded.policy)
+    assert found.layers > 0
+    assert found.cosine > 0.99
