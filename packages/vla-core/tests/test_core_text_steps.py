@@ -88,3 +88,46 @@ def test_resize_has_two_kernels():
     assert not np.array_equal(images.resize(image, 10, 12), expected)
     with pytest.raises(ConfigError, match="interpolation"):
         Pipeline([{"name": "resize", "interpolation": "nearest"}], SPEC)
+
+
+GROUPS = {
+    "name": "paraphrase",
+    "groups": [["open it", "make it open", "pull it open"], ["close it", "shut it"]],
+}
+
+
+def test_a_sentence_is_drawn_from_its_group_while_training_alone():
+    sample = make_sample(SPEC, 3)
+    sample = replace(sample, observation=replace(sample.observation, instruction="open it"))
+    pipeline = Pipeline([GROUPS, {"name": "clean_instruction"}], SPEC)
+    rng = np.random.default_rng(0)
+    drawn = [pipeline(sample, rng).observation.instruction for _ in range(300)]
+    counts = {sentence: drawn.count(sentence) for sentence in GROUPS["groups"][0]}
+    assert sum(counts.values()) == 300
+    assert min(counts.values()) > 70
+    assert pipeline.observe(sample.observation).instruction == "open it"
+    again = np.random.default_rng(0)
+    assert [pipeline(sample, again).observation.instruction for _ in range(300)] == drawn
+    # As training does: the first half is kept, words are drawn anew each time.
+    half = pipeline.deterministic(sample)
+    assert len({pipeline.random(half, rng).observation.instruction for _ in range(50)}) == 3
+
+
+def test_an_instruction_of_no_group_stays():
+    sample = make_sample(SPEC, 3)
+    seen = Pipeline([GROUPS], SPEC)(sample, np.random.default_rng(0))
+    assert seen.observation.instruction == sample.observation.instruction
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([{"name": "paraphrase", "groups": [["open it"]]}], "needs two sentences or more"),
+        ([{"name": "paraphrase", "groups": [["a", "b"], ["c", "a"]]}], "'a' is in groups twice"),
+        ([GROUPS, *NODES], "'paraphrase' and 'state_as_text' do not go together"),
+        ([*NODES, GROUPS], "'paraphrase' and 'state_as_text' do not go together"),
+    ],
+)
+def test_sentences_that_cannot_be_drawn_are_refused(nodes, message):
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(nodes, SPEC)

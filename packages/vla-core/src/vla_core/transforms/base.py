@@ -27,6 +27,7 @@ class Transform:
     ``is_random`` steps change images differently each time they are given an ``rng``.
     ``changes_numbers`` steps give state or actions another meaning, so statistics from before no longer fit.
     ``takes_state`` steps leave no state vector behind.
+    ``needs_sentence`` steps read the instruction as people say it; ``writes_into_sentence`` steps change it.
     """
 
     Config: ClassVar[type[Any]]
@@ -34,6 +35,8 @@ class Transform:
     is_random: ClassVar[bool] = False
     changes_numbers: ClassVar[bool] = False
     takes_state: ClassVar[bool] = False
+    needs_sentence: ClassVar[bool] = False
+    writes_into_sentence: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: RobotSpec) -> None:
         self.config = config
@@ -43,7 +46,8 @@ class Transform:
         return spec
 
     def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
-        """Change images, depth and intrinsics together; random steps act only when ``rng`` is given."""
+        """Change images, depth and intrinsics together; random steps act only when ``rng`` is given, and one
+        that draws words draws them here."""
         return observation
 
     def state(self, state: Floats) -> Floats:

@@ -66,6 +66,10 @@ class Pipeline:
             if cls.needs_statistics and taken is not None:
                 before = taken["name"]
                 raise ConfigError(f"{place}{where}.{i}: '{before}' must come after '{name}'")
+            words: list[type[Transform]] = [cls, *(type(step) for step in self.steps)]
+            if any(c.needs_sentence for c in words) and any(c.writes_into_sentence for c in words):
+                # What is drawn is drawn last, when the words of the other step are in the instruction.
+                raise ConfigError(f"{place}{where}.{i}: 'paraphrase' and 'state_as_text' do not go together")
             if cls.needs_statistics and changed and statistics is None:
                 if rows is None:
                     raise ConfigError(

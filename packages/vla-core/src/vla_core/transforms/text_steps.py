@@ -1,4 +1,4 @@
-"""Transforms that take the state vector away: into the instruction, or altogether."""
+"""Transforms of words: the instruction said otherwise, and the state in it or left out."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class StateAsText(Transform):
     Config = StateAsTextConfig
     config: StateAsTextConfig
     takes_state = True
+    writes_into_sentence = True
 
     def __init__(self, config: StateAsTextConfig, spec: RobotSpec) -> None:
         super().__init__(config, spec)
@@ -103,3 +104,48 @@ class CleanInstruction(Transform):
     def texts(self, observation: Observation) -> Observation:
         text = observation.instruction.strip().replace("_", " ").replace("\n", " ")
         return super().texts(replace(observation, instruction=text))
+
+
+@dataclass(frozen=True)
+class ParaphraseConfig:
+    """Sentences that mean the same.
+
+    Args:
+        groups: lists of at least two sentences each; a sentence is in one list.
+    """
+
+    groups: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for i, group in enumerate(self.groups):
+            if len(group) < 2:
+                raise ConfigError(f"paraphrase: groups[{i}] needs two sentences or more, got {list(group)}")
+            for sentence in group:
+                if sentence in seen:
+                    raise ConfigError(f"paraphrase: '{sentence}' is in groups twice")
+                seen.add(sentence)
+
+
+class Paraphrase(Transform):
+    """While training an instruction is any sentence of its group, drawn for each sample.
+
+    A policy that learns its language from demonstrations hears each sentence with every one of them, not
+    some with few. An instruction of no group stays; what a robot is told is never changed.
+    """
+
+    Config = ParaphraseConfig
+    config: ParaphraseConfig
+    is_random = True
+    needs_sentence = True
+
+    def __init__(self, config: ParaphraseConfig, spec: RobotSpec) -> None:
+        super().__init__(config, spec)
+        self._group = {sentence: group for group in config.groups for sentence in group}
+
+    def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
+        """Draws the instruction, where there is an ``rng``; pictures stay."""
+        group = self._group.get(observation.instruction)
+        if rng is None or group is None:
+            return observation
+        return replace(observation, instruction=group[rng.integers(len(group))])
