@@ -77,6 +77,10 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     began = time.perf_counter()
     policy = build(name, args.size, args.device, "bfloat16" if cuda else "float32", args.steps)
     pack(policy.model)  # as loading does
+    if args.fp8:
+        from vla_serve.fp8 import round_linears
+
+        report["fp8"] = str(round_linears(policy))
     report["build_s"] = time.perf_counter() - began
     if args.compile == "blocks":
         report["blocks"] = compile_blocks(policy.model)
@@ -196,6 +200,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--device", help="default: cuda at size full, cpu at size tiny")
     parser.add_argument("--steps", type=int, help="denoise steps (default: the preset's)")
+    parser.add_argument("--fp8", action="store_true", help="linear layers in float8")
     parser.add_argument("--compile", choices=("off", "blocks"), default="off")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--max_batch", type=int, help="default: 32, on a CPU 8")
