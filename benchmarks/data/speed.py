@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _ours import Ours, begin, pss
+from _ours import Ours, begin, pss, stack
 from _synthetic import Shape, write
 from _theirs import close_decoders, theirs
 from torch.utils.data import DataLoader, Dataset
 from vla_data import Mixture
 from vla_data.cache import CacheConfig, build_cache
+from vla_train.recycling import Recycled
 
 BATCH, CACHED, RUN = 16, 224, 8
 
@@ -58,7 +59,8 @@ CASES = {
 CACHE_GOAL = 10.0
 NEIGHBOURS, CACHE = f"ours, neighbours: {RUN}", "ours, cache"
 THEIRS_ALIKE = f"lerobot, torchcodec, runs of {RUN}"
-READERS = ("ours", NEIGHBOURS, CACHE, "lerobot, torchcodec", THEIRS_ALIKE, "lerobot, pyav")
+TRANSPORT = "ours, PyTorch's transport"
+READERS = ("ours", NEIGHBOURS, CACHE, TRANSPORT, "lerobot, torchcodec", THEIRS_ALIKE, "lerobot, pyav")
 
 
 @dataclass
@@ -77,16 +79,19 @@ def _cpu() -> float:
 
 
 def measure(
-    make: Callable[[], Dataset[Any]], indices: Sequence[int], workers: int, ours: bool, settle: int
+    make: Callable[[], Dataset[Any]], indices: Sequence[int], workers: int, reader: str, settle: int
 ) -> Measured:
     """Open the data set and read ``indices`` in batches; the first ``settle`` of them before the clock."""
     started, cpu = time.perf_counter(), 0.0
     data = make()
     batches = [list(indices[i : i + BATCH]) for i in range(0, len(indices), BATCH)]
     cpu = _cpu()
-    init = begin if ours else None
+    init = begin if reader.startswith("ours") else None
+    collate = Recycled(stack) if init and reader != TRANSPORT else None
     close_decoders()
-    loader = DataLoader(data, batch_sampler=batches, num_workers=workers, worker_init_fn=init)
+    loader = DataLoader(
+        data, batch_sampler=batches, num_workers=workers, worker_init_fn=init, collate_fn=collate
+    )
     iterator = iter(loader)
     begun, before = time.perf_counter(), 0
     next(iterator)
@@ -115,6 +120,7 @@ def run_case(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, An
         "ours": lambda: Ours(path, history),
         NEIGHBOURS: lambda: Ours(path, history),
         CACHE: lambda: Ours(quick, history),
+        TRANSPORT: lambda: Ours(path, history),
         "lerobot, torchcodec": lambda: theirs(path, history, "torchcodec"),
         THEIRS_ALIKE: lambda: theirs(path, history, "torchcodec"),
         "lerobot, pyav": lambda: theirs(path, history, "pyav"),
@@ -138,7 +144,7 @@ def run_case(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, An
             for name, make in makers.items():
                 indices = [orders[name].locate(i * samples + k)[1] for k in range(samples)]
                 settle = min(args.settle * count, samples // BATCH - 1)
-                one = measure(make, indices, count, name.startswith("ours"), settle)
+                one = measure(make, indices, count, name, settle)
                 found.setdefault(f"{name}|{count}", []).append(asdict(one))
     medians = {
         key: {field: statistics.median(one[field] for one in many) for field in many[0]}
