@@ -23,13 +23,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 from vla_data import Mixture
+from vla_train.recycling import Recycled
 
 BATCH = 16
 
 
 def memory(workers: list[int], epochs: int) -> None:
     """MB after each third of each epoch."""
-    from _ours import Ours, begin, pss
+    from _ours import Ours, begin, pss, stack
     from _synthetic import Shape, write
 
     print("| workers | " + " | ".join(f"epoch {e + 1}" for e in range(epochs)) + " |")
@@ -41,7 +42,13 @@ def memory(workers: list[int], epochs: int) -> None:
             order = Mixture([len(data)])
             steps = len(data) // BATCH
             batches = [[order.locate(BATCH * b + i)[1] for i in range(BATCH)] for b in range(epochs * steps)]
-            loader = DataLoader(data, batch_sampler=batches, num_workers=count, worker_init_fn=begin)
+            loader = DataLoader(
+                data,
+                batch_sampler=batches,
+                num_workers=count,
+                worker_init_fn=begin,
+                collate_fn=Recycled(stack),
+            )
             seen: list[list[str]] = [[] for _ in range(epochs)]
             for step, _ in enumerate(loader):
                 if step % steps in (steps // 3, 2 * steps // 3, steps - 1):
@@ -72,14 +79,24 @@ def first(episodes: int) -> None:
 
 def one(root: str, workers: int) -> None:
     """The process of ``first``."""
-    from _ours import Ours, begin
+    from _ours import Ours, begin, stack
 
     imported = _age()
     torch.set_num_threads(1)
     data = Ours(root, 1)
     order = Mixture([len(data)])
     batches = [[order.locate(BATCH * b + i)[1] for i in range(BATCH)] for b in range(8)]
-    next(iter(DataLoader(data, batch_sampler=batches, num_workers=workers, worker_init_fn=begin)))
+    next(
+        iter(
+            DataLoader(
+                data,
+                batch_sampler=batches,
+                num_workers=workers,
+                worker_init_fn=begin,
+                collate_fn=Recycled(stack),
+            )
+        )
+    )
     now = _age()
     print(f"{now[0] - imported[0]:.2f} ({now[1] - imported[1]:.2f})|{imported[0]:.2f} ({imported[1]:.2f})")
 

@@ -145,3 +145,47 @@ def test_statistics_of_another_robot():
     spec = replace(_spec(np.zeros((2, DIM))), statistics=make_spec().statistics)
     with pytest.raises(ConfigError, match="statistics of 'action' have 7 dims, the spec has 3"):
         Pipeline([{"name": "normalize"}], spec)
+
+
+def _chunks(rng, n=40, horizon=4):
+    """Relative actions that spread with the time from now; some chunks end early, none is whole."""
+    grows = np.linspace(1, 3, horizon)[:, None] * np.array([1.0, 10.0, 1.0])
+    for i in range(n):
+        mask = np.zeros((horizon, DIM), bool)
+        mask[: 1 + i % 3] = True
+        yield None, np.where(mask, rng.standard_normal((horizon, DIM)) * grows, 0).astype(np.float32), mask
+
+
+def test_steps_have_statistics_of_their_own():
+    found = list(_chunks(np.random.default_rng(0)))
+    spec = _spec(np.ones((2, DIM)))
+    spec = replace(spec, observation=replace(spec.observation, state=()))
+    node = {"name": "normalize", "action": "min_max", "by_step": ["arm"]}
+    pipeline = Pipeline([node], spec, rows=lambda: iter(found))
+    targets = [pipeline.targets(*row)[0] for row in found]
+    for step in range(3):
+        raw = np.array([chunk[step] for _, chunk, mask in found if mask[step].all()])
+        seen = np.array([t[step] for t, row in zip(targets, found, strict=True) if row[2][step].all()])
+        np.testing.assert_allclose(seen[:, :2].min(0), -1, atol=1e-6)
+        np.testing.assert_allclose(seen[:, :2].max(0), 1, atol=1e-6)
+        every = np.concatenate([chunk[mask.all(1), 2] for _, chunk, mask in found])
+        low, high = every.min(), every.max()  # the hand is not named: all steps together
+        np.testing.assert_allclose(seen[:, 2], 2 * (raw[:, 2] - low) / (high - low) - 1, atol=1e-5)
+    whole = np.random.default_rng(1).standard_normal((4, DIM)).astype(np.float32)
+    for length in (4, 2):  # the whole chunk of an answer, and what is left of one
+        part = whole[:length]
+        np.testing.assert_allclose(pipeline.inverse(pipeline.actions(part, None), None), part, atol=1e-4)
+    # Loaded with a checkpoint's statistics it is the same.
+    kept = NormStats.from_dict(pipeline.statistics.to_dict())
+    again = Pipeline(pipeline.nodes, spec, statistics=kept)
+    np.testing.assert_array_equal(again.actions(whole, None), pipeline.actions(whole, None))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["arms"], r"by_step: no action group 'arms'.*'arm'"), (["arm"], "has 'by_step', so its statistics")],
+)
+def test_by_step_wants_groups_and_data(names, words):
+    rows = (lambda: _chunks(np.random.default_rng(0))) if names == ["arms"] else None
+    with pytest.raises(ConfigError, match=words):
+        Pipeline([{"name": "normalize", "by_step": names}], _spec(np.ones((2, DIM))), rows=rows)

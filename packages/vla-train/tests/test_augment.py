@@ -269,3 +269,22 @@ def test_a_run_resumes_in_its_draws_and_validates_on_what_was_recorded(
     one, two, without = (_lines(toy_config, run) for run in ("whole", "parts", "plain"))
     assert [one[s]["loss"] for s in range(1, 5)] == [two[s]["loss"] for s in range(1, 5)]
     assert one[1]["loss"] != without[1]["loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_gpu_changes_what_the_cpu_changes(dtype: torch.dtype) -> None:
+    """The same draws, and pixels that differ by rounding alone."""
+    given = batch(8, 2, dtype)
+    augmentation = Augmentation(ALL, seed=3, rank=1)
+    here, there = augmentation(given, 5, 1), augmentation(given.to("cuda"), 5, 1)
+    moved = there.to("cpu")
+    unit = 255.0 if dtype == torch.uint8 else 1.0
+    difference = (here.images.double() - moved.images.double()).abs() / unit
+    assert float(difference.max()) < 0.01  # between two grey levels a value may fall either way
+    assert float(difference.mean()) < 1e-4
+    assert torch.equal(here.state_mask, moved.state_mask)
+    torch.testing.assert_close(here.state, moved.state)
+    again = augmentation(given.to("cuda"), 5, 1)
+    assert torch.equal(again.images, there.images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+BY_STEP = "action_by_step"
+"""The vector of a whole chunk: ``[T, A]`` as ``[T * A]`` dims, step by step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,18 @@ class VectorStats:
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: np.asarray(getattr(self, f.name)).tolist() for f in fields(self)}
+
+    def repeated(self, times: int) -> VectorStats:
+        """Those of a vector that is this one ``times`` in a row."""
+        return self._map(lambda name: np.tile(getattr(self, name), times))
+
+    def where(self, chosen: NDArray[np.bool_], other: VectorStats) -> VectorStats:
+        """These for the dims in ``chosen [D]``, those of ``other`` for the rest."""
+        return self._map(lambda name: np.where(chosen, getattr(self, name), getattr(other, name)))
+
+    def _map(self, value: Callable[[str], Array]) -> VectorStats:
+        named = {f.name: value(f.name) for f in fields(self) if f.name != "count"}
+        return VectorStats(**named, count=self.count)
 
     @classmethod
     def from_rows(cls, rows: NDArray[np.floating[Any]]) -> VectorStats:

@@ -116,6 +116,43 @@ class StreamingStats:
         return np.asarray(chosen, np.float64)
 
 
+class StepStats:
+    """Statistics of each step of chunks on its own; an episode's end makes chunks shorter.
+
+    Args:
+        exact: rows of a step up to which nothing is approximated; each step keeps its own.
+    """
+
+    def __init__(self, exact: int = EXACT >> 3) -> None:
+        self._exact, self._steps = exact, list[StreamingStats]()
+        self._waiting: list[NDArray[np.floating[Any]]] = []
+
+    def add(self, chunk: NDArray[np.floating[Any]]) -> None:
+        """The first steps of a chunk, ``[t, D]`` with t up to T."""
+        self._waiting.append(chunk)
+        if len(self._waiting) == 1 << 12:
+            self._flush()
+
+    def result(self, horizon: int) -> VectorStats:
+        """Of ``[horizon * D]`` dims, step by step; ``count`` is that of the first step (one row at least).
+
+        Steps that no chunk reaches get the statistics of the last that one does.
+        """
+        self._flush()
+        each = [stats.result() for stats in self._steps]
+        each += each[-1:] * (horizon - len(each))
+        parts = ("mean", "std", "min", "max", "q01", "q99")
+        joined = {name: np.concatenate([getattr(one, name) for one in each]) for name in parts}
+        return VectorStats(**joined, count=each[0].count)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for step in range(max((len(chunk) for chunk in waiting), default=0)):
+            if step == len(self._steps):
+                self._steps.append(StreamingStats(self._exact))
+            self._steps[step].add(np.stack([chunk[step] for chunk in waiting if len(chunk) > step]))
+
+
 class _Level:
     """Values of one weight that wait to be halved."""
 

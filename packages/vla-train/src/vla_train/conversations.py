@@ -28,6 +28,7 @@ from vla_train.conversation_config import ConversationsConfig
 from vla_train.data import InfiniteBatches
 from vla_train.engine import Engine
 from vla_train.feed import PREFETCHED, Failed
+from vla_train.recycling import Recycled
 from vla_train.workers import begin, shielded
 
 AnyBatch: TypeAlias = Batch | ConversationBatch
@@ -188,7 +189,7 @@ class ConversationFeed:
         loader: DataLoader[Any] = DataLoader(
             joined,
             batch_sampler=batches,
-            collate_fn=_Collate(talks.collator),
+            collate_fn=Recycled(_Collate(talks.collator)),
             num_workers=workers,
             worker_init_fn=begin,
             pin_memory=engine.device.type == "cuda",

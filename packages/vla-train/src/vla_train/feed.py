@@ -20,6 +20,7 @@ from vla_data.mixture import Mixture
 from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.engine import Engine
 from vla_train.quarantine import Quarantine, Skipped
+from vla_train.recycling import Recycled
 from vla_train.workers import begin, shielded
 
 PREFETCHED = 4
@@ -129,7 +130,7 @@ class Feed:
         loader: DataLoader[Any] = DataLoader(
             _Careful(dataset, seed, quarantine is not None),
             batch_sampler=batches,
-            collate_fn=_CarefulCollate(collate),
+            collate_fn=Recycled(_CarefulCollate(collate)),
             num_workers=workers,
             worker_init_fn=begin,
             pin_memory=engine.device.type == "cuda",

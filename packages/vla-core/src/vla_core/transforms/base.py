@@ -41,6 +41,11 @@ class Transform:
     def __init__(self, config: Any, spec: RobotSpec) -> None:
         self.config = config
 
+    @classmethod
+    def wants_steps(cls, config: Any) -> bool:
+        """Whether, so configured, it reads statistics of each step of a chunk (``stats.BY_STEP``)."""
+        return False
+
     def output_spec(self, spec: RobotSpec) -> RobotSpec:
         """The spec after this step."""
         return spec

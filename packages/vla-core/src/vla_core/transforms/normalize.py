@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +13,7 @@ from vla_core.errors import ConfigError, suggest
 from vla_core.history import present_name
 from vla_core.ranges import NonNegative, check_ranges
 from vla_core.specs import GroupSpec, RobotSpec
-from vla_core.stats import VectorStats
+from vla_core.stats import BY_STEP, VectorStats
 from vla_core.transforms.base import Floats, Transform
 
 Mode = Literal["q99", "min_max", "mean_std", "binary", "none"]
@@ -31,12 +32,16 @@ class NormalizeConfig:
             [q01, q99] and ``min_max`` maps [min, max] to [-1, 1]; ``mean_std`` is (x - mean) / std;
             ``binary`` maps x above the middle of [min, max] to 1 and the rest to 0, and its inverse
             answers max or min; ``none`` leaves the group as it is, unclipped.
+        by_step: action groups whose statistics are of each step of the chunk on its own, not of all steps
+            together: relative actions spread with the time from now (GR00T N1.6 does so). Computed from the
+            data.
     """
 
     state: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
     action: Literal["q99", "min_max", "mean_std", "binary", "none"] = "q99"
     groups: dict[str, str] = field(default_factory=dict)
     clip: NonNegative = 0.0
+    by_step: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         modes = ("q99", "min_max", "mean_std", "binary", "none")
@@ -91,6 +96,36 @@ class _Affine:
         return x.astype(np.float32)
 
 
+class _BySteps:
+    """The same for a chunk whose steps have statistics of their own, as one vector of all its numbers."""
+
+    def __init__(self, affine: _Affine) -> None:
+        self.affine, self.size = affine, len(affine.offset)
+
+    def _flat(self, change: Callable[[Floats], Floats], x: Floats) -> Floats:
+        if x.size > self.size:
+            raise ValueError(f"a chunk of {x.shape} has more numbers than there are statistics: {self.size}")
+        # A chunk may end early: an episode's end, or what is left of an earlier answer.
+        flat = np.zeros(self.size, np.float32)
+        flat[: x.size] = x.ravel()
+        return change(flat)[: x.size].reshape(x.shape)
+
+    def forward(self, x: Floats) -> Floats:
+        return self._flat(self.affine.forward, x)
+
+    def inverse(self, y: Floats) -> Floats:
+        return self._flat(self.affine.inverse, y)
+
+
+def _chosen(names: Sequence[str], groups: tuple[GroupSpec, ...]) -> NDArray[np.bool_]:
+    """Which dims ``by_step`` names."""
+    plain, known = [name.removeprefix("action.") for name in names], [g.name for g in groups]
+    for name in plain:
+        if name not in known:
+            raise ConfigError(f"normalize: by_step: no action group '{name}'{suggest(name, known)}")
+    return np.concatenate([np.full(g.dim, g.name in plain) for g in groups])
+
+
 def _by_vector(groups: dict[str, str], spec: RobotSpec) -> dict[str, dict[str, str]]:
     """Vector -> its groups' modes."""
     names = {
@@ -129,13 +164,28 @@ class Normalize(Transform):
         super().__init__(config, spec)
         exceptions = _by_vector(config.groups, spec)
         stats, clip = spec.statistics, config.clip
-        self._action = _Affine(
-            spec.action.groups, config.action, exceptions["action"], stats["action"], clip, "action"
-        )
+        actions = spec.action.groups
+        of_steps = _chosen(config.by_step, actions)
+        self._action: _Affine | _BySteps
+        if of_steps.any():
+            whole, each = stats["action"], stats[BY_STEP]
+            steps = each.dim // whole.dim
+            mixed = each.where(np.tile(of_steps, steps), whole.repeated(steps))
+            self._action = _BySteps(
+                _Affine(actions * steps, config.action, exceptions["action"], mixed, clip, BY_STEP)
+            )
+        else:
+            self._action = _Affine(
+                actions, config.action, exceptions["action"], stats["action"], clip, "action"
+            )
         self._state: _Affine | None = None
         groups = spec.observation.state
         if groups:
             self._state = _Affine(groups, config.state, exceptions["state"], stats["state"], clip, "state")
+
+    @classmethod
+    def wants_steps(cls, config: NormalizeConfig) -> bool:
+        return bool(config.by_step)
 
     def state(self, state: Floats) -> Floats:
         assert self._state is not None

@@ -13,8 +13,8 @@ from vla_core import registry
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError, suggest
 from vla_core.specs import RobotSpec
-from vla_core.stats import NormStats
-from vla_core.streaming import StreamingStats
+from vla_core.stats import BY_STEP, NormStats
+from vla_core.streaming import StepStats, StreamingStats
 from vla_core.transforms.base import Floats, Transform
 from vla_core.types import Bool, Observation, Sample
 
@@ -70,13 +70,15 @@ class Pipeline:
             if any(c.needs_sentence for c in words) and any(c.writes_into_sentence for c in words):
                 # What is drawn is drawn last, when the words of the other step are in the instruction.
                 raise ConfigError(f"{place}{where}.{i}: 'paraphrase' and 'state_as_text' do not go together")
-            if cls.needs_statistics and changed and statistics is None:
+            by_step = cls.wants_steps(config)
+            if cls.needs_statistics and (changed or by_step) and statistics is None:
                 if rows is None:
+                    why = "has 'by_step'" if by_step else "follows a step that changes actions or state"
                     raise ConfigError(
-                        f"{place}{where}.{i}: '{name}' follows a step that changes actions or state, so its "
-                        "statistics must be computed from the data"
+                        f"{place}{where}.{i}: '{name}' {why}, so its statistics must be computed from the "
+                        "data"
                     )
-                level = replace(level, statistics=self._fit(rows))
+                level = replace(level, statistics=self._fit(rows, by_step))
             try:
                 step = cls(config, level)
             except ConfigError as error:
@@ -92,16 +94,22 @@ class Pipeline:
         if not hasattr(self, "statistics"):
             self.statistics = spec.statistics
 
-    def _fit(self, rows: Rows) -> NormStats:
-        states, actions = StreamingStats(), StreamingStats()
+    def _fit(self, rows: Rows, by_step: bool) -> NormStats:
+        states, actions, steps = StreamingStats(), StreamingStats(), StepStats()
+        horizon = 0
         for state, chunk, mask in rows():
+            horizon = len(chunk)
             chunk, state = self._forward(chunk[mask.any(axis=1)], state)
             actions.add(chunk)
+            if by_step:
+                steps.add(chunk)
             if state is not None:
                 states.add(state[None])
         vectors = {"action": actions.result()}
         if states.count:
             vectors["state"] = states.result()
+        if by_step:
+            vectors[BY_STEP] = steps.result(horizon)
         return NormStats(vectors)
 
     def _forward(self, actions: Floats, state: Floats | None) -> tuple[Floats, Floats | None]:

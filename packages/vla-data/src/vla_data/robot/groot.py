@@ -68,10 +68,6 @@ def translate(path: Path, file: Path, name: str | None = None) -> Translation:
         targets += reader.action(key, given, states, parts, steps)
     vector = [part for key in states for part in parts.get(f"state.{key}", [states[key]])]
     notes = ["numbers: steps past an episode's end are masked; GR00T leaves the last T - 1 frames out"]
-    if steps.relative or steps.poses:
-        notes.append(
-            "statistics of relative actions are over all steps of a chunk; GR00T has a range for each step"
-        )
     language, said = reader.language(config.get("language"), modality.annotations)
     robot = RobotConfig(
         embodiment=modality.robot.embodiment,
@@ -159,6 +155,10 @@ def _transforms(
                 raise UserError(f"{file}: {vector}.mean_std_embedding_keys: no key '{key}'")
             names = [g.name for g in parts.get(f"{vector}.{key}", [])] or [key]
             groups.update({f"{vector}.{one}": "mean_std" for one in names})
+    relative = [*steps.relative, *steps.poses, *steps.poses.values()]
+    if relative:
+        # A range for each step of the chunk, as GR00T has it for relative actions.
+        normalize["by_step"] = relative
     if groups:
         # GR00T clips what min and max bound, and no mean_std; in the data nothing lies beyond min and max.
         normalize |= {"groups": groups, "clip": 0.0}
