@@ -202,6 +202,7 @@ def measure(row: Row, args: argparse.Namespace, until: float) -> dict[str, Any]:
         **{key.removeprefix("trainer."): value for key, value in row.words.items()},
         "command": shown, "readings": found, "first_step_s": watched.first_step,
         "seconds": time.monotonic() - watched.began,
+        "estimate": next((line for line in watched.lines if "memory of one process" in line), None),
         **({} if parts is None else {"profile": parts}),
     }  # fmt: skip
     steady = found[WARM_READINGS:]

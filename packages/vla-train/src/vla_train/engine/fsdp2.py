@@ -173,7 +173,7 @@ def _gather_ahead(model: nn.Module, count: int) -> None:
     for group in model.modules():
         if not isinstance(group, nn.ModuleList):
             continue
-        layers = [layer for layer in group if isinstance(layer, FSDPModule)]
+        layers: list[FSDPModule] = [layer for layer in group if isinstance(layer, FSDPModule)]
         for i, layer in enumerate(layers):
             if after := layers[i + 1 : i + 1 + count]:
                 layer.set_modules_to_forward_prefetch(after)
