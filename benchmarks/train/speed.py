@@ -3,6 +3,7 @@
     python benchmarks/train/speed.py --out speed.json             the main rows on one GPU, about 6 minutes
     python benchmarks/train/speed.py --row QwenGR00T:16:precision=bf16,compile=blocks,processes=2,engine=ddp
     python benchmarks/train/speed.py --tiny                       the same path on a CPU at size tiny
+    python benchmarks/train/speed.py --profile ...                and then where the time of three steps goes
 
 A row is ``FRAMEWORK:BATCH[:key=value,...]``. Keys are those of ``trainer`` (``precision``, ``compile``,
 ``moments``, ``activation_budget``, ...), any dotted key of a config, and ``engine`` (local, ddp, fsdp2,
@@ -38,6 +39,7 @@ from typing import Any
 import psutil
 import torch
 from _packages import ROOT, environment
+from profiled import markdown
 
 PEAK_FLOPS = 790e12  # bf16 dense, measured on an H200; an H100 has the same tensor cores
 USEFUL_FLOP = {"QwenGR00T": 2.03e12, "QwenPI": 2.28e12}
@@ -71,9 +73,10 @@ class Row:
         words = {key if "." in key else f"trainer.{key}": value for key, value in keys.items()}
         return cls(framework, int(batch), engine or ("ddp" if processes > 1 else "local"), processes, words)
 
-    def command(self, config: Path) -> list[str]:
-        """How a user would start it."""
-        program = ["-m", "vla_train", "--config", str(config), *(f"{k}={v}" for k, v in self.words.items())]
+    def command(self, config: Path, profiled: bool = False) -> list[str]:
+        """How a user would start it; ``profiled``: the same program, some steps of which are recorded."""
+        start = [str(Path(__file__).with_name("profiled.py"))] if profiled else ["-m", "vla_train"]
+        program = [*start, "--config", str(config), *(f"{k}={v}" for k, v in self.words.items())]
         if self.engine == "local":
             return [sys.executable, *program]
         if self.engine == "ddp":
@@ -174,23 +177,33 @@ def measure(row: Row, args: argparse.Namespace, until: float) -> dict[str, Any]:
         folder = Path(name)
         config = folder / "config.json"  # JSON is YAML
         config.write_text(json.dumps(config_of(row, args, folder)))
-        command = row.command(config)
+        command = row.command(config, args.profile)
         shown = " ".join(command).replace(str(config), "CONFIG").replace(sys.executable, "python")
         wanted = WARM_READINGS + args.readings
-        watched = Watched(command, environment(folder / "packages"))
+        env, profile = environment(folder / "packages"), folder / "profile.json"
+        if args.profile:
+            env |= {"PROFILE_OUT": str(profile), "PROFILE_FROM": str(wanted * args.log_every + 2)}
+
+        def measured() -> bool:
+            return len(readings_of(folder)) >= wanted and (profile.exists() or not args.profile)
+
+        watched = Watched(command, env)
         try:
-            while len(readings_of(folder)) < wanted and watched.process.poll() is None:
+            while not measured() and watched.process.poll() is None:
                 if time.monotonic() > until:
                     break
                 time.sleep(0.2)
         finally:
             watched.end()
         found = readings_of(folder)[:wanted]
+        parts = json.loads(profile.read_text()) if profile.exists() else None
     out: dict[str, Any] = {
         "framework": row.framework, "engine": row.engine, "processes": row.processes, "batch": row.batch,
         **{key.removeprefix("trainer."): value for key, value in row.words.items()},
         "command": shown, "readings": found, "first_step_s": watched.first_step,
         "seconds": time.monotonic() - watched.began,
+        "estimate": next((line for line in watched.lines if "memory of one process" in line), None),
+        **({} if parts is None else {"profile": parts}),
     }  # fmt: skip
     steady = found[WARM_READINGS:]
     if not steady:
@@ -239,6 +252,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="of the loader (default 8; tiny: 0)")
     parser.add_argument("--readings", type=int, default=4, help="after the first two")
     parser.add_argument("--log-every", type=int, default=10, help="steps a reading")
+    parser.add_argument("--profile", action="store_true", help="record three steps after the readings")
     parser.add_argument("--limit", type=float, default=400.0, help="seconds for everything")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
@@ -257,8 +271,10 @@ def main() -> None:
         if time.monotonic() > until:
             break
         rows.append(measure(Row.parse(text), args, until))
-        shown = {k: v for k, v in rows[-1].items() if k not in ("readings", "command")}
+        shown = {k: v for k, v in rows[-1].items() if k not in ("readings", "command", "profile")}
         print(json.dumps(shown), flush=True)
+        if "profile" in rows[-1]:
+            print(f"\n{text}\n\n{markdown(rows[-1]['profile'])}\n", flush=True)
         if args.out:
             args.out.write_text(json.dumps({**what, "rows": rows}, indent=1))
     print(f"\n{json.dumps(what)}\n\n{table(rows)}")

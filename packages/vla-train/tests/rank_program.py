@@ -2,7 +2,7 @@
 
 ``python rank_program.py PLAN``: a JSON file of ``[{"name": ..., "argv": [...]}, ...]``. Beside it every rank
 writes ``NAME-RANK.json``: a draw after each step, the sum of the weights before the first and after the last,
-what is frozen, the samples of each step, the exit code.
+what is frozen, the samples of each step, what DDP's buckets hold after it, the exit code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vla_core.registry import override
 from vla_core.testing import register_fakes
 from vla_train import trainer
 from vla_train.cli import main
+from vla_train.engine.ddp import DDP
 from vla_train.parts import whole
 
 
@@ -47,6 +48,9 @@ def recorded(seen: dict[str, Any]) -> Any:
         seen["samples"].append([samples(batch) for batch in batches])
         out = step(self, number, batches, meter)
         seen["draws"].append(torch.rand(3).tolist())
+        if isinstance(self.engine, DDP):
+            stores = self.engine.buckets.stores
+            seen["buckets"].append([bool(stores), sum(store.nbytes() for store in stores)])
         seen["weights"] = total(self.model)
         return out
 
@@ -58,7 +62,7 @@ def run(plan: Path) -> int:
     seen: dict[str, Any] = {}
     trainer.Trainer._step = recorded(seen)
     for one in json.loads(plan.read_text()):
-        seen.update(draws=[], samples=[])
+        seen.update(draws=[], samples=[], buckets=[])
         seen["code"] = main(one["argv"])
         name = f"{one['name']}-{os.environ['RANK']}.json"
         plan.with_name(name).write_text(json.dumps(seen))

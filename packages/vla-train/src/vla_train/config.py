@@ -97,6 +97,12 @@ class TrainerConfig:
             steps (on every engine); ``autocast``: fp32 weights, matrix products in bf16 (slower).
         sharding: ``fsdp2`` spreads parameters, gradients and optimizer state over the processes of
             ``torchrun``; so does ``accelerate launch`` with ``configs/accelerate/fsdp2.yaml``.
+        reshard: of fsdp2: a layer's weights are freed after its forward pass and gathered again for its
+            backward pass. ``false`` gathers them once a step, which takes the room of all weights.
+        prefetch: of fsdp2: layers that are gathered ahead of the one that computes (0: as the engine does
+            by itself, which is late where the CPU is).
+        bucket_mb: megabytes of gradients that are exchanged at once, of DDP and ZeRO; of ZeRO-1 and 2 also of
+            weights. A file of DeepSpeed's own settings goes before.
         moments: type of AdamW's two moments. ``bf16`` saves 4 bytes a weight, and wants the second of
             ``betas`` to be at most 0.99; ``8bit`` saves 6 (torchao).
         compile: ``blocks`` compiles the blocks that a model repeats, in the first steps.
@@ -150,6 +156,9 @@ class TrainerConfig:
     loss_scale: LossScale = field(default_factory=LossScale)
     precision: Literal["fp32", "bf16", "autocast"] = "fp32"
     sharding: Literal["off", "fsdp2"] = "off"
+    reshard: bool = True
+    prefetch: Natural = 1
+    bucket_mb: Count = 100
     moments: Literal["fp32", "bf16", "8bit"] = "fp32"
     compile: Literal["off", "blocks"] = "off"
     activation_budget: Share = 1.0

@@ -75,7 +75,14 @@ def make_engine(settings: TrainerConfig) -> Engine:
         gradient_accumulation_steps=accumulation,
         # The default would move batches by looking inside them; ours move themselves.
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,
+                # Tables of positions and the like, which no step changes.
+                broadcast_buffers=False,
+                bucket_cap_mb=settings.bucket_mb,
+            )
+        ],
     )
     kind = accelerator.distributed_type
     if sharding:
@@ -87,11 +94,15 @@ def make_engine(settings: TrainerConfig) -> Engine:
             )
         from vla_train.engine.fsdp2 import FSDP2
 
-        return FSDP2(accelerator, accumulation)
+        return FSDP2(accelerator, accumulation, reshard=settings.reshard, prefetch=settings.prefetch)
+    if not settings.reshard:
+        raise ConfigError("trainer.reshard: false is of FSDP2; set trainer.sharding: fsdp2, or leave it out")
     if kind == DistributedType.DEEPSPEED:
         from vla_train.engine.deepspeed import DeepSpeed
 
-        return DeepSpeed(accelerator, accumulation, settings.batch_size, settings.clip_norm)
+        return DeepSpeed(
+            accelerator, accumulation, settings.batch_size, settings.clip_norm, settings.bucket_mb
+        )
     if kind == DistributedType.NO:
         return Local(accelerator, accumulation)
     return DDP(accelerator, accumulation)

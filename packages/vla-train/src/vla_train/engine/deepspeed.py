@@ -20,10 +20,11 @@ class DeepSpeed(Engine):
         accelerator, accumulation: as for every engine.
         batch_size: samples of one micro-batch and rank.
         clip_norm: largest gradient norm (0: no clipping).
+        bucket_mb: megabytes that are exchanged at once.
     """
 
     def __init__(
-        self, accelerator: Accelerator, accumulation: int, batch_size: int, clip_norm: float
+        self, accelerator: Accelerator, accumulation: int, batch_size: int, clip_norm: float, bucket_mb: int
     ) -> None:
         plugin: Any = accelerator.state.deepspeed_plugin
         # Its own config decides: it gets ours.
@@ -33,6 +34,9 @@ class DeepSpeed(Engine):
             gradient_clipping=clip_norm,
         )
         stage = int(plugin.zero_stage)
+        low = accelerator.mixed_precision == "bf16"
+        for key, value in _zero(stage, bucket_mb, 2 if low else 4).items():
+            plugin.deepspeed_config["zero_optimization"].setdefault(key, value)
         # At stage 3 transformers would split its modules while they are made, already rounded, and DeepSpeed
         # would then take ours for split ones as well. `prepare` splits the whole model.
         unset_hf_deepspeed_config()
@@ -68,6 +72,15 @@ class DeepSpeed(Engine):
         if self.is_main:
             state.update(_persistent_buffers(self.model))
         return state
+
+
+def _zero(stage: int, bucket_mb: int, width: int) -> dict[str, Any]:
+    """What DeepSpeed is told where its user says nothing; ``width``: bytes of a number."""
+    numbers = bucket_mb * 2**20 // width
+    shared = {"overlap_comm": True, "contiguous_gradients": True, "reduce_bucket_size": numbers}
+    if stage == 3:
+        return shared
+    return {**shared, "allgather_bucket_size": numbers}
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

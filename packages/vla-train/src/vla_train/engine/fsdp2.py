@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from vla_core.shard import shard_units
 
 from vla_train.engine.base import KINDS, Engine
@@ -30,10 +30,19 @@ class FSDP2(Engine):
     accelerate's own plugin is not used: it finds layers by class names or sizes. Gradients are exchanged
     after the last micro-batch of a step. States are written by torch's distributed checkpoint, so that
     another number of ranks can go on from them.
+
+    Args:
+        accelerator, accumulation: as for every engine.
+        reshard: free a layer's weights between its forward and its backward pass.
+        prefetch: layers gathered ahead of the one that computes.
     """
 
-    def __init__(self, accelerator: Accelerator, accumulation: int) -> None:
-        super().__init__(accelerator, accumulation, name="FSDP2", shards=True, spreads=KINDS)
+    def __init__(
+        self, accelerator: Accelerator, accumulation: int, *, reshard: bool = True, prefetch: int = 1
+    ) -> None:
+        spreads = KINDS if reshard else [kind for kind in KINDS if kind != "weights"]
+        super().__init__(accelerator, accumulation, name="FSDP2", shards=True, spreads=spreads)
+        self.reshard, self.prefetch = reshard, prefetch
         # Its layers gather themselves as soon as they are split.
         self.computes_early = True
         self._micro = 0
@@ -43,8 +52,10 @@ class FSDP2(Engine):
         """Move the model to the device and spread its parameters, inner units first."""
         model.to(self.device)
         for unit in shard_units(model):
-            fully_shard(unit)
+            fully_shard(unit, reshard_after_forward=self.reshard)
         fully_shard(model)
+        if self.prefetch:
+            _gather_ahead(model, self.prefetch)
         register_fsdp_forward_method(model, "predict")
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -91,7 +102,8 @@ class FSDP2(Engine):
 
     def clip(self, clip_norm: float, leave_out: bool = False) -> Any:
         """See the base; the norm is that of all shares together."""
-        gradients = [local(p.grad) for p in self.module.parameters() if p.grad is not None]
+        # Detached, a gradient's share is an attribute of it; else it would be a node of the graph.
+        gradients = [local(p.grad.detach()) for p in self.module.parameters() if p.grad is not None]
         norm = self.sum(total_norm(gradients).to(self.device).square()).sqrt()
         if self.masters is not None:
             self.masters.limit(norm, clip_norm, leave_out)
@@ -154,6 +166,19 @@ class FSDP2(Engine):
         for i, parameter in enumerate(self._parameters()):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 yield f"{i}.{name}", value
+
+
+def _gather_ahead(model: nn.Module, count: int) -> None:
+    """Tell each layer of a list which come after it; backward passes go the list the other way."""
+    for group in model.modules():
+        if not isinstance(group, nn.ModuleList):
+            continue
+        layers: list[FSDPModule] = [layer for layer in group if isinstance(layer, FSDPModule)]
+        for i, layer in enumerate(layers):
+            if after := layers[i + 1 : i + 1 + count]:
+                layer.set_modules_to_forward_prefetch(after)
+            if before := layers[max(0, i - count) : i][::-1]:
+                layer.set_modules_to_backward_prefetch(before)
 
 
 def _room(facts: Any, parameter: Tensor) -> Any:
