@@ -52,6 +52,25 @@ def test_a_policy_without_such_layers_is_refused() -> None:
         fp8.round_linears(tiny_policy(make_spec()).eval())
 
 
+def test_a_rounded_policy_answers_nearly_the_same(monkeypatch) -> None:
+    pytest.importorskip("torchao")
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor, quant_api
+
+    # A CPU multiplies float8 with one scale a tensor alone, and torchao asks for a GPU all the same.
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    monkeypatch.setattr(
+        fp8, "_rows", lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor())
+    )
+    monkeypatch.setattr(fp8, "LEAST", 16)
+    with register_fakes():
+        policy = tiny_policy(make_spec()).eval().to(dtype=torch.bfloat16)
+        found = fp8.round_linears(policy)
+    assert found.layers == len(fp8.candidates(policy.model)) > 0
+    assert 0 < found.share < 1
+    assert 0.97 < found.cosine < 1
+    assert f"fp8: {found.layers} linear layers" in str(found)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_answers_move_by_little(tmp_path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def round_linears(policy: VLAPolicy) -> Rounded:
     Raises:
         UserError: no layer that could be rounded.
     """
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+    from torchao.quantization import quantize_
 
     chosen = candidates(policy.model)
     if not chosen:
@@ -92,11 +93,17 @@ def round_linears(policy: VLAPolicy) -> Rounded:
     every = sum(p.numel() for name, p in policy.model.named_parameters() if name.startswith(PARTS))
     share = sum(layer.weight.numel() for layer in chosen.values()) / every
     before = _answers(policy)
-    settings = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
-    quantize_(policy.model, settings, filter_fn=lambda _, name: name in chosen)
+    quantize_(policy.model, _rows(), filter_fn=lambda _, name: name in chosen)
     after = _answers(policy)
     cosine = torch.cosine_similarity(before.flatten(), after.flatten(), 0)
     return Rounded(len(chosen), share, float(cosine), float((after - before).abs().max()))
+
+
+def _rows() -> Any:
+    """One scale a row, of activations and weights."""
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+
+    return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
 
 
 def _answers(policy: VLAPolicy) -> Tensor:
