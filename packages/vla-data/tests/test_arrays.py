@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from vla_core.errors import ConfigError, UserError
+from vla_core.history import History
 from vla_data import ArraysConfig, ArraysSource
 from vla_data._arrays_writer import ArraysWriter
 
@@ -66,6 +67,31 @@ def test_chosen_episodes_and_cameras(arrays):
     assert first.depth is None
     kept = np.concatenate([demonstrations[e].columns["action"] for e in (2, 0)])
     assert np.allclose(source.spec.statistics["action"].mean, kept.mean(0), atol=1e-6)
+
+
+def test_earlier_moments_are_what_a_robot_that_remembers_shows(arrays):
+    root, _ = arrays
+    deltas = (-3, -1, 0)
+    plain = ArraysSource(ArraysConfig(str(root)), 4, episodes=[2, 0])
+    source = ArraysSource(ArraysConfig(str(root), observation_delta_indices=deltas), 4, episodes=[2, 0])
+    history, episode, states = History(deltas), None, []
+    for i in range(len(plain)):
+        if plain.episode(i) != episode:
+            history.reset()
+            episode = plain.episode(i)
+        expected, seen = history.add(plain[i].observation), source[i].observation
+        assert list(seen.images) == list(expected.images)
+        for kind in ("images", "depth", "intrinsics", "extrinsics"):
+            for name, value in (getattr(expected, kind) or {}).items():
+                assert np.array_equal(getattr(seen, kind)[name], value)
+        assert np.array_equal(seen.state, expected.state)
+        assert np.array_equal(source.numeric(i)[0], expected.state)
+        assert np.array_equal(source[i].actions, plain[i].actions)
+        states.append(expected.state)
+    assert [c.name for c in source.spec.observation.cameras] == list(expected.images)
+    np.testing.assert_allclose(source.spec.statistics["state"].max, np.max(states, 0), atol=1e-6)
+    with pytest.raises(ConfigError, match="observation_delta_indices: must be ascending"):
+        ArraysSource(ArraysConfig(str(root), observation_delta_indices=(-1,)), 4)
 
 
 def test_wrong_input(arrays, tmp_path):

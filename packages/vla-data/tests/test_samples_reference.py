@@ -24,12 +24,13 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Layout:
-    """Episodes, which of them in which order, chunk length, and action groups as (dims, representation)."""
+    """Episodes, which of them in which order, chunk length, groups as (dims, representation), moments."""
 
     lengths: list[int]
     chosen: list[int]
     horizon: int
     groups: list[tuple[int, str]]
+    deltas: tuple[int, ...]
 
     @property
     def spec(self) -> RobotSpec:
@@ -56,7 +57,8 @@ def layouts(draw: Any) -> Layout:
     lengths = draw(st.lists(st.integers(1, 8), min_size=1, max_size=4))
     chosen = draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
     groups = draw(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(KINDS)), min_size=1, max_size=3))
-    return Layout(lengths, chosen, draw(st.integers(1, 10)), groups)
+    earlier = draw(st.sets(st.integers(-9, -1), max_size=3))
+    return Layout(lengths, chosen, draw(st.integers(1, 10)), groups, (*sorted(earlier), 0))
 
 
 def reference(layout: Layout, episode: int, frame: int) -> dict[str, Any]:
@@ -78,6 +80,8 @@ def reference(layout: Layout, episode: int, frame: int) -> dict[str, Any]:
     end = frame + layout.horizon
     return {
         "state": states[first + frame],
+        "moments": [max(0, frame + delta) for delta in layout.deltas],
+        "states": np.concatenate([states[first + max(0, frame + delta)] for delta in layout.deltas]),
         "actions": chunk,
         "mask": mask,
         "end": end if end < length else None,
@@ -93,21 +97,25 @@ def check(source: Any, layout: Layout, picture: Any) -> None:
         expected, sample = reference(layout, episode, frame), source[index]
         state, actions, mask = source.numeric(index)
         for got in ((sample.observation.state, sample.actions, sample.action_mask), (state, actions, mask)):
-            np.testing.assert_array_equal(got[0], expected["state"])
+            np.testing.assert_array_equal(got[0], expected["states"])
             np.testing.assert_array_equal(got[1], expected["actions"])
             np.testing.assert_array_equal(got[2], expected["mask"])
         assert source.episode(index) == episode
         end = source.chunk_end(index)
         assert end == (None if expected["end"] is None else index - frame + expected["end"])
-        difference = sample.observation.images["top"].astype(float) - picture(episode, frame)
-        assert np.abs(difference).mean() < 8
+        names = ["top" if delta == 0 else f"top@{delta}" for delta in layout.deltas]
+        assert list(sample.observation.images) == names
+        for name, moment in zip(names, expected["moments"], strict=True):
+            difference = sample.observation.images[name].astype(float) - picture(episode, moment)
+            assert np.abs(difference).mean() < 8
         assert sample.observation.instruction == f"task {episode % 2}"
     # Statistics are those of the chosen episodes, whatever their order.
-    kept = [reference(layout, e, f)["row"] for e, f in places]
-    numbers = dict(zip(("state", "action"), layout.numbers(), strict=True))
-    for vector, rows in numbers.items():
-        np.testing.assert_allclose(source.spec.statistics[vector].mean, rows[kept].mean(0), atol=1e-6)
-        np.testing.assert_array_equal(source.spec.statistics[vector].max, rows[kept].max(0))
+    references = [reference(layout, e, f) for e, f in places]
+    rows = {"state": np.array([r["states"] for r in references])}
+    rows["action"] = layout.numbers()[1][[r["row"] for r in references]]
+    for vector, kept in rows.items():
+        np.testing.assert_allclose(source.spec.statistics[vector].mean, kept.mean(0), atol=1e-6)
+        np.testing.assert_array_equal(source.spec.statistics[vector].max, kept.max(0))
 
 
 def grey(episode: int, frame: int) -> int:
@@ -128,7 +136,9 @@ def test_arrays(layout: Layout) -> None:
         episodes = [{"frames": n, "instruction": f"task {e % 2}"} for e, n in enumerate(layout.lengths)]
         meta = {"format": 1, "spec": layout.spec.to_dict(), "episodes": episodes}
         (root / "arrays.json").write_text(json.dumps(meta))
-        source = ArraysSource(ArraysConfig(str(root)), layout.horizon, layout.chosen)
+        source = ArraysSource(
+            ArraysConfig(str(root), observation_delta_indices=layout.deltas), layout.horizon, layout.chosen
+        )
         check(source, layout, grey)
 
 
@@ -147,7 +157,8 @@ def test_lerobot(write_lerobot: Any, layout: Layout) -> None:
         (root / "meta" / "vla_spec.json").write_text(json.dumps(layout.spec.to_dict()))
         tasks = root / "meta" / "tasks.parquet"
         pq.write_table(pa.table({"task_index": [0, 1], "task": ["task 0", "task 1"]}), tasks)
-        source = LeRobotSource(LeRobotConfig(str(root)), layout.horizon, layout.chosen)
+        config = LeRobotConfig(str(root), observation_delta_indices=layout.deltas)
+        source = LeRobotSource(config, layout.horizon, layout.chosen)
 
         def picture(episode: int, frame: int) -> np.ndarray:
             yy, xx = np.mgrid[0:SIDE, 0:SIDE]

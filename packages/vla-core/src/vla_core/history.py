@@ -3,7 +3,7 @@
 ``top@-3`` is what the camera ``top`` showed three control steps ago, ``joints@-3`` the state of then. They
 are views and state groups of the contract like all others, so a robot that sends the present alone is refused
 by name. Before the first step of an episode there was nothing: its first observation stands in, in training
-(:class:`vla_data.LeRobotSource`) as on the robot (:class:`History`), and in Diffusion Policy
+(the sources of vla-data) as on the robot (:class:`History`), and in Diffusion Policy
 (arXiv 2303.04137).
 """
 
@@ -14,18 +14,21 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_core.envs.protocol import Env, StepResult
 from vla_core.errors import ConfigError
+from vla_core.ranges import Range
 from vla_core.specs import ActionSpec, ObservationSpec
-from vla_core.types import Observation
+from vla_core.types import Float, Observation
 
 T = TypeVar("T")
 
+Past = Annotated[int, Range(high=0)]
+"""Steps from now."""
 NOW = (0,)
 _EARLIER = re.compile(r"(.+)@(-[1-9]\d*)")
 
@@ -72,6 +75,22 @@ def spec_over(spec: ObservationSpec, deltas: Sequence[int]) -> ObservationSpec:
         tuple(replace(c, name=moment_name(c.name, d)) for c in spec.cameras for d in deltas),
         tuple(replace(g, name=moment_name(g.name, d)) for d in deltas for g in spec.state),
     )
+
+
+def over_moments(
+    states: Float | None, first: NDArray[np.integer[Any]], deltas: Sequence[int]
+) -> Float | None:
+    """States of all moments together ``[F, S x moments]``.
+
+    Args:
+        states: ``[F, S]`` of each frame, or None.
+        first: ``[F]`` row of the first frame of each frame's episode, which stands in for what was before.
+        deltas: see :func:`check_deltas`.
+    """
+    if states is None or len(deltas) == 1:
+        return states
+    index = np.arange(len(states))
+    return np.concatenate([states[np.maximum(first, index + delta)] for delta in deltas], axis=1)
 
 
 def join(moments: Sequence[Observation], deltas: Sequence[int]) -> Observation:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError, UserError, suggest
+from vla_core.history import NOW, Past, check_deltas, join, over_moments, spec_over
 from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Observation, Sample
@@ -31,11 +32,14 @@ class ArraysConfig:
         path: directory written by ``vla-data record --format arrays``.
         cameras: names in the order the policy sees them; None: all, as recorded.
         depth: give recorded depth; false leaves it unread.
+        observation_delta_indices: moments of a sample in steps from now, ascending, the last one 0
+            (:mod:`vla_core.history`).
     """
 
     path: str
     cameras: tuple[str, ...] | None = None
     depth: bool = True
+    observation_delta_indices: tuple[Past, ...] = NOW
 
 
 class ArraysSource:
@@ -61,6 +65,8 @@ class ArraysSource:
         if horizon < 1:
             raise ConfigError(f"horizon: must be at least 1, got {horizon}")
         self._root, self._config, self._horizon = Path(config.path), config, horizon
+        self._deltas = config.observation_delta_indices
+        check_deltas(self._deltas, "observation_delta_indices")
         meta = _read_meta(self._root)
         lengths = np.array([e["frames"] for e in meta["episodes"]])
         self._chosen = np.array(_choose(self._root, len(lengths), episodes))
@@ -69,16 +75,22 @@ class ArraysSource:
         # Frame number in the files, end of the episode in this source, and episode, of every sample.
         self._frame = np.concatenate([starts[e] + np.arange(lengths[e]) for e in self._chosen])
         self._stop = np.repeat(np.cumsum(kept), kept)
+        self._first = self._stop - np.repeat(kept, kept)
         self._episode = np.repeat(self._chosen, kept)
         self._instructions = [e["instruction"] for e in meta["episodes"]]
         self._columns = _map_columns(self._root, int(lengths.sum()))
         spec = _spec(self._root, meta["spec"], config.cameras, self._columns)
         self._cameras = [c.name for c in spec.observation.cameras]
         self._actions: Float = np.asarray(self._columns["action"])[self._frame]
-        self._states: Float | None = None
+        self._now: Float | None = None
         if spec.observation.state:
-            self._states = np.asarray(self._columns["observation.state"])[self._frame]
-        spec = replace(spec, action=replace(spec.action, horizon=horizon))
+            self._now = np.asarray(self._columns["observation.state"])[self._frame]
+        self._states = over_moments(self._now, self._first, self._deltas)
+        spec = replace(
+            spec,
+            action=replace(spec.action, horizon=horizon),
+            observation=spec_over(spec.observation, self._deltas),
+        )
         self.spec = replace(spec, statistics=compute_norm_stats(self))
 
     @classmethod
@@ -120,17 +132,23 @@ class ArraysSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        state, actions, mask = self.numeric(index)
-        observation = Observation(
+        _, actions, mask = self.numeric(index)
+        first = int(self._first[index])
+        moments = [self._observe(max(first, index + delta)) for delta in self._deltas]
+        observation = moments[0] if len(moments) == 1 else join(moments, self._deltas)
+        return Sample(observation, actions, mask, meta={"episode": self.episode(index)})
+
+    def _observe(self, index: int) -> Observation:
+        """One moment."""
+        return Observation(
             images=self._views("images", index) or {},
             instruction=self._instructions[self._episode[index]],
-            state=state,
+            state=None if self._now is None else self._now[index],
             depth=self._views("depth", index) if self._config.depth else None,
             intrinsics=self._views("intrinsics", index),
             extrinsics=self._views("extrinsics", index),
             embodiment=self.spec.embodiment,
         )
-        return Sample(observation, actions, mask, meta={"episode": self.episode(index)})
 
     def _views(self, kind: str, index: int) -> dict[str, NDArray[Any]] | None:
         """Camera -> one frame, of the cameras that have this kind of column; None without any."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError
-from vla_core.history import NOW, check_deltas, join, spec_over
-from vla_core.ranges import Natural, Positive, Range
+from vla_core.history import NOW, Past, check_deltas, join, over_moments, spec_over
+from vla_core.ranges import Natural, Positive
 from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
 from vla_core.types import Bool, Float, Image, Observation, Sample
@@ -31,9 +31,6 @@ from vla_data.frames import CALIBRATION, Frames, read_frames
 from vla_data.resample import check_rate, check_velocities, kept_frames, rate_note, resample
 from vla_data.robot.binding import Binding, bind, make_spec
 from vla_data.stats import compute_norm_stats
-
-Past = Annotated[int, Range(high=0)]
-"""Steps from now."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,8 @@ class LeRobotSource:
         self._first = self._stop - lengths
         self._position = np.repeat(np.arange(len(lengths)), lengths)
         self._now = self.frames.state.rows
-        self._rows = {"state": self._states(), "action": self.frames.action.rows}
+        states = over_moments(self._now, self._first[self._position], self._deltas)
+        self._rows = {"state": states, "action": self.frames.action.rows}
         self._pictures, self._maps = Pictures(layout), DepthReader(layout)
         row = int(self.frames.rows[0])
         sizes = camera_sizes(self._pictures, self._cameras, videos, self._episodes[0], row)
@@ -216,13 +214,6 @@ class LeRobotSource:
             self._recent[index] = self._observe(index)
         self._recent.move_to_end(index)
         return self._recent[index]
-
-    def _states(self) -> Float | None:
-        """States of all moments together ``[F, D]``."""
-        if self._now is None or len(self._deltas) == 1:
-            return self._now
-        index, first = np.arange(len(self)), self._first[self._position]
-        return np.concatenate([self._now[np.maximum(first, index + d)] for d in self._deltas], axis=1)
 
     def _frame(self, index: int) -> int:
         position = int(self._position[index])
