@@ -41,7 +41,7 @@ MIDDLE = {
         "max_text_tokens": 84,
         "dtype": "float32",
         "tiny": {
-            "hidden_size": 512, "n_layers": 8, "n_heads": 8, "n_kv_heads": 2, "intermediate_size": 1408,
+            "hidden_size": 1536, "n_layers": 4, "n_heads": 12, "n_kv_heads": 2, "intermediate_size": 4096,
             "vision_hidden": 256, "vision_depth": 6, "vision_heads": 4, "vision_intermediate": 704,
         },
     },

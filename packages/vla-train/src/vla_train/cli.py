@@ -12,6 +12,7 @@ from vla_core.errors import UserError, suggest
 from vla_train.command_line import make_parser, overrides_of, split_configs
 from vla_train.commands import COMMANDS, list_parts
 from vla_train.exits import INTERRUPTED, STOPPED, Stopped
+from vla_train.last_words import say
 
 
 def run(argv: Sequence[str], console: Console) -> int:
@@ -29,11 +30,11 @@ def run(argv: Sequence[str], console: Console) -> int:
     from vla_train.runs import execute
     from vla_train.spellings import load_run
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         if os.environ.get("RANK", "0") == "0":  # one process of several speaks
             line(console, text)
 
-    execute(load_run(args.config, overrides, say), console, list(argv), args.dry_run)
+    execute(load_run(args.config, overrides, note), console, list(argv), args.dry_run)
     return 0
 
 
@@ -58,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv, console)
     except UserError as error:
-        print(f"vla-train: {error}", file=sys.stderr)
+        say(str(error))
         return 2
     except (KeyboardInterrupt, Stopped) as end:
         go_on = "the same command" if argv[:1] == ["ablate"] else "trainer.resume=true"
-        print(f"vla-train: {str(end) or 'interrupted'}; go on with {go_on}", file=sys.stderr)
+        say(f"{str(end) or 'interrupted'}; go on with {go_on}")
         return STOPPED if isinstance(end, Stopped) else INTERRUPTED
 
 

@@ -12,39 +12,9 @@ from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Ran
 
 from vla_train.conversation_config import Job, LossScale, choose_job
 from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
+from vla_train.evaluation_config import EvaluationConfig as EvaluationConfig
 from vla_train.lora import LoRAConfig
-from vla_train.lost_parts import SIMULATOR
 from vla_train.trackers import TRACKERS, TrackingConfig
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Closed-loop evaluation after training, by ``vla-serve`` and ``vla-rollout`` as processes.
-
-    Args:
-        env: name of the simulator (entry point ``vla.envs``).
-        env_options: its Config, without the task.
-        embodiment: which robot of the policy it is; null: its only one.
-        tasks: tasks to run; empty: no evaluation.
-        episodes: episodes a task, with seeds ``seed``, ``seed + 1``, ...
-        seed: first seed; keep it away from the seeds of the demonstrations.
-        execute_steps: actions of a chunk executed before the next request; null: vla-rollout's own.
-        workers: simulator processes.
-        timeout_minutes: give up after so long.
-    """
-
-    env: str = SIMULATOR
-    env_options: dict[str, Any] = field(default_factory=dict)
-    embodiment: str | None = None
-    tasks: tuple[str, ...] = ()
-    episodes: Count = 20
-    seed: Seed = 10_000
-    execute_steps: Count | None = None
-    workers: Count = 2
-    timeout_minutes: Positive = 60.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "trainer.evaluation.")
 
 
 def _listed(names: tuple[str, ...] | str) -> tuple[str, ...]:
@@ -106,6 +76,10 @@ class TrainerConfig:
         moments: type of AdamW's two moments. ``bf16`` saves 4 bytes a weight, and wants the second of
             ``betas`` to be at most 0.99; ``8bit`` saves 6 (torchao).
         compile: ``blocks`` compiles the blocks that a model repeats, in the first steps.
+        fp8: ``linears``: large linear layers of backbone and head multiply in 8-bit floats (torchao; GPUs
+            from compute capability 8.9 on). It needs ``precision: bf16``, gains with ``compile: blocks``, and
+            works in one process, under DDP and FSDP2. ``emulated``: layers of any size, with the numbers
+            of fp8 and without its speed, on any device.
         activation_budget: of compiled blocks: share of the memory for activations that is kept for the
             backward pass; the rest is computed again, what is cheapest first.
         device: ``auto`` takes CUDA where there is one; ``cuda`` without one is an error.
@@ -161,6 +135,7 @@ class TrainerConfig:
     bucket_mb: Count = 100
     moments: Literal["fp32", "bf16", "8bit"] = "fp32"
     compile: Literal["off", "blocks"] = "off"
+    fp8: Literal["off", "linears", "emulated"] = "off"
     activation_budget: Share = 1.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Natural = 0

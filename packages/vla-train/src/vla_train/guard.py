@@ -51,10 +51,9 @@ class Guard:
         infinite = torch.where(self._bad == 0, 0.0, 1.0)
         if not float(self.engine.sum(infinite)):
             return
-        first = int(self._bad)
-        where = f"step {first}" if first else "a step of another process"
+        first = min(step for step in self.engine.gather([int(self._bad)]) if step)
         raise UserError(
-            f"the loss or its gradient is not finite at {where}; nothing was written since. Lower "
+            f"the loss or its gradient is not finite at step {first}; nothing was written since. Lower "
             f"trainer.learning_rate or raise trainer.warmup_steps, and check {self.log}"
         )
 

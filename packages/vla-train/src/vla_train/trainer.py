@@ -27,6 +27,7 @@ from vla_train.ema import EMA
 from vla_train.engine import Engine, make_engine
 from vla_train.exits import Stopped
 from vla_train.flops import utilisation
+from vla_train.fp8 import use_fp8
 from vla_train.guard import Guard
 from vla_train.lora import apply_lora
 from vla_train.memory import check_fits, explained
@@ -96,8 +97,8 @@ class Trainer:
         self.unreached = [] if self.engine.shards else unreached(self.model, self._probe(), self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
-        note = compile_model(self.model, self.settings)
-        self.notes = [] if note is None else [note]
+        made = (use_fp8(self.model, self.settings, self.engine), compile_model(self.model, self.settings))
+        self.notes = [note for note in made if note is not None]
         check_fits(self.model, self.settings, self.engine)
         self.engine.split(self.model)
         self.utilisation = utilisation(self.model, self._probe(), self.engine, self.settings.peak_tflops)

@@ -1,0 +1,40 @@
+"""``trainer.evaluation``: the closed loop after a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vla_core.ranges import Count, Positive, Seed, check_ranges
+
+from vla_train.lost_parts import SIMULATOR
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Closed-loop evaluation after training, by ``vla-serve`` and ``vla-rollout`` as processes.
+
+    Args:
+        env: name of the simulator (entry point ``vla.envs``).
+        env_options: its Config, without the task.
+        embodiment: which robot of the policy it is; null: its only one.
+        tasks: tasks to run; empty: no evaluation.
+        episodes: episodes a task, with seeds ``seed``, ``seed + 1``, ...
+        seed: first seed; keep it away from the seeds of the demonstrations.
+        execute_steps: actions of a chunk executed before the next request; null: vla-rollout's own.
+        workers: simulator processes.
+        timeout_minutes: give up after so long.
+    """
+
+    env: str = SIMULATOR
+    env_options: dict[str, Any] = field(default_factory=dict)
+    embodiment: str | None = None
+    tasks: tuple[str, ...] = ()
+    episodes: Count = 20
+    seed: Seed = 10_000
+    execute_steps: Count | None = None
+    workers: Count = 2
+    timeout_minutes: Positive = 60.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "trainer.evaluation.")
