@@ -16,6 +16,7 @@ from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyClientError, PolicyServer, PolicyUnavailable
 from vla_serve._load import closed_loop
+from vla_serve.listen import own_token
 from vla_serve.server import Digests, Loaded
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import admin_pb2 as pb
@@ -50,10 +51,24 @@ def server():
         yield running
 
 
+class Bearer(grpc.UnaryUnaryClientInterceptor):
+    """Brings a token to each call."""
+
+    def __init__(self, token: str) -> None:
+        self.metadata = [("authorization", f"Bearer {token}")]
+
+    def intercept_unary_unary(self, continuation, details, request):
+        return continuation(details._replace(metadata=self.metadata), request)
+
+
+def stub(server, channel) -> PolicyAdminServiceStub:
+    return PolicyAdminServiceStub(grpc.intercept_channel(channel, Bearer(server.admin_token)))
+
+
 @pytest.fixture
 def admin(server):
     with grpc.insecure_channel(f"127.0.0.1:{server.admin_port}") as channel:
-        yield PolicyAdminServiceStub(channel)
+        yield stub(server, channel)
 
 
 def ask(client: PolicyClient) -> tuple[float, str]:
@@ -233,7 +248,7 @@ def test_what_could_not_be_started_is_let_go_like_what_was_unloaded():
         PolicyServer(load(Path("1")), admin_port=0, loader=gone) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.admin_port}") as channel,
     ):
-        admin = PolicyAdminServiceStub(channel)
+        admin = stub(server, channel)
         for path in ("other", "dies"):
             with pytest.raises(grpc.RpcError):
                 admin.LoadPolicy(pb.LoadPolicyRequest(policy="default", path=path), timeout=10)
@@ -255,6 +270,30 @@ def test_what_could_not_be_started_is_let_go_like_what_was_unloaded():
         assert gone.calls[3:] == [("slow", False)]
         assert states(admin) == {("default", "1"): "CURRENT"}
         assert sum(t.name == "vla-model-0" for t in set(threading.enumerate()) - threads) == 1
+
+
+def test_an_account_without_the_token_changes_nothing(server, admin):
+    with grpc.insecure_channel(f"127.0.0.1:{server.admin_port}") as channel:
+        for others in (channel, grpc.intercept_channel(channel, Bearer("wrong"))):
+            with pytest.raises(grpc.RpcError) as caught:
+                PolicyAdminServiceStub(others).DrainPolicy(
+                    pb.DrainPolicyRequest(policy="default"), timeout=10
+                )
+            assert caught.value.code() is CODES.UNAUTHENTICATED
+    assert states(admin) == {("default", "1"): "CURRENT"}
+
+
+def test_a_token_file_is_written_for_its_owner_alone(tmp_path):
+    path = tmp_path / "admin.token"
+    token = own_token(path)
+    assert len(token) >= 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert own_token(path) == token
+    path.chmod(0o640)
+    with pytest.raises(UserError, match="open to other accounts; chmod 600"):
+        own_token(path)
+    with pytest.raises(UserError, match=r"admin_token_file: .*No such file"):
+        own_token(tmp_path / "none" / "admin.token")
 
 
 def test_off_by_default(server):

@@ -93,6 +93,8 @@ def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
     policy, path = checkpoint
     port_file, admin_port = tmp_path / "port", free_port()
     options = ("--port_file", port_file, "--admin_port", admin_port, "--log_format", "json", "--use_bf16")
+    token_file = tmp_path / "admin.token"
+    options += ("--admin_token_file", token_file)
     process = start("--policy", f"arm={path}", "--port", 0, *options)
     try:
         observation = make_observation(make_spec(), 4)
@@ -102,7 +104,8 @@ def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
         ):
             before = client.predict(observation, seed=9)
             request = pb.LoadPolicyRequest(policy="arm", path=str(path), promote=True)
-            PolicyAdminServiceStub(channel).LoadPolicy(request, timeout=60)
+            metadata = [("authorization", f"Bearer {token_file.read_text().strip()}")]
+            PolicyAdminServiceStub(channel).LoadPolicy(request, timeout=60, metadata=metadata)
             after = client.predict(observation, seed=9)
         exact = policy.act([observation], [9])[0].actions
         assert before.actions.dtype == np.float32
@@ -130,6 +133,11 @@ def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
         (("--policy", "arm", "--port", 0), "--policy: 'arm' is no NAME=PATH"),
         (("--ckpt_path", "CHECKPOINT", "--policy", "default=x", "--port", 0), "'default' is given twice"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--max_sessions", 0), "max_sessions: 0 is outside"),
+        (
+            ("--ckpt_path", "CHECKPOINT", "--port", 0, "--admin_port", 0),
+            "admin_port: needs --admin_token_file",
+        ),
+        (("--ckpt_path", "CHECKPOINT", "--admin_token_file", "x"), "there is no --admin_port"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--threads", 0), "--threads: must be at least 1"),
         (
             ("--ckpt_path", "CHECKPOINT", "--host", "256.0.0.1", "--port", 0),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -55,6 +57,23 @@ class Security:
         pair = (_read(self.key, "tls_key"), _read(self.cert, "tls_cert"))
         ca = None if self.client_ca is None else _read(self.client_ca, "tls_client_ca")
         return grpc.ssl_server_credentials([pair], ca, ca is not None)
+
+
+def own_token(path: Path) -> str:
+    """The token in a file of this account alone; where there is no file, one with a new token is written.
+
+    Raises:
+        UserError: it cannot be read or written, or other accounts may read it.
+    """
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{secrets.token_urlsafe(32)}\n")
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            raise UserError(f"admin_token_file: {path} is open to other accounts; chmod 600 it") from None
+    except OSError as error:
+        raise UserError(f"admin_token_file: {path}: {error.strerror}") from None
+    return read_token(path)
 
 
 def read_token(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -71,7 +72,8 @@ class PolicyServer:
         body_timeout_s: a request's body must have arrived after so long, and a connection said what it is.
         model_timeout_s: a run that takes longer is taken for hung: the server says NOT_SERVING and ends.
         admin_port: PolicyAdminService on a listener of its own, of this machine alone; 0: a free port, see
-            :attr:`admin_port`; None: none.
+            :attr:`admin_port`; None: none. Its calls bring :attr:`admin_token`.
+        admin_token: by default that of ``security``, else a new one.
         metrics_port: Prometheus metrics likewise, ``GET /metrics``.
         dashboard: a page for a browser likewise; its port.
         otlp_endpoint: OpenTelemetry traces to this collector, for example ``http://127.0.0.1:4317``.
@@ -104,6 +106,7 @@ class PolicyServer:
         body_timeout_s: float = 10.0,
         model_timeout_s: float = 60.0,
         admin_port: int | None = None,
+        admin_token: str | None = None,
         metrics_port: int | None = None,
         dashboard: int | None = None,
         otlp_endpoint: str | None = None,
@@ -158,7 +161,9 @@ class PolicyServer:
         if reflection:
             names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             self._handlers += handlers(names, Rpcs(InFlight(limits)))
-        self._admin_handlers = [PolicyAdminService(self._manager).handler(Rpcs(InFlight(limits)))]
+        self.admin_token = admin_token or token or secrets.token_urlsafe(32)
+        admins = Rpcs(InFlight(replace(limits, token=self.admin_token)))
+        self._admin_handlers = [PolicyAdminService(self._manager).handler(admins)]
         self._options = channel_options(self._sizes.batch, max_in_flight + max_sessions + 64, body_timeout_s)
         self._host, self._wanted_port, self._wanted_admin_port = host, port, admin_port
         self._reservation = reservation

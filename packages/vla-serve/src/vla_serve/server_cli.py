@@ -43,9 +43,14 @@ def _loader(args: argparse.Namespace) -> Any:
 
 def _server(args: argparse.Namespace) -> Any:
     """The server, not started; the port is reserved before anything is loaded."""
-    from vla_serve.listen import Reservation, Security, read_token
+    from vla_serve.listen import Reservation, Security, own_token, read_token
 
     paths = checkpoints(args)
+    if args.admin_token_file is not None and args.admin_port is None:
+        raise UserError("admin_token_file: there is no --admin_port")
+    if args.admin_port is not None and args.admin_token_file is None and args.token_file is None:
+        raise UserError("admin_port: needs --admin_token_file (a new file gets a new token) or --token_file")
+    admin_token = None if args.admin_token_file is None else own_token(args.admin_token_file)
     security = Security(
         args.tls_cert,
         args.tls_key,
@@ -74,6 +79,7 @@ def _server(args: argparse.Namespace) -> Any:
             max_batch=args.max_batch or (32 if args.device.startswith("cuda") else 8),
             loader=loader,
             security=security,
+            admin_token=admin_token,
             reservation=reservation,
             **{name: getattr(args, name) for name in names.split()},
         )

@@ -68,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     watch = out.add_argument_group("operation (of this machine alone)").add_argument
     watch("--admin_port", type=int, help="PolicyAdminService: load, promote, drain, unload (default: none)")
     watch(
+        "--admin_token_file",
+        type=Path,
+        help="file with the token of its calls, written where there is none (default: --token_file)",
+    )
+    watch(
         "--dashboard",
         type=int,
         metavar="PORT",
