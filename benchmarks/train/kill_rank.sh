@@ -1,7 +1,7 @@
 #!/bin/bash
 # Kills one of two ranks while they exchange gradients by NCCL, and shows what the other says and how it ends.
 # Each rank is started by hand: a launcher would end the other itself.
-#   bash benchmarks/train/kill_rank.sh [steps before the kill, default 30]
+#   bash benchmarks/train/kill_rank.sh [steps before the kill, default 30] [further words of vla-train]
 cd "$(dirname "$0")/../.." || exit 1
 steps=${1:-30}
 out=$(mktemp -d)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from vla_core.errors import UserError
 from vla_train.cli import main
+from vla_train.engine.choose import check_met
 
 
 def readings(run: Path) -> list[tuple[float, float]]:
@@ -49,3 +51,10 @@ def test_what_only_fsdp2_does_is_refused_elsewhere(
 ) -> None:
     assert main(["--config", str(toy_config), "trainer.reshard=false"]) == 2
     assert "trainer.reshard: false is of FSDP2" in capsys.readouterr().err
+
+
+def test_processes_that_do_not_meet_are_refused() -> None:
+    check_met({"WORLD_SIZE": "2"}, 2)
+    check_met({}, 1)
+    with pytest.raises(UserError, match="2 processes were started, and this one runs with 1"):
+        check_met({"WORLD_SIZE": "2"}, 1)

@@ -31,6 +31,19 @@ def check_launch(env: Mapping[str, str]) -> None:
         )
 
 
+def check_met(env: Mapping[str, str], running: int) -> None:
+    """All processes that a launcher started run together.
+
+    Raises:
+        UserError: each runs alone, and all would write to one folder.
+    """
+    if (started := int(env.get("WORLD_SIZE", "1"))) != running:
+        raise UserError(
+            f"{started} processes were started, and this one runs with {running}; where there is no GPU for "
+            "each, set trainer.device=cpu"
+        )
+
+
 def _shards(settings: TrainerConfig, env: MutableMapping[str, str]) -> bool:
     """Whether parameters are to be spread by FSDP2; accelerate's own plugin for it is switched off."""
     if env.get("ACCELERATE_USE_FSDP") != "true":
@@ -84,6 +97,7 @@ def make_engine(settings: TrainerConfig) -> Engine:
             )
         ],
     )
+    check_met(os.environ, accelerator.num_processes)
     kind = accelerator.distributed_type
     if sharding:
         if kind in (DistributedType.NO, DistributedType.DEEPSPEED):
