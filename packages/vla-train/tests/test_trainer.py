@@ -43,6 +43,10 @@ def test_learns_and_leaves_a_whole_run(toy_config: Path) -> None:
     outcome, run_dir = train(toy_config, "trainer.max_steps=150", "trainer.val_every=50")
     assert outcome.metrics["val/action_mae"] < 0.7 * outcome.metrics["val/mean_action_mae"]
     assert set(outcome.metrics) >= {"val/loss", "val/mae/level_0", "val/mae/level_1"}
+    whole = [value for key, value in outcome.metrics.items() if key.startswith("val/mae/")]
+    by_group = [value for key, value in outcome.metrics.items() if key.startswith("val/group_mae/")]
+    assert sum(by_group) / len(by_group) == pytest.approx(sum(whole) / len(whole))
+    assert any(key.startswith("val/group_mae_at/") for key in outcome.metrics)
     policy = VLAPolicy.from_pretrained(outcome.checkpoint)
     assert policy.framework == "QwenPI"
     logged = lines(run_dir)

@@ -21,6 +21,7 @@ from vla_core.types import Float
 from vla_train.against_mean import ERROR, MEAN
 from vla_train.data import Collate, TransformedDataset
 from vla_train.engine import Engine
+from vla_train.group_errors import StepErrors, of_groups
 
 
 def dim_units(spec: ActionSpec) -> list[str]:
@@ -44,17 +45,15 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Of one data set over all ranks; ``errors``, ``blind`` (the mean action's) and ``entries`` a dim, in
-    real units."""
+    """Of one data set over all ranks; ``blind``: the mean action's errors a dim, in real units."""
 
     loss: float
     rows: float
     error: float
     mean_error: float
     valid: float
-    errors: list[float]
     blind: list[float]
-    entries: list[float]
+    steps: StepErrors
 
 
 @dataclass
@@ -111,7 +110,8 @@ class Validation:
             for part, s in measured:
                 out[f"data/{part.label}/val_loss"] = s.loss / s.rows
                 out[f"data/{part.label}/val_action_mae"] = s.error / s.valid
-        return {**out, **_of_dims(measured)}
+        by_step = [(p.label, p.robot, p.pipeline.input_spec.action, s.steps) for p, s in measured]
+        return {**out, **_of_dims(measured), **of_groups(by_step)}
 
     @torch.no_grad()
     def _measure(self, part: HeldOut, engine: Engine) -> _Sums:
@@ -122,9 +122,10 @@ class Validation:
         answer = _mean_action(pipeline)
         mean = torch.from_numpy(answer)
         answer = np.repeat(answer, inner.horizon, axis=0)
-        # loss, rows, error, mean action's error, entries; then in real units, for each dim, the policy's
-        # errors, the mean action's, and entries.
-        sums = torch.zeros(5 + 3 * dims, dtype=torch.float64)
+        steps = pipeline.input_spec.action.horizon
+        # loss, rows, error, mean action's error, entries; then in real units the mean action's error of each
+        # dim, and of each step and dim the policy's error, its square, and entries.
+        sums = torch.zeros(5 + dims + 3 * steps * dims, dtype=torch.float64)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, chosen, counts in self._rounds(self._chosen(part.dataset), engine):
                 seed = number * self.batch_size
@@ -153,12 +154,19 @@ class Validation:
                     raw = part.dataset.numeric(index)
                     real = pipeline.inverse(predicted[i, : inner.horizon, : inner.dim].numpy(), raw.state)
                     same = pipeline.inverse(answer, raw.state)
-                    off = [(np.abs(one - raw.actions) * raw.mask).sum(0) for one in (real, same)]
-                    sums[5:] += torch.from_numpy(np.concatenate([*off, raw.mask.sum(0)]))
-        total = engine.sum(sums.to(device)).cpu().tolist()
-        loss, rows, error, mean_error, valid = total[:5]
-        errors, blind_errors, entries = (total[5 + k * dims : 5 + (k + 1) * dims] for k in range(3))
-        return _Sums(loss, rows, error, mean_error, valid, errors, blind_errors, entries)
+                    off, blind_off = (
+                        (one - raw.actions).astype(np.float64) * raw.mask for one in (real, same)
+                    )
+                    of_steps = np.stack([np.abs(off), off**2, raw.mask])
+                    sums[5:] += torch.from_numpy(
+                        np.concatenate([np.abs(blind_off).sum(0), of_steps.reshape(-1)])
+                    )
+        total = engine.sum(sums.to(device)).cpu()
+        loss, rows, error, mean_error, valid = total[:5].tolist()
+        of_steps = total[5 + dims :].reshape(3, steps, dims).numpy()
+        return _Sums(
+            loss, rows, error, mean_error, valid, total[5 : 5 + dims].tolist(), StepErrors(*of_steps)
+        )
 
     def save_predictions(self, engine: Engine, path: Path, episodes: int = 3) -> None:
         """Chunks predicted at every frame of a few held-out episodes, in real units, as ``.npz``.
@@ -227,9 +235,10 @@ def _of_dims(measured: Sequence[tuple[HeldOut, _Sums]]) -> dict[str, float]:
     found: dict[str, tuple[float, float]] = {}
     for part, sums in measured:
         names = dim_names(part.pipeline.input_spec.action.groups)
-        for prefix, errors in ((ERROR, sums.errors), (MEAN, sums.blind)):
-            for name, error, count in zip(names, errors, sums.entries, strict=True):
+        entries = sums.steps.counts.sum(0)
+        for prefix, errors in ((ERROR, sums.steps.absolute.sum(0)), (MEAN, sums.blind)):
+            for name, error, count in zip(names, errors, entries, strict=True):
                 key = f"{prefix}{part.robot}/{name}" if several else f"{prefix}{name}"
                 before = found.get(key, (0.0, 0.0))
-                found[key] = before[0] + error, before[1] + count
+                found[key] = before[0] + float(error), before[1] + float(count)
     return {key: error / max(count, 1) for key, (error, count) in found.items()}
