@@ -30,6 +30,7 @@ TORCH_HALF = {
     "interfaces",
     "model",
     "overlap",
+    "packing",
     "policy",
     "prompts",
     "realtime",
@@ -87,6 +88,7 @@ def test_numpy_half_imports_without_torch() -> None:
 def test_serving_imports_without_torch() -> None:
     alone = {
         "vla_serve.loading",  # by the server's program
+        "vla_serve.fp8",  # by the one above
         "vla_serve.robot.lerobot_record",  # by vla-robot, of lerobot's own robots: lerobot needs torch
         "vla_serve.robot.lerobot_robot",
     }

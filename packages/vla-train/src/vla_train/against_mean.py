@@ -51,5 +51,13 @@ def against_mean(metrics: Mapping[str, float]) -> AgainstMean | None:
     return found if better or worse or constant else None
 
 
+def in_words(step: int, metrics: Mapping[str, float]) -> str:
+    """A validation in one or two lines."""
+    loss, error, mean = (metrics[f"val/{name}"] for name in ("loss", "action_mae", "mean_action_mae"))
+    text = f"step {step}  validation: loss {loss:.4f}, action error {error:.4f} (mean action: {mean:.4f})"
+    beaten = against_mean(metrics)
+    return text if beaten is None else f"{text}\n  {beaten}"
+
+
 def _said(dim: str) -> str:
     return dim.replace("_", " ")

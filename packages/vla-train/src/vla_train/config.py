@@ -174,6 +174,15 @@ class TrainerConfig:
             raise ConfigError("trainer.keep_statistics is set, but trainer.pretrained_checkpoint is not")
         if self.patience and self.keep_best is None:
             raise ConfigError("trainer.patience needs trainer.keep_best, e.g. val/action_mae")
+        if self.keep_best and self.keep_best.startswith("rollout/"):
+            if not (self.evaluation.every and self.evaluation.tasks):
+                raise ConfigError(
+                    f"trainer.keep_best: '{self.keep_best}' needs trainer.evaluation.every and .tasks"
+                )
+            if self.keep_best != "rollout/failure":
+                raise ConfigError(
+                    f"trainer.keep_best: the lowest is kept; name rollout/failure, not '{self.keep_best}'"
+                )
         self.learning_rates()
         self.stages()
 

@@ -1,18 +1,18 @@
-"""``trainer.evaluation``: the closed loop after a training."""
+"""``trainer.evaluation``: the closed loop after a training, and during it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla_core.ranges import Count, Positive, Seed, check_ranges
+from vla_core.ranges import Count, Natural, Positive, Seed, check_ranges
 
 from vla_train.lost_parts import SIMULATOR
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Closed-loop evaluation after training, by ``vla-serve`` and ``vla-rollout`` as processes.
+    """Closed-loop evaluation of a training, by ``vla-serve`` and ``vla-rollout`` as processes.
 
     Args:
         env: name of the simulator (entry point ``vla.envs``).
@@ -24,6 +24,9 @@ class EvaluationConfig:
         execute_steps: actions of a chunk executed before the next request; null: vla-rollout's own.
         workers: simulator processes.
         timeout_minutes: give up after so long.
+        every: also every so many steps, on the training's own device: ``rollout/success`` in the metrics,
+            ``rollouts/steps_N`` in the run's folder; ``trainer.keep_best: rollout/failure`` keeps the best.
+            Training waits meanwhile. 0: at the end alone.
     """
 
     env: str = SIMULATOR
@@ -35,6 +38,7 @@ class EvaluationConfig:
     execute_steps: Count | None = None
     workers: Count = 2
     timeout_minutes: Positive = 60.0
+    every: Natural = 0
 
     def __post_init__(self) -> None:
         check_ranges(self, "trainer.evaluation.")

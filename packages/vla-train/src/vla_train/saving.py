@@ -86,6 +86,10 @@ class Saver:
             self.writer.run(remove)
 
 
+ROLLOUT = "rollout/"
+"""How metrics of the closed loop begin (:mod:`vla_train.closed_loop`)."""
+
+
 @dataclass
 class Best:
     """The lowest value of a metric so far, and how long ago that was.
@@ -124,12 +128,13 @@ class Best:
         return bool(self.patience) and self.waited >= self.patience
 
     def sees(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Whether a validation is the best so far.
+        """Whether a validation, or a rollout where the metric is one of those, is the best so far.
 
         Raises:
             ConfigError: the metric is none of the validation's, with the nearest.
         """
-        if self.metric is None:
+        rolled_out = not metrics or any(name.startswith(ROLLOUT) for name in metrics)
+        if self.metric is None or rolled_out != self.metric.startswith(ROLLOUT) or not metrics:
             return False
         if self.metric not in metrics:
             raise ConfigError(f"trainer.keep_best: no metric '{self.metric}'{suggest(self.metric, metrics)}")

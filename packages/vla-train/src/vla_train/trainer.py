@@ -14,11 +14,12 @@ from vla_core.batch import Batch
 from vla_core.features import ROWS
 
 from vla_train import resume
-from vla_train.against_mean import against_mean
+from vla_train.against_mean import in_words
 from vla_train.augment import Augmentation, moments
 from vla_train.auxiliary import weights_at
 from vla_train.bad_steps import BadSteps
 from vla_train.balance import Balance, means_of
+from vla_train.closed_loop import ClosedLoop, due
 from vla_train.compiling import compile_model
 from vla_train.composition import Composed
 from vla_train.conversations import AnyBatch, together
@@ -123,6 +124,7 @@ class Trainer:
         )
         self.guard = Guard(self.engine, run_dir / "metrics.jsonl", self.bad_steps)
         self.saver = Saver(composed, self.engine, run_dir)
+        self.closed_loop = ClosedLoop(self.settings.evaluation, self.engine, run_dir)
         self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.optimizer = optimizer
 
@@ -186,22 +188,22 @@ class Trainer:
                     progress.update(step, metrics)
                     trackers.log(step, metrics)
                 stopping = stop.asked(engine, step)
-                if self.validation and (last or _due(step, settings.val_every)):
+                if self.validation and (last or due(step, settings.val_every)):
                     self.guard.check()
                     with self._averaged(), meter.paused():
                         latest = self.validation(engine)
-                    progress.note(
-                        f"step {step}  validation: loss {latest['val/loss']:.4f}, action error "
-                        f"{latest['val/action_mae']:.4f} (mean action: {latest['val/mean_action_mae']:.4f})"
-                    )
-                    if (beaten := against_mean(latest)) is not None:
-                        progress.note(f"  {beaten}")
+                    progress.note(in_words(step, latest))
                     trackers.log(step, latest)
-                    if best.sees(step, latest):
-                        self._write(step, self.run_dir / "checkpoints" / "best")
-                        best.write(self.run_dir, engine.is_main)
-                    last = last or best.out_of_patience
-                if last or stopping or _due(step, settings.save_every):
+                    self._keep_best(step, latest)
+                if self.closed_loop.due(step) and not last:
+                    with meter.paused():
+                        folder = self._write(step, self.run_dir / "checkpoints" / "rolled_out")
+                        writer.wait()
+                        rolled = self.closed_loop(step, folder, progress.note)
+                    trackers.log(step, rolled)
+                    self._keep_best(step, rolled)
+                last = last or best.out_of_patience
+                if last or stopping or due(step, settings.save_every):
                     with meter.paused():
                         outcome = self._save(step)
                 if last or stopping:
@@ -276,6 +278,11 @@ class Trainer:
             self.saver.resume_state(step, memory)
         return final
 
+    def _keep_best(self, step: int, metrics: dict[str, float]) -> None:
+        if self.best.sees(step, metrics):
+            self._write(step, self.run_dir / "checkpoints" / "best")
+            self.best.write(self.run_dir, self.engine.is_main)
+
     def _write(self, step: int, folder: Path) -> Path:
         self.guard.check()
         self.guard.check_tensors(self.trained, "the weights")
@@ -290,7 +297,3 @@ class Trainer:
     def describe(self) -> dict[str, Any]:
         """Write ``run.json`` and return it."""
         return write_run(self.composed, self.run_dir, self.engine, self.command, self.stages)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
