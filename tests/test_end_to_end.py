@@ -105,6 +105,7 @@ def test_flow_matching_resumes_exactly(quickstart: dict[str, Any], tmp_path: Pat
         (["datasets.train.0.cameras=[corner9]"], "corner9"),
         (["framework.vlm.max_text_tokens=many"], "framework.vlm.max_text_tokens"),
         (["framework.vlm.max_text_tokens=2"], "max_text_tokens"),
+        ([f"framework.transforms.3.groups.0.3={'open ' * 30}it"], "makes a prompt of"),
         (["framework.vlm.base_vlm=/no/such/model"], "/no/such/model"),
     ],
 )

@@ -25,6 +25,7 @@ TORCH = {
     "interfaces",
     "model",
     "overlap",
+    "packing",
     "policy",
     "auxiliary",
     "prompts",

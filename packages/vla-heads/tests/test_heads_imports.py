@@ -15,7 +15,7 @@ PARTS = {
     if point.value.startswith("vla_heads.")
 }
 MODULES = {name: point.value.partition(":")[0] for name, point in PARTS.items()}
-LARGEST = {"alg1": 6, "mlp_regression": 6, "pi0": 9}
+LARGEST = {"alg1": 6, "mlp_regression": 6, "pi0": 10}
 
 
 def load(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class RobotData:
     def __init__(self, composed: Composed, model: nn.Module) -> None:
         config, data, policy = composed.config, composed.data, composed.policy
         settings, cached = config.trainer, config.datasets.ram_cache
-        self.config, self.labels, pipelines = config, data.labels, policy.pipelines
+        self.config, self.labels = config, data.labels
+        self.pipelines = pipelines = policy.pipelines
         future = wants_future(model, data.train, settings.batch_size)
         self.collate = Collate(policy.collator, future)
         self.dataset = TransformedDataset(data.train, pipelines, config.seed, cached, future)
@@ -58,8 +60,16 @@ class RobotData:
         return self.collate([self.dataset[key] for key in keys])
 
     def probe(self) -> Batch:
-        """Samples of every data set: what no term of them depends on cannot be trained."""
+        """Samples of every data set: what no term of them depends on cannot be trained.
+
+        Raises:
+            UserError: a sentence that some step may draw does not fit the prompt.
+        """
         rows = [self.dataset.first(k) for k in range(len(self.dataset.sources))]
+        drawn = {s for p in self.pipelines.values() for step in p.steps for s in step.sentences}
+        for sentence in sorted(drawn):
+            said = replace(rows[0], observation=replace(rows[0].observation, instruction=sentence))
+            self.collate([said])
         return self.collate(rows * (1 if len(rows) > 1 else 2))
 
     def quarantine(self, run_dir: Path, engine: Engine, console: Console) -> Quarantine | None:

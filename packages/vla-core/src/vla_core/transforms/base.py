@@ -46,6 +46,11 @@ class Transform:
         """Whether, so configured, it reads statistics of each step of a chunk (``stats.BY_STEP``)."""
         return False
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Instructions that a random step may draw, so that all can be tried before training."""
+        return ()
+
     def output_spec(self, spec: RobotSpec) -> RobotSpec:
         """The spec after this step."""
         return spec

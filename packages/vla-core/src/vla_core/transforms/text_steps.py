@@ -143,6 +143,11 @@ class Paraphrase(Transform):
         super().__init__(config, spec)
         self._group = {sentence: group for group in config.groups for sentence in group}
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """See the base."""
+        return tuple(self._group)
+
     def images(self, observation: Observation, rng: np.random.Generator | None) -> Observation:
         """Draws the instruction, where there is an ``rng``; pictures stay."""
         group = self._group.get(observation.instruction)
