@@ -122,7 +122,7 @@ def test_one_that_waits_for_its_data_is_named(config: Path) -> None:
     node["datasets"]["train"][0]["stuck"] = [33]
     config.write_text(yaml.safe_dump(node))
     with running(config, 2, "trainer.hang_timeout_s=3") as ranks:
-        out = ended(ranks, within=60)
+        out = ended(ranks, within=120)
     assert {rank.code for rank in out} == {LOST}
     (line,) = lines(out)
     assert "stands still at step" in line
