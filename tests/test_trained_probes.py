@@ -68,6 +68,7 @@ def test_mean_pool_does_not_know_where_things_are(small_faucet: Path, tmp_path: 
     assert moved < 1e-3, "only rounding: the mean over positions is what it was"
 
 
+@pytest.mark.timeout(600)  # it trains: 108 s on an idle core
 def test_another_phrasing_moves_the_actions_far_less_than_the_opposite_instruction(
     small_faucet: Path, tmp_path: Path
 ) -> None:
