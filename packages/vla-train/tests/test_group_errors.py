@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from vla_core import Pipeline
 from vla_core.testing import make_spec
 from vla_train.group_errors import StepErrors, of_groups
+from vla_train.validate import _mean_action
 
 
 def sums(errors: np.ndarray, mask: np.ndarray) -> StepErrors:
@@ -43,3 +45,19 @@ def test_data_sets_of_one_robot_are_weighed_by_their_entries_and_told_apart_too(
     apart = of_groups([("a", "left", spec, one), ("b", "right", spec, other)])
     assert apart[f"val/group_mae/left/{name}"] == pytest.approx(3.0)
     assert apart[f"val/group_mse/right/{name}"] == pytest.approx(1.0)
+
+
+def test_the_mean_action_is_one_action_also_where_each_step_is_normalised_in_its_own_way() -> None:
+    spec = make_spec(horizon=4)
+    rng = np.random.default_rng(1)
+    spread = np.arange(1, 5, dtype=np.float32)[:, None]
+    chunks = rng.normal(size=(40, 4, spec.action.dim)).astype(np.float32) * spread + spread
+    states = rng.normal(size=(40, spec.observation.state_dim)).astype(np.float32)
+    rows = [(state, chunk, np.ones(chunk.shape, bool)) for state, chunk in zip(states, chunks, strict=True)]
+    names = [group.name for group in spec.action.groups]
+    node = {"name": "normalize", "action": "mean_std", "state": "none", "by_step": names}
+    pipeline = Pipeline([node], spec, rows=lambda: rows)
+    answer = _mean_action(pipeline)
+    assert np.ptp(answer, axis=0).max() > 0.1  # as the model sees it, not one number
+    real = pipeline.inverse(answer, None)
+    np.testing.assert_allclose(real, np.tile(chunks.mean((0, 1)), (4, 1)), rtol=1e-4, atol=1e-4)

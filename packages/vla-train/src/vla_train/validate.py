@@ -121,7 +121,6 @@ class Validation:
         dims, inner = pipeline.input_spec.action.dim, pipeline.output_spec.action
         answer = _mean_action(pipeline)
         mean = torch.from_numpy(answer)
-        answer = np.repeat(answer, inner.horizon, axis=0)
         steps = pipeline.input_spec.action.horizon
         # loss, rows, error, mean action's error, entries; then in real units the mean action's error of each
         # dim, and of each step and dim the policy's error, its square, and entries.
@@ -146,8 +145,11 @@ class Validation:
                 sums[0] += sum(term.double().cpu() for term in terms.values()) * len(chosen)
                 sums[1] += len(chosen)
                 sums[2] += ((predicted - target).abs() * mask).sum()
-                # Dims of larger robots are padding here, and masked.
-                blind = functional.pad(mean, (0, target.shape[2] - mean.shape[1]))
+                # Dims (and steps) of larger robots are padding here, and masked.
+                missing = [
+                    size - own for size, own in zip(target.shape[:0:-1], mean.shape[::-1], strict=True)
+                ]
+                blind = functional.pad(mean, (0, missing[0], 0, missing[1]))
                 sums[3] += ((blind - target).abs() * mask).sum()
                 sums[4] += mask.sum()
                 for i, index in enumerate(chosen):
@@ -218,8 +220,12 @@ class Validation:
 
 
 def _mean_action(pipeline: Pipeline) -> Float:
-    """The training set's mean action as the model sees it: what a blind predictor answers."""
+    """The training set's mean action ``[T, A]`` as the model sees it: what a blind predictor answers.
+
+    A whole chunk: its steps may be normalised each in its own way.
+    """
     mean = pipeline.statistics["action"].mean.astype(np.float32)[None]
+    mean = np.repeat(mean, pipeline.output_spec.action.horizon, axis=0)
     for step in pipeline.steps:
         if step.needs_statistics:
             mean = step.actions(mean, None)
