@@ -156,6 +156,24 @@ def test_views_shift_apart_and_borders_repeat():
     np.testing.assert_array_equal(images.shift(ramp, -1, 0)[:, 0], [1, 2, 3, 3])
 
 
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    dy=st.integers(-12, 12),
+    dx=st.integers(-12, 12),
+    deep=st.booleans(),
+)
+def test_a_shifted_pixel_is_the_nearest_one_of_the_image(height, width, dy, dx, deep):
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 3) if deep else (height, width))
+    before = image.copy()
+    rows = np.clip(np.arange(height) - dy, 0, height - 1)[:, None]
+    columns = np.clip(np.arange(width) - dx, 0, width - 1)[None]
+    moved = images.shift(image, dy, dx)
+    np.testing.assert_array_equal(moved, image[rows, columns])
+    moved[:] = 0
+    np.testing.assert_array_equal(image, before)
+
+
 AUGMENT = [{"name": "random_shift"}, {"name": "color_jitter"}]
 
 

