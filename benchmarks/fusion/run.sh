@@ -22,6 +22,7 @@ JOBS=${JOBS:-11}
 SHARDS=${SHARDS:-4}
 SAME=0,6   # degrees by which the cameras of the demonstrations differ from episode to episode
 SHIFT=15,25
+WORKERS=${WORKERS:-$(env -u OMP_NUM_THREADS nproc)} # simulators of the recorder; nproc prints OMP_NUM_THREADS where that is set
 export OMP_NUM_THREADS=1 MUJOCO_GL=${MUJOCO_GL:-egl}
 run=(uv run)
 [[ ${NO_UV:-} == 1 ]] && run=()
@@ -31,7 +32,7 @@ record() { # out, further options
   shift
   [[ -d $DATA/$out ]] && return
   for task in ${TASKS//,/ }; do tasks+=(--task "$task"); done
-  "${run[@]}" python -m vla_data.cli record --env metaworld --format arrays --workers "$(nproc)" "${tasks[@]}" \
+  "${run[@]}" python -m vla_data.cli record --env metaworld --format arrays --workers "$WORKERS" "${tasks[@]}" \
     --env.image_size 96 --env.cameras "[corner4,corner3]" --env.depth true --env.intrinsics true \
     --env.extrinsics true --out "$DATA/$out" "$@"
 }

@@ -7,7 +7,8 @@ ROOT=${ROOT:-runs/mt50}              # data set, runs and results
 DATA=${DATA:-$ROOT/data}
 SEED=${SEED:-0}                      # of training: weights, order, augmentation, noise
 RUN=${RUN:-seed_$SEED}               # name of the training run
-WORKERS=${WORKERS:-$(nproc)}         # processes of the recorder and of the loader
+# Processes of the recorder and of the loader; nproc prints OMP_NUM_THREADS where that is set.
+WORKERS=${WORKERS:-$(env -u OMP_NUM_THREADS nproc)}
 CAMERAS=${CAMERAS:-[corner4,gripperPOV]}
 IMAGE_SIZE=${IMAGE_SIZE:-128}
 MAX_STEPS=${MAX_STEPS:-500}          # Meta-World's own limit of an episode
