@@ -3,18 +3,19 @@
 #   bash benchmarks/fusion/run.sh                 on a machine with a GPU and 16 cores, in the repository's root
 #   SEEDS=0 FUSIONS=none,gated EPISODES=50 bash benchmarks/fusion/run.sh
 #   ABLATIONS=1 bash benchmarks/fusion/run.sh     configs/ablations/ab_b_*.yaml instead of the fusions
-#   CONTROL=1 bash benchmarks/fusion/run.sh       position_3d with every depth at one metre instead of the fusions
+#   CONTROL=1 bash benchmarks/fusion/run.sh       none, and position_3d with every depth at one metre, into control/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 HERE=benchmarks/fusion
 DATA=${DATA:-runs/fusion}
 TASKS=drawer-open,button-press-topdown,door-open,coffee-button
+[[ ${CONTROL:-} == 1 ]] && FUSIONS=${FUSIONS:-none,@$HERE/control_image.yaml,@$HERE/control_pose.yaml}
 FUSIONS=${FUSIONS:-none,mean_pool,aligned_concat,cross_attention,gated,language_guided,head_context,align_loss,@$HERE/position_3d.yaml,@$HERE/position_3d_mean.yaml,@$HERE/position_3d_predicted.yaml}
 [[ ${ABLATIONS:-} == 1 ]] && FUSIONS=$(printf ',@%s' configs/ablations/ab_b_*.yaml) && FUSIONS=${FUSIONS:1}
-train=train policies=policies options=()
+train=train policies=policies options=() results=$HERE
 if [[ ${CONTROL:-} == 1 ]]; then
-  FUSIONS=@$HERE/control_image.yaml,@$HERE/control_pose.yaml
-  train=train_constant policies=policies_control options=(--constant_depth)
+  train=train_constant policies=policies_control options=(--constant_depth) results=$HERE/control
+  mkdir -p "$results"
 fi
 SEEDS=${SEEDS:-0 1 2}
 EPISODES=${EPISODES:-25} # a task, camera setting and training seed
@@ -53,7 +54,7 @@ for seed in $SEEDS; do
 done
 for ((shard = 0; shard < SHARDS; shard++)); do
   "${run[@]}" python $HERE/evaluate.py "${options[@]}" --runs "$DATA/$policies" --data "$DATA" --tasks $TASKS --same $SAME --shift $SHIFT \
-    --episodes "$EPISODES" --shard "$shard/$SHARDS" --out $HERE/results.jsonl &
+    --episodes "$EPISODES" --shard "$shard/$SHARDS" --out "$results/results.jsonl" &
 done
 wait
-"${run[@]}" python $HERE/table.py --results $HERE/results.jsonl --out $HERE
+"${run[@]}" python $HERE/table.py --results "$results/results.jsonl" --out "$results"
