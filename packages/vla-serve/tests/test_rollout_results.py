@@ -100,6 +100,7 @@ def test_suites_have_means_of_their_own(tmp_path):
     page = _rollout_report.page(results, tmp_path, said)
     assert "libero_goal: mean over 1 tasks 0.0 %" in page
     assert "8 steps from request to request" in page
+    assert "<div><i>executed_steps</i> 8</div><div><i>rtc</i> no</div></td>" in page  # no delay: left out
     assert summarise(done[:8], dict(list(seeds.items())[:2]), told, {}, 1.0)["suites"] == {}
 
 

@@ -23,7 +23,8 @@ th, td { text-align: left; padding: 2px 10px; vertical-align: top } tr { border-
 figure { border: none !important; margin: 0 12px 12px 0; width: 320px }
 video { width: 100%; max-height: 240px; background: #000 }
 .none { width: 72px; height: 72px; background: #eee; font-size: 10px; overflow: hidden }
-pre { white-space: pre-wrap }
+pre { white-space: pre-wrap } .made td + td { columns: 3 16em } .made i { color: #777; font-style: normal }
+.made div { break-inside: avoid; overflow-wrap: anywhere } .made div div { margin-left: 1.5em }
 """
 
 
@@ -70,6 +71,19 @@ def _videos(results: Mapping[str, Any]) -> str:
     return f'<h2>Videos</h2><div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
+def _said(value: Any) -> str:
+    """A setting in words: what a mapping holds is a line each, and what is not set is left out."""
+    if isinstance(value, Mapping):
+        items = [(str(key), _said(held)) for key, held in value.items()]
+        return "".join(f"<div><i>{escape(key)}</i> {held}</div>" for key, held in items if held)
+    if isinstance(value, (list, tuple)):
+        words = [word for word in map(_said, value) if word]
+        return "".join(words) if any(isinstance(held, Mapping) for held in value) else ", ".join(words)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else escape(str(value))
+
+
 def page(results: Mapping[str, Any], out: Path, summary: str) -> str:
     """The page; ``summary`` is the printed table."""
     rows = []
@@ -82,15 +96,15 @@ def page(results: Mapping[str, Any], out: Path, summary: str) -> str:
             f'{low}-{high} %</td><td><div class="grid">{pictures}</div></td></tr>'
         )
     made = {"settings": results["settings"], "policy": results["policy"], **results.get("provenance", {})}
-    facts = "".join(
-        f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in made.items()
-    )
+    words = {key.replace("_", " "): _said(value) for key, value in made.items()}
+    facts = "".join(f"<tr><td>{escape(key)}</td><td>{held}</td></tr>" for key, held in words.items() if held)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Rollout</title><style>{_STYLE}</style>'
         f"<h1>Rollout</h1><pre>{escape(summary)}</pre>"
         "<p>The last picture of every episode: green succeeded, red did not, grey did not run to its end.</p>"
         "<table><tr><th>task</th><th>success, 95 %</th><th>episodes</th></tr>"
-        f"{''.join(rows)}</table>{_videos(results)}<h2>Made with</h2><table>{facts}</table></html>\n"
+        f"{''.join(rows)}</table>{_videos(results)}"
+        f'<h2>Made with</h2><table class="made">{facts}</table></html>\n'
     )
 
 
