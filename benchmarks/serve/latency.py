@@ -8,7 +8,8 @@ Random weights of the true shapes (the presets of vla-train at size full: Qwen2.
 framework, PI0 with PaliGemma), bf16, 2 x 224 RAW images and state, the preset's denoise steps unless --steps.
 The server is a process of its own; clients share another. Beside each case: the model alone (one row from the
 host and back), the largest error and the cosine against the same weights in eager fp32 (of normalised actions
-of four observations), launches of kernels in one chunk, memory, and seconds from start to ready.
+of four observations), launches of kernels in one chunk, memory, and seconds from start to ready; and for each
+number of clients what the model's thread ran (``runs``: rows of a run, share of the time, pauses).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runs import Runs
 
 CLIENTS = (1, 8, 16, 32)
 
@@ -95,8 +97,13 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
         if cuda:
             torch.cuda.empty_cache()
             report["memory_GiB"] = torch.cuda.memory_reserved() / 2**30
+        runs = Runs(server.engine)
         pipe.send((server.address, report))
-        pipe.recv()  # the clients are done; nobody else uses the model now
+        report["runs"] = {}
+        while (clients := pipe.recv()) is not None:  # so many have just been served
+            report["runs"][clients] = runs.summary()
+            runs.clear()
+        # The clients are done; nobody else uses the model now.
         got = torch.cat([served.predict(served.prepare([row])) for row in rows])
         report["max_error"] = float((got - expected).abs().max())
         report["cosine"] = float(torch.cosine_similarity(got.flatten(), expected.flatten(), 0))
@@ -121,7 +128,7 @@ def launches(run: Any) -> dict[str, int]:
 
 
 def drive(pipe: Connection, address: str, seconds: float) -> None:
-    """All clients, in a process of their own."""
+    """All clients, in a process of their own, which says after each number of them how many they were."""
     from vla_core.testing import make_observation
     from vla_serve import PolicyClient
     from vla_serve._load import closed_loop
@@ -138,6 +145,7 @@ def drive(pipe: Connection, address: str, seconds: float) -> None:
             assert client.timings is not None
             parts.append(client.timings)
     beside = [t.round_trip_ms - t.model_ms for t in parts]
+    pipe.send(0)  # what was seen until here
     rows = {"beside_model_ms": statistics.median(beside), "clients": {}}
     for count in CLIENTS:
         outcome = closed_loop(address, seen[:count], seconds, timeout_s=60)
@@ -147,6 +155,7 @@ def drive(pipe: Connection, address: str, seconds: float) -> None:
             "chunks_per_s": outcome.rate,
             "other": dict(outcome.other),
         }
+        pipe.send(count)
     pipe.send(rows)
 
 
@@ -162,7 +171,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     clients = context.Process(target=drive, args=(other, address, args.seconds))
     clients.start()
     other.close()
-    rows = mine.recv()
+    while isinstance(rows := mine.recv(), int):
+        ours.send(rows)
     clients.join()
     ours.send(None)
     report: dict[str, Any] = {**ours.recv(), **rows}

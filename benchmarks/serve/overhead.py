@@ -22,6 +22,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from runs import Runs
+from vla_serve.server_cli import SWITCH_S
+
 
 class Slowed:
     """A real policy whose model answers zeros after a while: what is around it is measured, not it."""
@@ -70,23 +73,26 @@ def slept() -> int:
 
 
 def serve(pipe: Connection, args: argparse.Namespace, loop: str | None = None) -> None:
-    """The server, which says how much CPU time it used between two words, and how often it slept."""
+    """The server, which says between two words how much CPU time it used, how often it slept, what it ran."""
     from vla_serve import PolicyServer
+    from vla_serve.memory import keep_freed_memory
 
     if loop == "uvloop":
         import uvloop
 
         asyncio.new_event_loop = uvloop.new_event_loop
 
-    if args.switch_ms is not None:
-        sys.setswitchinterval(args.switch_ms / 1000)
+    keep_freed_memory()  # as the program does
+    sys.setswitchinterval(args.switch_ms / 1000)
     policy = build(args)
     with PolicyServer(policy, max_batch=args.max_batch) as server:
+        runs = Runs(server.engine)
         pipe.send(server.address)
         while pipe.recv() == "start":
+            runs.clear()
             cpu, sleeps = time.process_time(), slept()
             pipe.recv()
-            pipe.send((time.process_time() - cpu, slept() - sleeps))
+            pipe.send((time.process_time() - cpu, slept() - sleeps, runs.summary()))
 
 
 def drive(pipe: Connection, address: str, clients: int, seconds: float) -> None:
@@ -143,7 +149,7 @@ def compare(context: Any, args: argparse.Namespace) -> None:
                 took.append(client.timings.round_trip_ms - client.timings.model_ms)
             cpu = time.process_time() - cpu
             pipes[loop].send("stop")
-            server_s, sleeps = pipes[loop].recv()
+            server_s, sleeps, _ = pipes[loop].recv()
             report = {
                 "beside_model_ms": round(sorted(took)[len(took) // 2], 3),
                 "server_cpu_us": round(1e6 * server_s / args.requests),
@@ -166,7 +172,7 @@ def main() -> None:
     parser.add_argument("--row_ms", type=float, default=1.0)
     parser.add_argument("--max_batch", type=int, default=32)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--switch_ms", type=float, help="of threads (default: Python's 5)")
+    parser.add_argument("--switch_ms", type=float, default=1000 * SWITCH_S, help="of threads")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--loops", choices=("asyncio", "uvloop"), nargs="+", help="compare event loops")
     parser.add_argument("--rounds", type=int, default=5, help="of a comparison")
@@ -189,7 +195,7 @@ def main() -> None:
         mine.send("go")
         report = mine.recv()
         ours.send("stop")
-        cpu_s, _ = ours.recv()
+        cpu_s, _, report["runs"] = ours.recv()
         clients.join()
         report["server_cpu_ms_per_answer"] = round(1000 * cpu_s / report["answers"], 2)
         print(json.dumps({"policy": args.policy, "clients": count, **report}), flush=True)
