@@ -36,6 +36,7 @@ def test_every_way_of_exchange_takes_the_same_steps(toy_config: Path, two_ranks:
         "ddp": ["trainer.bucket_mb=1"],
         "ddp_micro": micro,
         "kept": ["trainer.sharding=fsdp2", "trainer.reshard=false", "trainer.prefetch=2"],
+        "layer_by_layer": ["trainer.sharding=fsdp2", "trainer.gather_mb=0"],
         "by_itself": ["trainer.sharding=fsdp2", "trainer.prefetch=0"],
     }
     two_ranks.launch({name: [*common, *words, f"run_id={name}"] for name, words in ways.items()})
@@ -54,6 +55,7 @@ def test_every_way_of_exchange_takes_the_same_steps(toy_config: Path, two_ranks:
     ("word", "whose"),
     [
         ("trainer.reshard=false", "trainer.reshard: false is of FSDP2; set trainer.sharding: fsdp2"),
+        ("trainer.gather_mb=9", "trainer.gather_mb: 9 is of FSDP2; set trainer.sharding: fsdp2"),
         ("trainer.prefetch=2", "trainer.prefetch: 2 is of FSDP2; set trainer.sharding: fsdp2"),
     ],
 )
