@@ -86,7 +86,9 @@ def _gather_for_any(group: list[nn.Module]) -> None:
 
 def _gather_ahead(groups: list[list[nn.Module]], count: int) -> None:
     """Tell each group which come after it; backward passes go the list the other way."""
-    firsts = [layer for group in groups for layer in group[:1] if isinstance(layer, FSDPModule)]
+    firsts: list[FSDPModule] = [
+        layer for group in groups for layer in group[:1] if isinstance(layer, FSDPModule)
+    ]
     for i, layer in enumerate(firsts):
         if after := firsts[i + 1 : i + 1 + count]:
             layer.set_modules_to_forward_prefetch(after)
