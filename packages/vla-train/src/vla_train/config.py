@@ -78,7 +78,7 @@ class TrainerConfig:
             for it.
         moments: type of AdamW's two moments. ``bf16`` saves 4 bytes a weight, and wants the second of
             ``betas`` to be at most 0.99; ``8bit`` saves 6 (torchao).
-        compile: ``blocks`` compiles the blocks that a model repeats, in the first steps.
+        compile: ``blocks`` compiles the blocks that a model repeats, in the first steps. ZeRO-3 refuses it.
         fp8: ``linears``: large linear layers of backbone and head multiply in 8-bit floats (torchao; GPUs
             from compute capability 8.9 on). It needs ``precision: bf16``, gains with ``compile: blocks``, and
             works in one process, under DDP and FSDP2. ``emulated``: layers of any size, with the numbers
