@@ -17,14 +17,14 @@ def compile_model(model: nn.Module, settings: TrainerConfig, engine: Engine) -> 
     """Compile as the settings say, in place and before the engine splits it; returns a line about it.
 
     Raises:
-        ConfigError: the engine would break each block's graph at each of its layers.
+        ConfigError: the engine gathers and frees weights inside of blocks.
     """
     if settings.compile == "off":
         return None
     if engine.gathers_inside:
         raise ConfigError(
-            f"trainer.compile: {engine.name} gathers weights inside the blocks, so that their graphs break "
-            "at each layer and compiling takes minutes; leave it out, or use trainer.sharding: fsdp2"
+            f"trainer.compile: {engine.name} gathers and frees weights inside the blocks, which compiled ones "
+            "do not survive; leave it out, or use trainer.sharding: fsdp2"
         )
     # Cutting a block's graph where DDP's buckets end would undo what fusing its kernels gains.
     dynamo: Any = torch._dynamo.config
