@@ -14,9 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from vla_core.shard import ShardUnit, mark, shard_units
+from vla_train.engine.groups import spread
 from vla_train.presets import list_presets
 from vla_train.testing.ranks import run_ranks
 from vla_train.testing.sizes import framework_tree
@@ -55,7 +56,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def differences(name: str) -> list[str]:
+def differences(name: str, gather_mb: int) -> list[str]:
     """What sharding changed; also how much lies outside of all units."""
     preset, overrides = VARIANTS[name]
     torch.manual_seed(0)
@@ -67,9 +68,7 @@ def differences(name: str) -> list[str]:
     batch, noise = training_batch(policy, 2), noise_for(policy, 2)
     expected = outcome(copy.deepcopy(model), batch, noise)
     units = shard_units(model)
-    for module in units:
-        fully_shard(module)
-    fully_shard(model)
+    spread(model, gather_mb=gather_mb, reshard=True, prefetch=1)
     register_fsdp_forward_method(model, "predict")
     found = outcome(model, batch, noise)
     lines = [f"{len(units)} units"] if len(units) < 3 else []
@@ -89,7 +88,8 @@ def same(a: Tensor, b: Tensor) -> bool:
 def rank_main(directory: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    found = {name: differences(name) for name in VARIANTS}
+    # Layer by layer, and with all layers of a kind as one group.
+    found = {name: differences(name, 0) + differences(name, 500) for name in VARIANTS}
     torch.save(found, Path(directory) / f"{dist.get_rank()}.pt")
     dist.destroy_process_group()
 

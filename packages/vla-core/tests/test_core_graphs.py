@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,6 +110,21 @@ def test_compile_finds_repeated_blocks(policy):
         [torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.nn.Sequential(torch.nn.Linear(2, 2))]
     )
     assert compile_blocks(policy.model) == 2
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+def test_hooks_are_compiled_with_their_blocks_or_stay_outside(monkeypatch, hooks):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(2, 2)) for _ in range(2))
+    compile_blocks(model, hooks=hooks)
+
+    def hook(module, args):
+        return (args[0] + (2 if torch.compiler.is_compiling() else 1),)
+
+    plain = torch.nn.Sequential(model[0][0])
+    model[0].register_forward_pre_hook(hook)
+    x = torch.ones(1, 2)
+    torch.testing.assert_close(model[0](x), plain(x + (2 if hooks else 1)))
 
 
 @pytest.mark.gpu

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import nn
 from vla_core.errors import UserError
 from vla_train.cli import main
+from vla_train.compiling import compile_model
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
 from vla_train.engine.choose import check_met
@@ -36,6 +38,7 @@ def test_every_way_of_exchange_takes_the_same_steps(toy_config: Path, two_ranks:
         "ddp": ["trainer.bucket_mb=1"],
         "ddp_micro": micro,
         "kept": ["trainer.sharding=fsdp2", "trainer.reshard=false", "trainer.prefetch=2"],
+        "layer_by_layer": ["trainer.sharding=fsdp2", "trainer.gather_mb=0"],
         "by_itself": ["trainer.sharding=fsdp2", "trainer.prefetch=0"],
     }
     two_ranks.launch({name: [*common, *words, f"run_id={name}"] for name, words in ways.items()})
@@ -54,6 +57,7 @@ def test_every_way_of_exchange_takes_the_same_steps(toy_config: Path, two_ranks:
     ("word", "whose"),
     [
         ("trainer.reshard=false", "trainer.reshard: false is of FSDP2; set trainer.sharding: fsdp2"),
+        ("trainer.gather_mb=9", "trainer.gather_mb: 9 is of FSDP2; set trainer.sharding: fsdp2"),
         ("trainer.prefetch=2", "trainer.prefetch: 2 is of FSDP2; set trainer.sharding: fsdp2"),
     ],
 )
@@ -94,6 +98,14 @@ def test_the_best_of_no_validation_is_refused(toy_config: Path, capsys: pytest.C
     words = ["trainer.keep_best=val/action_mae", "datasets.val_fraction=0", "--dry_run"]
     assert main(["--config", str(toy_config), *words]) == 2
     assert "trainer.keep_best: 'val/action_mae' is of held-out episodes" in capsys.readouterr().err
+
+
+def test_blocks_are_not_compiled_where_their_layers_gather() -> None:
+    zero = Engine.__new__(Engine)
+    zero.name, zero.shards, zero.gathers_inside = "DeepSpeed ZeRO-3", True, True
+    with pytest.raises(UserError, match=r"trainer\.compile: DeepSpeed ZeRO-3 gathers and frees"):
+        compile_model(nn.Linear(2, 2), TrainerConfig(compile="blocks"), zero)
+    assert compile_model(nn.Linear(2, 2), TrainerConfig(), zero) is None
 
 
 def test_an_average_of_weights_that_nobody_holds_is_refused() -> None:

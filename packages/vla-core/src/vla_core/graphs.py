@@ -220,11 +220,16 @@ class GraphedPolicy(VLAPolicy):
         return self.graphs.predict(prepared, steps)
 
 
-def compile_blocks(model: torch.nn.Module) -> int:
+def compile_blocks(model: torch.nn.Module, hooks: bool = True) -> int:
     """Compile the blocks that a model repeats, in place; returns how many.
 
     A block is an element of a ``ModuleList`` of at least two of its class. They share what is compiled for
     one of them, so that this costs seconds a shape and not minutes.
+
+    Args:
+        model: a deep copy of it, where ``hooks`` is False, would compute with the weights of the first.
+        hooks: compile what is hooked to a block with it. False leaves hooks that gather and free the
+            weights outside: inside they break the graph, and are wrapped anew in each call.
     """
     blocks = [
         block
@@ -236,5 +241,8 @@ def compile_blocks(model: torch.nn.Module) -> int:
     # Every batch size is a shape of its own, and so is every kind of mask.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in blocks:
-        block.compile(dynamic=False)
+        if hooks:
+            block.compile(dynamic=False)
+        else:
+            block.forward = torch.compile(block.forward, dynamic=False)
     return len(blocks)

@@ -69,14 +69,16 @@ class TrainerConfig:
             ``torchrun``; so does ``accelerate launch`` with ``configs/accelerate/fsdp2.yaml``.
         reshard: of FSDP2 alone: a layer's weights are freed after its forward pass and gathered again for its
             backward pass. ``false`` gathers them once a step, which takes the room of all weights.
-        prefetch: of FSDP2 alone: layers gathered ahead of the one that computes (0: as the engine does by
-            itself, which is late where the CPU is).
+        prefetch: of FSDP2 alone: groups of layers gathered ahead of the one that computes (0: as the engine
+            does by itself, which is late where the CPU is).
+        gather_mb: of FSDP2 alone: megabytes of weights that are gathered at once: neighbouring layers of one
+            kind, at least one (0: each layer by itself, which takes less memory and more of the CPU's time).
         bucket_mb: megabytes of gradients that are exchanged at once, of DDP and ZeRO; of ZeRO-1 and 2 also of
             weights. A file of DeepSpeed's own settings goes before. FSDP2 refuses it, one process has no use
             for it.
         moments: type of AdamW's two moments. ``bf16`` saves 4 bytes a weight, and wants the second of
             ``betas`` to be at most 0.99; ``8bit`` saves 6 (torchao).
-        compile: ``blocks`` compiles the blocks that a model repeats, in the first steps.
+        compile: ``blocks`` compiles the blocks that a model repeats, in the first steps. ZeRO-3 refuses it.
         fp8: ``linears``: large linear layers of backbone and head multiply in 8-bit floats (torchao; GPUs
             from compute capability 8.9 on). It needs ``precision: bf16``, gains with ``compile: blocks``, and
             works in one process, under DDP and FSDP2. ``emulated``: layers of any size, with the numbers
@@ -133,6 +135,7 @@ class TrainerConfig:
     sharding: Literal["off", "fsdp2"] = "off"
     reshard: bool = True
     prefetch: Natural = 1
+    gather_mb: Natural = 500
     bucket_mb: Count = 100
     moments: Literal["fp32", "bf16", "8bit"] = "fp32"
     compile: Literal["off", "blocks"] = "off"

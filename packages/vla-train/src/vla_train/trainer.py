@@ -98,7 +98,7 @@ class Trainer:
         self.unreached = [] if self.engine.shards else unreached(self.model, self._probe(), self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
-        made = (use_fp8(self.model, self.settings, self.engine), compile_model(self.model, self.settings))
+        made = [do(self.model, self.settings, self.engine) for do in (use_fp8, compile_model)]
         check_fits(self.model, self.settings, self.engine)
         self.engine.split(self.model)
         self.utilisation = utilisation(self.model, self._probe(), self.engine, self.settings.peak_tflops)

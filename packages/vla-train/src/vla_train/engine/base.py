@@ -61,6 +61,8 @@ class Engine:
         """Of the keys of the trainer section that some engines have no use for, those of this one."""
         self.computes_early = not shards
         """The model computes, forward and backward, before :meth:`prepare`."""
+        self.gathers_inside = False
+        """It gathers parameters inside of layers, module by module."""
         self._remembered: list[Any] = []
         self.offloads = False
         """Some of what it keeps lies in the memory of the host."""

@@ -111,7 +111,13 @@ def make_engine(settings: TrainerConfig) -> Engine:
             )
         from vla_train.engine.fsdp2 import FSDP2
 
-        return FSDP2(accelerator, accumulation, reshard=settings.reshard, prefetch=settings.prefetch)
+        return FSDP2(
+            accelerator,
+            accumulation,
+            reshard=settings.reshard,
+            prefetch=settings.prefetch,
+            gather_mb=settings.gather_mb,
+        )
     if kind == DistributedType.DEEPSPEED:
         from vla_train.engine.deepspeed import DeepSpeed
 

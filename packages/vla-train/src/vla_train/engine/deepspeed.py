@@ -54,6 +54,7 @@ class DeepSpeed(Engine):
             spreads=spread,
         )
         self.uses = frozenset({"bucket_mb"})
+        self.gathers_inside = stage == 3
         places = (plugin.offload_optimizer_device, plugin.offload_param_device)
         self.offloads = any(place not in (None, "none") for place in places)
 

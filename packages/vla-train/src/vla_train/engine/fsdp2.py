@@ -1,4 +1,4 @@
-"""FSDP2: every rank holds its share of each parameter, and layers are gathered one after another."""
+"""FSDP2: every rank holds its share of each parameter; groups of layers are gathered in turn."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from vla_core.shard import shard_units
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from vla_train.engine.base import KINDS, WHOLE, Copy, Engine
+from vla_train.engine.groups import spread
 from vla_train.masters import MasterAdamW, counted, total_norm
 from vla_train.parts import local, whole
 
 
 class FSDP2(Engine):
-    """torch's ``fully_shard``, layer by layer as the model's parts declare them (:mod:`vla_core.shard`).
+    """torch's ``fully_shard``, by groups of layers as the model's parts declare them (:mod:`vla_core.shard`).
 
     accelerate's own plugin is not used: it finds layers by class names or sizes. Gradients are exchanged
     after the last micro-batch of a step. States are written by torch's distributed checkpoint, so that
@@ -35,16 +35,23 @@ class FSDP2(Engine):
     Args:
         accelerator, accumulation: as for every engine.
         reshard: free a layer's weights between its forward and its backward pass.
-        prefetch: layers gathered ahead of the one that computes.
+        prefetch: groups gathered ahead of the one that computes.
+        gather_mb: megabytes of weights that one group of layers has at most.
     """
 
     def __init__(
-        self, accelerator: Accelerator, accumulation: int, *, reshard: bool = True, prefetch: int = 1
+        self,
+        accelerator: Accelerator,
+        accumulation: int,
+        *,
+        reshard: bool = True,
+        prefetch: int = 1,
+        gather_mb: int = 500,
     ) -> None:
         spreads = KINDS if reshard else [kind for kind in KINDS if kind != "weights"]
         super().__init__(accelerator, accumulation, name="FSDP2", shards=True, spreads=spreads)
-        self.reshard, self.prefetch = reshard, prefetch
-        self.uses = frozenset({"reshard", "prefetch"})
+        self.reshard, self.prefetch, self.gather_mb = reshard, prefetch, gather_mb
+        self.uses = frozenset({"reshard", "prefetch", "gather_mb"})
         # Its layers gather themselves as soon as they are split.
         self.computes_early = True
         self._micro = 0
@@ -53,11 +60,7 @@ class FSDP2(Engine):
     def split(self, model: nn.Module) -> None:
         """Move the model to the device and spread its parameters, inner units first."""
         model.to(self.device)
-        for unit in shard_units(model):
-            fully_shard(unit, reshard_after_forward=self.reshard)
-        fully_shard(model)
-        if self.prefetch:
-            _gather_ahead(model, self.prefetch)
+        spread(model, gather_mb=self.gather_mb, reshard=self.reshard, prefetch=self.prefetch)
         register_fsdp_forward_method(model, "predict")
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -186,19 +189,6 @@ def _write(shares: dict[str, Any], folder: Path, channel: ProcessGroup | None) -
             if isinstance(cause, OSError):
                 raise OSError(f"{cause.strerror or cause}, on rank {rank}") from error
         raise
-
-
-def _gather_ahead(model: nn.Module, count: int) -> None:
-    """Tell each layer of a list which come after it; backward passes go the list the other way."""
-    for group in model.modules():
-        if not isinstance(group, nn.ModuleList):
-            continue
-        layers: list[FSDPModule] = [layer for layer in group if isinstance(layer, FSDPModule)]
-        for i, layer in enumerate(layers):
-            if after := layers[i + 1 : i + 1 + count]:
-                layer.set_modules_to_forward_prefetch(after)
-            if before := layers[max(0, i - count) : i][::-1]:
-                layer.set_modules_to_backward_prefetch(before)
 
 
 def _room(facts: Any, parameter: Tensor) -> Any:

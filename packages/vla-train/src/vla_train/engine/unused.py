@@ -13,6 +13,7 @@ from vla_train.engine.base import Engine
 OF = {
     "reshard": "FSDP2; set trainer.sharding: fsdp2, or leave it out",
     "prefetch": "FSDP2; set trainer.sharding: fsdp2, or leave it out",
+    "gather_mb": "FSDP2; set trainer.sharding: fsdp2, or leave it out",
     "bucket_mb": "DDP and ZeRO; leave it out",
 }
 """Whose they are: another engine of several processes would take them in silence."""
