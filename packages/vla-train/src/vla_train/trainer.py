@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vla_core.batch import Batch
 from vla_core.features import ROWS
 
 from vla_train import resume
+from vla_train.activations import activations
 from vla_train.against_mean import in_words
 from vla_train.augment import Augmentation, moments
 from vla_train.auxiliary import weights_at
@@ -40,7 +41,7 @@ from vla_train.peers import Peers
 from vla_train.precision import make_optimizer, set_precision
 from vla_train.progress import ProgressBar
 from vla_train.reach import freeze_unreached, unreached
-from vla_train.robot_data import RobotData
+from vla_train.robot_data import RobotData, probe
 from vla_train.run_info import write_run
 from vla_train.saving import Best, Saver, best_of
 from vla_train.stages import Stages
@@ -95,13 +96,15 @@ class Trainer:
             apply_lora(self.model, self.settings.lora)
         freeze(self.model, self.settings.freeze_modules)
         set_precision(self.model, self.settings, self.engine)
-        self.unreached = [] if self.engine.shards else unreached(self.model, self._probe(), self.engine)
+        one, whole = (probe(self.robots, self.conversations, sized) for sized in (False, True))
+        self.unreached = [] if self.engine.shards else unreached(self.model, one, self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
+        self.activations = activations(self.model, whole, self.settings, self.engine)
         made = (use_fp8(self.model, self.settings, self.engine), compile_model(self.model, self.settings))
         check_fits(self.model, self.settings, self.engine)
         self.engine.split(self.model)
-        self.utilisation = utilisation(self.model, self._probe(), self.engine, self.settings.peak_tflops)
+        self.utilisation = utilisation(self.model, one, self.engine, self.settings.peak_tflops)
         self.notes = [*unused(self.settings, self.engine, self.utilisation is not None), *filter(None, made)]
         groups = parameter_groups(self.model, self.settings, self.stages.starts)
         optimizer = make_optimizer(groups, self.settings, self.engine)
@@ -127,13 +130,6 @@ class Trainer:
         self.closed_loop = ClosedLoop(self.settings.evaluation, self.engine, run_dir)
         self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.optimizer = optimizer
-
-    def _probe(self) -> AnyBatch:
-        talk = None if self.conversations is None else self.conversations.first(1)
-        if self.robots is None:
-            assert talk is not None
-            return talk
-        return replace(self.robots.probe(), conversations=talk)
 
     def train(self) -> Outcome:
         """Run to ``max_steps``; returns the last checkpoint.
@@ -169,7 +165,7 @@ class Trainer:
                 writer.check(step)
                 with meter.waiting(step):
                     batches = feed.step()
-                with explained(self.model, settings, engine, step):
+                with explained(self.model, settings, engine, step, self.activations):
                     weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
                 if step == start + 1:
