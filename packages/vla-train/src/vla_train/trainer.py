@@ -45,6 +45,7 @@ from vla_train.robot_data import RobotData, probe
 from vla_train.run_info import write_run
 from vla_train.saving import Best, Saver, best_of
 from vla_train.stages import Stages
+from vla_train.states import Choice
 from vla_train.stopping import Stop
 from vla_train.trackers import Tracked, Trackers
 
@@ -66,6 +67,7 @@ class Trainer:
         console: for progress.
         command: how the run was started, for the report.
         engine: what carries the steps; None: what the launcher's environment says.
+        choice: the state to go on from; None: with ``trainer.resume`` the newest.
 
     Raises:
         UserError: settings that this process or this policy cannot train with; nothing is written.
@@ -78,11 +80,13 @@ class Trainer:
         console: Console | None = None,
         command: str = "",
         engine: Engine | None = None,
+        choice: Choice | None = None,
     ) -> None:
         self.config, self.settings = composed.config, composed.config.trainer
         self.composed, self.run_dir, self.command = composed, run_dir, command
         self.console = console or Console()
         self.engine = engine or make_engine(self.settings)
+        self.choice = choice or Choice(resume.newest(run_dir), ())
         self.device = self.engine.device
         self.model, self.conversations = composed.model, composed.conversations
         self.robots = None if composed.robots is None else RobotData(composed, self.model)
@@ -139,7 +143,7 @@ class Trainer:
             Stopped: a signal asked for the end; the state is saved.
         """
         settings, engine = self.settings, self.engine
-        start = resume.load(engine, self.run_dir) if settings.resume else 0
+        start = resume.load(engine, self.run_dir, self.choice) if settings.resume else 0
         quarantine = self.robots.quarantine(self.run_dir, engine, self.console) if self.robots else None
         cursor: dict[str, Any] = {
             "seed": self.config.seed,
@@ -151,7 +155,7 @@ class Trainer:
         feed = together(robots, self.conversations, **cursor)
         meter = Meter(settings.batch_size * engine.world, self.utilisation)
         samples = resume.samples_a_step(settings, engine.world)
-        memory = resume.recall(self.run_dir) if settings.resume else {}
+        memory = resume.recall(self.choice.state) if settings.resume else {}
         self.best = best = Best.of(settings.keep_best, settings.patience, best_of(self.run_dir, memory))
         if self.bad_steps:
             self.bad_steps.count = memory.get("skipped_steps", 0)
