@@ -20,7 +20,7 @@ from vla_core.graphs import repeated_blocks
 from vla_train.config import TrainerConfig
 from vla_train.conversations import AnyBatch
 from vla_train.engine import Engine
-from vla_train.shadow import Kept, Ledger, Stand
+from vla_train.shadow import Kept, Ledger, Stand, backward
 
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, UserError)
 """What a model may raise on tensors without numbers; an estimate ends no run."""
@@ -105,8 +105,7 @@ class _Step(nn.Module):
                 terms: dict[str, Tensor] = dict(self.model(batch))
             loss = torch.stack([term.float() for term in terms.values()]).sum()
         terms.clear()
-        # A tensor's own method would leave :class:`Stand` for its duration, where blocks are computed again.
-        torch.autograd.backward(loss)
+        backward(loss)
 
 
 def _without_numbers(model: nn.Module, low: torch.dtype | None) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -154,6 +155,13 @@ class Stand(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
     ) -> Tensor:
         return _Fused.apply(self.ledger, query, key, value, attn_mask)
+
+
+def backward(loss: Tensor) -> None:
+    """``loss.backward()``, which itself would leave :class:`Stand` while blocks are computed again."""
+    ones = (torch.ones_like(loss),)
+    engine: Any = Variable._execution_engine
+    engine.run_backward((loss,), ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 @dataclass
