@@ -64,7 +64,7 @@ def test_as_many_bytes_as_are_kept(precision: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["QwenOFT", "QwenPI", "QwenFast", "PI0", "MapAnythingLlava3DPI"])
 def test_other_presets(name: str) -> None:
-    real, found = compared(name, "fp32")
+    real, found = compared(name, "bf16")
     assert not found.why_not
     assert found.saved == pytest.approx(real, rel=0.05)
 
