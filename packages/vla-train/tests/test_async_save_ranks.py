@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from vla_core.policy import VLAPolicy
 from vla_train import resume
+from vla_train.states import step_of
 from vla_train.testing.ranks import started, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -89,4 +90,4 @@ def test_killed_in_the_middle_of_a_save_the_newest_is_whole(words: list[str], tw
 
 def step(folder: Path) -> int:
     found = resume.newest(folder.parent)
-    return 0 if found is None else resume.step_of(found)
+    return 0 if found is None else step_of(found)

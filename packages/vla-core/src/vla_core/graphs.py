@@ -220,24 +220,28 @@ class GraphedPolicy(VLAPolicy):
         return self.graphs.predict(prepared, steps)
 
 
-def compile_blocks(model: torch.nn.Module, hooks: bool = True) -> int:
-    """Compile the blocks that a model repeats, in place; returns how many.
-
-    A block is an element of a ``ModuleList`` of at least two of its class. They share what is compiled for
-    one of them, so that this costs seconds a shape and not minutes.
-
-    Args:
-        model: a deep copy of it, where ``hooks`` is False, would compute with the weights of the first.
-        hooks: compile what is hooked to a block with it. False leaves hooks that gather and free the
-            weights outside: inside they break the graph, and are wrapped anew in each call.
-    """
-    blocks = [
+def repeated_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The blocks that a model repeats: elements of a ``ModuleList`` of at least two of their class."""
+    return [
         block
         for group in model.modules()
         if isinstance(group, torch.nn.ModuleList) and len(group) > 1
         for block in group
         if len({type(member) for member in group}) == 1 and any(True for _ in block.children())
     ]
+
+
+def compile_blocks(model: torch.nn.Module, hooks: bool = True) -> int:
+    """Compile :func:`repeated_blocks`, in place; returns how many.
+
+    They share what is compiled for one of them, so that this costs seconds a shape and not minutes.
+
+    Args:
+        model: a deep copy of it, where ``hooks`` is False, would compute with the weights of the first.
+        hooks: compile what is hooked to a block with it. False leaves hooks that gather and free the
+            weights outside: inside they break the graph, and are wrapped anew in each call.
+    """
+    blocks = repeated_blocks(model)
     # Every batch size is a shape of its own, and so is every kind of mask.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in blocks:

@@ -22,6 +22,7 @@ FREE = (
     "trainer.weight_decay", "trainer.clip_norm", "trainer.device", "trainer.threads", "trainer.log_every",
     "trainer.peak_tflops", "trainer.skip_bad_steps",
     "trainer.val_every", "trainer.val_samples", "trainer.save_every", "trainer.keep_checkpoints",
+    "trainer.keep_states",
     "trainer.save_format", "trainer.save_resume", "trainer.async_save",
     "trainer.keep_best", "trainer.patience", "trainer.resume",
     "trainer.evaluation",
@@ -42,11 +43,14 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
         yield key, old, new
 
 
-def check_resumable(run_dir: Path, resolved: Mapping[str, Any], samples: int, policy: Any) -> None:
+def check_resumable(
+    run_dir: Path, state: Path, resolved: Mapping[str, Any], samples: int, policy: Any
+) -> None:
     """A run goes on as what it was.
 
     Args:
         run_dir: of the run.
+        state: to go on from.
         resolved: the config to go on with.
         samples: of a step, over all processes and micro-batches.
         policy: built from that config and the data as it is now.
@@ -66,9 +70,7 @@ def check_resumable(run_dir: Path, resolved: Mapping[str, Any], samples: int, po
         for key, was, now in differences(json.loads(json.dumps(old)), plain):
             if not any(key == free or key.startswith(f"{free}.") for free in FREE):
                 raise _changed(run_dir, key, was, now)
-    state = resume.newest(run_dir)
-    assert state is not None
-    before = resume.recall(run_dir).get("samples_a_step", samples)
+    before = resume.recall(state).get("samples_a_step", samples)
     if before != samples:
         raise _changed(
             run_dir, "batch_size x gradient_accumulation_steps x number of processes", before, samples

@@ -24,8 +24,8 @@ from vla_train.config import RunConfig, TrainerConfig
 from vla_train.conversation_config import ConversationsConfig
 from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
 from vla_train.data_sets import Data, open_data
-from vla_train.resume import step_of
 from vla_train.start import Start, has_robots, read_start
+from vla_train.states import step_of
 
 
 @dataclass(frozen=True)

@@ -98,12 +98,15 @@ class TrainerConfig:
             times their space.
         async_save: write checkpoints and states beside the training, from a copy in host memory; each process
             copies and writes what it holds.
+        keep_states: how many of the states that ``resume`` goes on from are kept (0: two with ``auto``, which
+            steps back where the newest is damaged, else one).
         hang_timeout_s: of several processes, one that reads data or computes for so long at one step, or that
             is gone (noticed within 45 s), ends all with one line that names it (0: wait on).
         keep_best: a metric, the lowest of which has its checkpoint kept as ``checkpoints/best``, for
             example ``val/action_mae``; null: none is kept.
         patience: stop after so many validations without a new best of ``keep_best`` (0: never).
-        resume: go on from the newest checkpoint of the run ``run_id``; ``auto``: if it has one, else start.
+        resume: go on from the newest checkpoint of the run ``run_id``; ``auto``: from the newest whole one,
+            if it has one, else start.
         pretrained_checkpoint: checkpoint whose weights to start from.
         keep_statistics: normalise with its statistics instead of those of the data.
         reload_modules: only these module prefixes of it, written as ``freeze_modules`` (empty: all).
@@ -152,6 +155,7 @@ class TrainerConfig:
     save_format: Literal["safetensors", "pt"] = "safetensors"
     save_resume: bool = True
     async_save: bool = False
+    keep_states: Natural = 0
     hang_timeout_s: NonNegative = 600.0
     keep_best: str | None = None
     patience: Natural = 0

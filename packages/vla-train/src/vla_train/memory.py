@@ -1,4 +1,4 @@
-"""What training keeps in memory whatever the batch, and what would hold a run that is too large."""
+"""What training takes of memory, and what would hold a run that is too large."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from vla_core.errors import UserError
+from vla_core.shard import shard_units
 
 from vla_train import eight_bit
+from vla_train.activations import Activations
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
 
@@ -31,6 +33,8 @@ class Estimate:
         world: processes.
         free: weights that train.
         wide: bytes a weight that moments could do without.
+        activations: of one micro-batch; None: not looked for.
+        gathered: what an engine that spreads weights or gradients has whole for a moment.
     """
 
     whole: Mapping[str, int]
@@ -38,6 +42,8 @@ class Estimate:
     world: int
     free: int
     wide: int
+    activations: Activations | None = None
+    gathered: int = 0
 
     @property
     def parts(self) -> dict[str, int]:
@@ -52,12 +58,32 @@ class Estimate:
         """Of one process."""
         return sum(self.parts.values())
 
+    @property
+    def peak(self) -> int | None:
+        """The most at one moment; None: activations are not known.
+
+        The gradients are all there when the optimizer steps, and few of them when activations are most.
+        """
+        if self.activations is None or self.activations.why_not:
+            return None
+        gradients = self.parts["gradients"]
+        return self.total - gradients + max(gradients, self.activations.peak + self.gathered)
+
     def line(self, engine: str) -> str:
         """For the table at the start."""
         parts = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in self.parts.items() if size)
+        kept = (
+            f"memory of one process of {self.world} ({engine}), GiB: {parts}; {self.total / GIB:.2f} in all"
+        )
+        found = self.activations
+        if found is None:
+            return f"{kept}, and activations on top"
+        if found.why_not or self.peak is None:
+            return f"{kept}, and activations on top (not estimated: {found.why_not})"
+        gathered = f", gathered {self.gathered / GIB:.2f}" if self.gathered else ""
         return (
-            f"memory of one process of {self.world} ({engine}), GiB: {parts}; {self.total / GIB:.2f} in all, "
-            "and activations on top"
+            f"{kept}; activations {found.saved / GIB:.2f}{gathered}, which gradients replace; "
+            f"{self.peak / GIB:.2f} at the peak"
         )
 
     def check(self, capacity: int) -> None:
@@ -81,11 +107,18 @@ class Estimate:
 
 
 def estimate(
-    model: nn.Module, settings: TrainerConfig, engine: Engine, waiting: Collection[str] = ()
+    model: nn.Module,
+    settings: TrainerConfig,
+    engine: Engine,
+    waiting: Collection[str] = (),
+    activations: Activations | None = None,
 ) -> Estimate:
     """Of a model whose precision is set and whose frozen parameters are known.
 
-    ``waiting``: names of parameters without gradients that will have some.
+    Args:
+        model, settings, engine: of the run.
+        waiting: names of parameters without gradients that will have some.
+        activations: of the run (:mod:`vla_train.activations`).
     """
     named = [(name, p, engine.numel(p)) for name, p in model.named_parameters()]
     parameters = [(p, n) for _, p, n in named]
@@ -106,7 +139,26 @@ def estimate(
         engine.world,
         free,
         4 if settings.moments == "fp32" and not engine.has_masters else 0,
+        activations,
+        _gathered(model, settings, engine),
     )
+
+
+def _gathered(model: nn.Module, settings: TrainerConfig, engine: Engine) -> int:
+    """Bytes that a rank has whole for a moment, where weights or gradients are spread over the ranks."""
+    if "gradients" not in engine.spreads:
+        return 0
+    if "bucket_mb" in engine.uses:  # ZeRO: one bucket is filled while another one is exchanged
+        return 2 * settings.bucket_mb * 2**20
+    sizes = {id(p): engine.numel(p) * p.element_size() for p in model.parameters()}
+    units = []
+    for unit in shard_units(model):  # inner ones first: what they have is not their holder's
+        own = [id(p) for p in unit.parameters() if id(p) in sizes]
+        units.append(sum(sizes.pop(key) for key in own))
+    rest, largest = sum(sizes.values()), sum(sorted(units)[-1 - settings.prefetch :])
+    gradient = max(units, default=0)
+    # The weights of no unit stay whole for the whole step; without resharding all do, beside their shares.
+    return gradient + (rest + largest if settings.reshard else sum(units) // engine.world)
 
 
 def check_fits(model: nn.Module, settings: TrainerConfig, engine: Engine) -> None:
@@ -116,7 +168,13 @@ def check_fits(model: nn.Module, settings: TrainerConfig, engine: Engine) -> Non
 
 
 @contextmanager
-def explained(model: nn.Module, settings: TrainerConfig, engine: Engine, step: int) -> Iterator[None]:
+def explained(
+    model: nn.Module,
+    settings: TrainerConfig,
+    engine: Engine,
+    step: int,
+    activations: Activations | None = None,
+) -> Iterator[None]:
     """A block that may run out of GPU memory: a :class:`UserError` says what is kept and what takes less."""
     try:
         yield
@@ -133,7 +191,7 @@ def explained(model: nn.Module, settings: TrainerConfig, engine: Engine, step: i
         if settings.moments != "8bit" and not (engine.shards or engine.has_masters):
             fixes.append("trainer.moments=8bit")
         fixes.append("framework.vlm.gradient_checkpointing=true")
-        kept = estimate(model, settings, engine).line(engine.name)
+        kept = estimate(model, settings, engine, (), activations).line(engine.name)
         raise UserError(
             f"out of GPU memory in step {step} ({str(error).splitlines()[0]}); {kept}; what takes less, "
             f"cheapest first: {'; '.join(fixes)}"

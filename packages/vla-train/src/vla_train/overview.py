@@ -43,5 +43,6 @@ def overview(model: nn.Module, trainer: Trainer, engine: Engine) -> str:
         f"precision {settings.precision}: weights are stepped {stepped}, moments in {settings.moments}; "
         f"compile: {settings.compile}"
     )
-    lines.append(estimate(model, settings, engine, trainer.stages.starts).line(engine.name))
+    found = estimate(model, settings, engine, trainer.stages.starts, trainer.activations)
+    lines.append(found.line(engine.name))
     return "\n".join(lines) + "\n"

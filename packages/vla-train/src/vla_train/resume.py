@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,24 +20,16 @@ from vla_core.weights import writing
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
 from vla_train.snapshots import Snapshots
+from vla_train.states import FACTS, FILES, Choice, choose, listed, set_aside, states, step_of
 from vla_train.writer import Writer
-
-FACTS = "run.json"
-"""What a state depends on beside the config, processes and samples a step, and what the loop remembers."""
 
 DAMAGED = (EOFError, KeyError, OSError, RuntimeError, ValueError, UnpicklingError, SafetensorError)
 """What the readers of the engines' files raise."""
 
 
-def step_of(path: Path) -> int:
-    """N of ``steps_N``."""
-    return int(path.name.rpartition("_")[2])
-
-
 def newest(run_dir: Path) -> Path | None:
-    """The newest whole resume state of a run."""
-    found = [p for p in (run_dir / "resume").glob("steps_*") if re.fullmatch(r"steps_\d+", p.name)]
-    return max(found, key=step_of, default=None)
+    """The newest resume state of a run."""
+    return next(iter(states(run_dir)), None)
 
 
 def samples_a_step(settings: TrainerConfig, world: int) -> int:
@@ -90,30 +81,34 @@ def save(
             shutil.rmtree(temporary, ignore_errors=True)
         raise _unwritten(final, failure) from failure
     facts = {"world": engine.world, "samples_a_step": samples_a_step(settings, engine.world), **memory}
+    keep = settings.keep_states or 1
     if writer.beside:
-        writer.run_together(rest, lambda failure: _finish(failure, temporary, final, facts))
+        writer.run_together(rest, lambda failure: _finish(failure, temporary, final, facts, keep))
     else:
-        writer.run(lambda: _finish(None, temporary, final, facts))
+        writer.run(lambda: _finish(None, temporary, final, facts, keep))
 
 
 def _nothing() -> None:
     """All is written."""
 
 
-def _finish(failure: OSError | None, temporary: Path, final: Path, facts: Mapping[str, Any]) -> None:
+def _finish(
+    failure: OSError | None, temporary: Path, final: Path, facts: Mapping[str, Any], keep: int
+) -> None:
     """Give a state its name once all is written, and remove older ones."""
     try:
         if failure is not None:
             raise failure
-        (temporary / FACTS).write_text(json.dumps(facts))
+        (temporary / FACTS).write_text(json.dumps({**facts, FILES: listed(temporary)}))
         fsync_tree(temporary)
         replace_directory(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _unwritten(final, error) from error
-    for old in final.parent.glob("steps_*"):
-        if old != final:
-            shutil.rmtree(old)
+    # The new one stays, whatever its number.
+    others = [old for old in states(final.parents[1]) if old != final]
+    for old in others[keep - 1 :]:
+        shutil.rmtree(old)
 
 
 def _unwritten(final: Path, error: OSError | None) -> UserError:
@@ -121,13 +116,12 @@ def _unwritten(final: Path, error: OSError | None) -> UserError:
     return UserError(f"{final}: cannot be written ({reason}); the state before it is whole")
 
 
-def recall(run_dir: Path) -> dict[str, Any]:
-    """What :func:`save` was given to remember, of the newest state.
+def recall(path: Path | None) -> dict[str, Any]:
+    """What :func:`save` was given to remember, of a state; None: nothing.
 
     Raises:
         UserError: it is damaged.
     """
-    path = newest(run_dir)
     facts = None if path is None else path / FACTS
     if path is None or facts is None or not facts.is_file():
         return {}
@@ -145,26 +139,47 @@ def _reading(path: Path) -> Iterator[None]:
         if isinstance(error, CheckpointException):
             why = next(iter(error.failures.values()))[0]
         said = (str(why).strip() or type(why).__name__).splitlines()[0]
-        weights = path.parents[1] / "checkpoints" / path.name
-        raise UserError(
-            f"{path}: damaged, or of another version ({said}); another run_id with "
-            f"trainer.pretrained_checkpoint={weights} starts from its weights"
-        ) from error
+        raise _damaged(path, f"damaged, or of another version ({said})") from error
 
 
-def load(engine: Engine, run_dir: Path) -> int:
-    """Restore the newest state; returns its step.
+def _damaged(path: Path, what: str) -> UserError:
+    weights = path.parents[1] / "checkpoints" / path.name
+    return UserError(
+        f"{path}: {what}; trainer.resume=auto takes an older state that is whole, and another run_id with "
+        f"trainer.pretrained_checkpoint={weights} starts from its weights"
+    )
+
+
+def the_newest(engine: Engine, run_dir: Path) -> Choice:
+    """The newest state of a run, which is to be whole.
 
     Raises:
-        UserError: the run has none, or it is damaged.
+        UserError: it is not.
+    """
+    found = choose(engine, run_dir, most=1)
+
+    def refuse() -> None:
+        for path, why in found.damaged:
+            raise _damaged(path, f"damaged ({why})")
+
+    engine.agree(refuse)
+    return found
+
+
+def load(engine: Engine, run_dir: Path, choice: Choice) -> int:
+    """Restore the state that was chosen; returns its step. Damaged ones are set aside.
+
+    Raises:
+        UserError: there is none, or it is damaged.
     """
 
     def tidy() -> None:
+        set_aside(choice)
         for folder in (run_dir / "resume", run_dir / "checkpoints"):
             recover_directories(folder)
 
     engine.agree(tidy)
-    path = newest(run_dir)
+    path = choice.state
     if path is None:
         raise UserError(f"{run_dir}: nothing to resume from; leave trainer.resume out or check run_id")
     with _reading(path):
@@ -172,8 +187,8 @@ def load(engine: Engine, run_dir: Path) -> int:
     return step_of(path)
 
 
-def run_directory(root: str, run_id: str, resuming: bool) -> Path:
-    """``root/run_id``, made sure to be new (or there, when resuming).
+def run_directory(root: str, run_id: str, resuming: bool, replacing: bool = False) -> Path:
+    """``root/run_id``, made sure to be new (or there, when resuming; or else to be set aside first).
 
     Raises:
         UserError: it holds a run already, or there is none to resume.
@@ -181,7 +196,7 @@ def run_directory(root: str, run_id: str, resuming: bool) -> Path:
     path = Path(root) / run_id
     if resuming and newest(path) is None:
         raise UserError(f"trainer.resume: {path} has no resume state; check run_root_dir and run_id")
-    if not resuming and (path / "checkpoints").exists():
+    if not (resuming or replacing) and (path / "checkpoints").exists():
         raise UserError(
             f"{path} holds a run already; choose another run_id, or go on with trainer.resume=true"
         )

@@ -14,6 +14,7 @@ from vla_data.mixture import Mixture
 
 from vla_train.auxiliary import wants_future
 from vla_train.composition import Composed
+from vla_train.conversations import AnyBatch, Conversations
 from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.engine import Engine
 from vla_train.feed import Feed
@@ -82,6 +83,11 @@ class RobotData:
             self.collate([said])
         return self.collate(rows * (1 if len(rows) > 1 else 2))
 
+    def sized(self) -> Batch:
+        """A batch of the run's size, of the first sample of each data set over and over."""
+        rows = [self.dataset.first(k) for k in range(len(self.dataset.sources))]
+        return self.collate([rows[i % len(rows)] for i in range(self.config.trainer.batch_size)])
+
     def quarantine(self, run_dir: Path, engine: Engine, console: Console) -> Quarantine | None:
         """Takes samples that cannot be read; None: one of them ends the run."""
         datasets = self.config.datasets
@@ -94,3 +100,12 @@ class RobotData:
         """The batches of a run; ``cursor``: the further arguments of :class:`~vla_train.feed.Feed`."""
         cursor |= {"batch_size": self.config.trainer.batch_size, "quarantine": quarantine}
         return Feed(self.dataset, self.collate, self.mixture, **cursor)
+
+
+def probe(robots: RobotData | None, talks: Conversations | None, sized: bool = False) -> AnyBatch:
+    """A sample of each data set of a run; ``sized``: as many as a micro-batch has."""
+    talk = None if talks is None else talks.first(talks.batch_size if sized else 1)
+    if robots is None:
+        assert talk is not None
+        return talk
+    return replace(robots.sized() if sized else robots.probe(), conversations=talk)

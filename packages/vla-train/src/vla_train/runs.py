@@ -26,10 +26,11 @@ from vla_train.engine import Engine, make_engine
 from vla_train.evaluate import check_evaluation, evaluate
 from vla_train.overview import overview
 from vla_train.report import write_report
-from vla_train.resume import newest, run_directory, samples_a_step
+from vla_train.resume import run_directory, samples_a_step, the_newest
 from vla_train.run_info import checkpoint_of
 from vla_train.seen import FILE as SEEN
 from vla_train.seen import save_seen
+from vla_train.states import Choice, choose, set_run_aside
 from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
 from vla_train.workers import deaths_named
@@ -56,6 +57,8 @@ class Run:
         """Write what the run is, on the first rank; ``files``: further ones, name -> text."""
 
         def write() -> tuple[dict[str, Any], str]:
+            if not self.composed.config.trainer.resume and self.trainer.choice.damaged:
+                set_run_aside(self.run_dir)
             self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.composed.resolved, sort_keys=False)
             (self.run_dir / "config.yaml").write_text(text)
@@ -117,16 +120,20 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     config = build_config(RunConfig, tree.data, "", tree)
     check_trackers(config.trackers)
     engine = make_engine(config.trainer)
-    config = _resuming(config)
+    config, choice = _resuming(config, engine)
     # Before anything is opened: a run that exists, or programs that are not there.
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     name = config.run_id or f"{config.framework.get('name', 'run')}-{stamp}"
     resumes = bool(config.trainer.resume)
-    run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes))
+    anew = choice is not None and choice.state is None and bool(choice.damaged)
+    run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes, anew))
+    if resumes and choice is None:
+        choice = the_newest(engine, run_dir)
     composed = compose(tree, config, engine.device)
-    if resumes:
+    state = None if choice is None else choice.state
+    if state is not None:
         samples = samples_a_step(config.trainer, engine.world)
-        engine.agree(lambda: check_resumable(run_dir, composed.resolved, samples, composed.trained))
+        engine.agree(lambda: check_resumable(run_dir, state, composed.resolved, samples, composed.trained))
     if composed.robots is not None:
         # Beside the run, of which nothing is written yet.
         trace = run_dir.with_name(f"{run_dir.name}.error.txt")
@@ -134,18 +141,23 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
         assert isinstance(policy, VLAPolicy)
         evaluation, robots = config.trainer.evaluation, composed.data.specs
         engine.agree(lambda: check_evaluation(evaluation, robots, trace, policy.longest_delay))
-    trainer = Trainer(composed, run_dir, console, command, engine)
+    trainer = Trainer(composed, run_dir, console, command, engine, choice)
+    if choice is not None and engine.is_main:
+        for said in choice.lines():
+            announce.line(console, said)
     return Run(composed, engine, trainer, run_dir, console)
 
 
-def _resuming(config: RunConfig) -> RunConfig:
-    """``trainer.resume: auto`` decided: whether the run has a state to go on from."""
+def _resuming(config: RunConfig, engine: Engine) -> tuple[RunConfig, Choice | None]:
+    """``trainer.resume: auto`` decided: whether the run has a state to go on from, and which."""
     if config.trainer.resume != "auto":
-        return config
+        return config, None
     if config.run_id is None:
         raise ConfigError("trainer.resume is 'auto', so run_id must name the run to look for")
-    there = newest(Path(config.run_root_dir) / config.run_id) is not None
-    return replace(config, trainer=replace(config.trainer, resume=there))
+    choice = choose(engine, Path(config.run_root_dir) / config.run_id)
+    keep = config.trainer.keep_states or 2
+    decided = replace(config.trainer, resume=choice.state is not None, keep_states=keep)
+    return replace(config, trainer=decided), choice
 
 
 def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) -> None:

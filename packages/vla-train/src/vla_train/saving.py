@@ -18,6 +18,7 @@ from vla_train.composition import Composed
 from vla_train.engine import Engine
 from vla_train.lora import merged_state
 from vla_train.snapshots import Snapshots
+from vla_train.states import step_of
 from vla_train.writer import Writer
 
 BEST = "best.json"
@@ -67,7 +68,7 @@ class Saver:
         """Remove all but the newest ``trainer.keep_checkpoints``, once ``keep`` is written."""
 
         def remove() -> None:
-            found = sorted(keep.parent.glob("steps_*"), key=resume.step_of)
+            found = sorted(keep.parent.glob("steps_*"), key=step_of)
             for old in found[: -self.settings.keep_checkpoints]:
                 if old != keep:
                     shutil.rmtree(old)

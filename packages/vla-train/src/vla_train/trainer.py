@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vla_core.batch import Batch
 from vla_core.features import ROWS
 
 from vla_train import resume
+from vla_train.activations import activations
 from vla_train.against_mean import in_words
 from vla_train.augment import Augmentation, moments
 from vla_train.auxiliary import weights_at
@@ -40,10 +41,11 @@ from vla_train.peers import Peers
 from vla_train.precision import make_optimizer, set_precision
 from vla_train.progress import ProgressBar
 from vla_train.reach import freeze_unreached, unreached
-from vla_train.robot_data import RobotData
+from vla_train.robot_data import RobotData, probe
 from vla_train.run_info import write_run
 from vla_train.saving import Best, Saver, best_of
 from vla_train.stages import Stages
+from vla_train.states import Choice
 from vla_train.stopping import Stop
 from vla_train.trackers import Tracked, Trackers
 
@@ -65,6 +67,7 @@ class Trainer:
         console: for progress.
         command: how the run was started, for the report.
         engine: what carries the steps; None: what the launcher's environment says.
+        choice: the state to go on from; None: with ``trainer.resume`` the newest.
 
     Raises:
         UserError: settings that this process or this policy cannot train with; nothing is written.
@@ -77,11 +80,13 @@ class Trainer:
         console: Console | None = None,
         command: str = "",
         engine: Engine | None = None,
+        choice: Choice | None = None,
     ) -> None:
         self.config, self.settings = composed.config, composed.config.trainer
         self.composed, self.run_dir, self.command = composed, run_dir, command
         self.console = console or Console()
         self.engine = engine or make_engine(self.settings)
+        self.choice = choice or Choice(resume.newest(run_dir), ())
         self.device = self.engine.device
         self.model, self.conversations = composed.model, composed.conversations
         self.robots = None if composed.robots is None else RobotData(composed, self.model)
@@ -95,13 +100,15 @@ class Trainer:
             apply_lora(self.model, self.settings.lora)
         freeze(self.model, self.settings.freeze_modules)
         set_precision(self.model, self.settings, self.engine)
-        self.unreached = [] if self.engine.shards else unreached(self.model, self._probe(), self.engine)
+        one, whole = (probe(self.robots, self.conversations, sized) for sized in (False, True))
+        self.unreached = [] if self.engine.shards else unreached(self.model, one, self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
+        self.activations = activations(self.model, whole, self.settings, self.engine)
         made = [do(self.model, self.settings, self.engine) for do in (use_fp8, compile_model)]
         check_fits(self.model, self.settings, self.engine)
         self.engine.split(self.model)
-        self.utilisation = utilisation(self.model, self._probe(), self.engine, self.settings.peak_tflops)
+        self.utilisation = utilisation(self.model, one, self.engine, self.settings.peak_tflops)
         self.notes = [*unused(self.settings, self.engine, self.utilisation is not None), *filter(None, made)]
         groups = parameter_groups(self.model, self.settings, self.stages.starts)
         optimizer = make_optimizer(groups, self.settings, self.engine)
@@ -128,13 +135,6 @@ class Trainer:
         self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.optimizer = optimizer
 
-    def _probe(self) -> AnyBatch:
-        talk = None if self.conversations is None else self.conversations.first(1)
-        if self.robots is None:
-            assert talk is not None
-            return talk
-        return replace(self.robots.probe(), conversations=talk)
-
     def train(self) -> Outcome:
         """Run to ``max_steps``; returns the last checkpoint.
 
@@ -143,7 +143,7 @@ class Trainer:
             Stopped: a signal asked for the end; the state is saved.
         """
         settings, engine = self.settings, self.engine
-        start = resume.load(engine, self.run_dir) if settings.resume else 0
+        start = resume.load(engine, self.run_dir, self.choice) if settings.resume else 0
         quarantine = self.robots.quarantine(self.run_dir, engine, self.console) if self.robots else None
         cursor: dict[str, Any] = {
             "seed": self.config.seed,
@@ -155,7 +155,7 @@ class Trainer:
         feed = together(robots, self.conversations, **cursor)
         meter = Meter(settings.batch_size * engine.world, self.utilisation)
         samples = resume.samples_a_step(settings, engine.world)
-        memory = resume.recall(self.run_dir) if settings.resume else {}
+        memory = resume.recall(self.choice.state) if settings.resume else {}
         self.best = best = Best.of(settings.keep_best, settings.patience, best_of(self.run_dir, memory))
         if self.bad_steps:
             self.bad_steps.count = memory.get("skipped_steps", 0)
@@ -169,7 +169,7 @@ class Trainer:
                 writer.check(step)
                 with meter.waiting(step):
                     batches = feed.step()
-                with explained(self.model, settings, engine, step):
+                with explained(self.model, settings, engine, step, self.activations):
                     weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
                 if step == start + 1:

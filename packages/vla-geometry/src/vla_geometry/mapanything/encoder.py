@@ -148,7 +148,7 @@ class MapAnythingEncoder(nn.Module):
         )
         if needs:
             stages = [y[:, :, :n].unflatten(2, self.grid) for y in (patches, *tapped, x)]
-            with torch.autocast(images.device.type, enabled=False):
+            with _without_autocast(images):
                 self._add_dense(features, stages, scale, needs)
         return features
 
@@ -172,7 +172,7 @@ class MapAnythingEncoder(nn.Module):
 
     def _fuse(self, patches_BVLE: Tensor, rays_BVLE: Tensor | None) -> Tensor:
         """Add what is known of the cameras and normalise; not under autocast, as the model was trained."""
-        with torch.autocast(patches_BVLE.device.type, enabled=False):
+        with _without_autocast(patches_BVLE):
             x = patches_BVLE.to(self.fusion_norm_layer.weight.dtype)
             return self.fusion_norm_layer(x if rays_BVLE is None else x + rays_BVLE.to(x.dtype))
 
@@ -185,7 +185,7 @@ class MapAnythingEncoder(nn.Module):
             raise UserError(
                 f"cameras.intrinsics: shape {list(intrinsics.shape)} must be [{b}, {v}, 3, 3], as the images"
             )
-        with torch.autocast(images.device.type, enabled=False):
+        with _without_autocast(images):
             rays, known = ray_directions(intrinsics, self.image_size, cameras.known.intrinsics)
             rays = rays.flatten(0, 1).to(self.ray_dirs_encoder.conv_in.weight.dtype)
             tokens = self.ray_dirs_encoder(rays).unflatten(0, (b, v))
@@ -201,3 +201,8 @@ class MapAnythingEncoder(nn.Module):
         super()._apply(fn, recurse)
         self._keep_bf16()
         return self
+
+
+def _without_autocast(x: Tensor) -> torch.autocast:
+    """Where ``x`` is; shapes alone are computed on the meta device, which has no autocast to switch off."""
+    return torch.autocast("cpu" if x.device.type == "meta" else x.device.type, enabled=False)

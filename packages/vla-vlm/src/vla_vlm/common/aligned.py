@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_vlm.common.kernels import autocasts
 from vla_vlm.common.owned import retype
 
 MULTIPLE = 8
@@ -26,7 +27,7 @@ class AlignedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in]`` -> ``[..., out]``, the same numbers up to the order of a sum."""
         packed = self.weight.shape != (self.out_features, self.in_features)
-        if not (packed or x.element_size() == 2 or torch.is_autocast_enabled(x.device.type)):
+        if not (packed or x.element_size() == 2 or autocasts(x)):
             return super().forward(x)
         x = _widen(x, -self.in_features % MULTIPLE)
         y = F.linear(x, *self._padded())

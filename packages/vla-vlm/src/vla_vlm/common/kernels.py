@@ -24,6 +24,12 @@ def check_available(implementation: str) -> None:
         )
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is; the meta device stands for any."""
+    devices = ("cpu", "cuda") if x.device.type == "meta" else (x.device.type,)
+    return any(torch.is_autocast_enabled(device) for device in devices)
+
+
 def check_runs(implementation: str, weight: Tensor) -> None:
     """Refuse a kernel on a device or dtype that it does not know; it is never replaced in silence.
 
@@ -98,5 +104,5 @@ def goes_without_mask(implementation: str, x: Tensor) -> bool:
         return True
     if implementation != "sdpa":
         return False
-    half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
+    half = x.dtype in (torch.bfloat16, torch.float16) or autocasts(x)
     return half or x.device.type == "cpu"
