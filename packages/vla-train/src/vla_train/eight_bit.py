@@ -50,7 +50,7 @@ def _quantize(flat: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _compiled() -> Any:
-    """One pass over memory instead of thirty. Made at its first use: that imports the whole compiler, seconds."""
+    """One pass over memory instead of thirty; made when needed, for it imports the whole compiler."""
     return torch.compile(_quantize, dynamic=True)
 
 
