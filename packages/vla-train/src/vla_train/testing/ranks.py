@@ -85,6 +85,8 @@ def started(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    # All before the first is asked, so that they import side by side.
+    servers = [server(rank % 2) for rank in range(world)] if forked else []
     with ExitStack() as stack:
         ranks: list[Rank] = []
         for rank in range(world):
@@ -96,7 +98,7 @@ def started(
             }  # fmt: skip
             process: subprocess.Popen[bytes] | Forked
             if forked:
-                process = server(rank % 2).start(command[1:], env, folder, file)
+                process = servers[rank].start(command[1:], env, folder, file)
             else:
                 process = subprocess.Popen(
                     command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=file
