@@ -204,7 +204,7 @@ class TwoRanks:
 
     def launch(self, runs: Mapping[str, list[str]], **more: Mapping[str, Any]) -> None:
         """The runs (name -> arguments of vla-train) one after the other; fails where a rank does."""
-        ended = run_ranks(self.command(runs, **more), folder=self.folder)
+        ended = run_ranks(self.command(runs, **more), folder=self.folder, forked=True)
         assert [rank.code for rank in ended] == [0, 0], "\n".join(rank.said[-3000:] for rank in ended)
         assert all("Traceback" not in rank.said for rank in ended), [rank.said for rank in ended]
 

@@ -53,7 +53,9 @@ def test_shares_are_saved_beside_the_training(words: list[str], two_ranks: Any) 
 
 def test_a_rank_that_cannot_write_ends_all_with_one_line(words: list[str], two_ranks: Any) -> None:
     words = [*words, *SHARES, *BESIDE, "trainer.max_steps=400", "trainer.log_every=1000"]
-    with started(two_ranks.command({"run": words}, full={"run": 1}), 2, two_ranks.folder) as ranks:
+    with started(
+        two_ranks.command({"run": words}, full={"run": 1}), 2, two_ranks.folder, forked=True
+    ) as ranks:
         # The first rank waits for others that may have more to say: longer than run_ranks waits.
         wait(ranks, time.monotonic() + 240)
         out = [rank.ended() for rank in ranks if rank.process.poll() is not None]
@@ -72,7 +74,7 @@ def test_killed_in_the_middle_of_a_save_the_newest_is_whole(words: list[str], tw
     words = [*words, *SHARES, "trainer.async_save=true", "trainer.save_every=1"]
     endless = [*words, "trainer.max_steps=100000"]
     folder = two_ranks.folder / "runs" / "toy" / "resume"
-    with started(two_ranks.command({"run": endless}), 2, two_ranks.folder) as ranks:
+    with started(two_ranks.command({"run": endless}), 2, two_ranks.folder, forked=True) as ranks:
         end = time.monotonic() + 150
         while step(folder) < 3 or not list(folder.glob(".steps_*.tmp")):
             assert all(rank.process.poll() is None for rank in ranks), [r.ended().said for r in ranks]

@@ -124,9 +124,8 @@ def test_nan_on_one_of_two_ranks_ends_both(toy_config: Path, two_ranks: Any) -> 
     node["datasets"]["train"] = [{"name": "counted", "infinite": [8]}]
     node["trainer"] |= {"batch_size": 1, "save_every": 1, "warmup_steps": 0, "max_steps": 18}
     toy_config.write_text(yaml.safe_dump(node))
-    out = run_ranks(
-        two_ranks.command({"run": ["--config", str(toy_config), *COMMON]}), folder=two_ranks.folder
-    )
+    command = two_ranks.command({"run": ["--config", str(toy_config), *COMMON]})
+    out = run_ranks(command, folder=two_ranks.folder, forked=True)
     said = "".join(rank.said for rank in out)
     assert [rank.code for rank in out] == [2, 2], said
     (line,) = [line for line in said.splitlines() if line.startswith("vla-train: ")]

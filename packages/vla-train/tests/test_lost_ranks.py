@@ -44,7 +44,7 @@ def config(toy_config: Path) -> Path:
 def running(config: Path, world: int, *words: str) -> Iterator[list[Rank]]:
     plan = config.parent / "plan.json"
     plan.write_text(json.dumps([{"name": "run", "argv": ["--config", str(config), *words]}]))
-    with started([sys.executable, str(PROGRAM), str(plan)], world, config.parent) as ranks:
+    with started([sys.executable, str(PROGRAM), str(plan)], world, config.parent, forked=True) as ranks:
         yield ranks
 
 

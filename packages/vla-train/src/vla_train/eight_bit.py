@@ -48,13 +48,15 @@ def _quantize(flat: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return quantize_8bit_with_qmap(scaled, values), scale
 
 
-# One pass over memory instead of thirty.
-_compiled = torch.compile(_quantize, dynamic=True)
+@cache
+def _compiled() -> Any:
+    """One pass over memory instead of thirty; made when needed, for it imports the whole compiler."""
+    return torch.compile(_quantize, dynamic=True)
 
 
 def quantize(moment: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """Codes uint8 in the shape of ``moment`` and scales float32, one a block."""
-    do: Any = _compiled if moment.device.type == "cuda" else _quantize
+    do: Any = _compiled() if moment.device.type == "cuda" else _quantize
     codes, scale = do(moment.reshape(-1), _values(signed, moment.device))
     return codes.reshape(moment.shape), scale
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from vla_train.testing.forks import Forked, server
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -23,7 +25,11 @@ class Ended:
 
 
 def run_ranks(
-    command: Sequence[str], world: int = 2, folder: Path | None = None, timeout_s: float = 280.0
+    command: Sequence[str],
+    world: int = 2,
+    folder: Path | None = None,
+    timeout_s: float = 280.0,
+    forked: bool = False,
 ) -> list[Ended]:
     """Start ``command`` once a rank and wait for all.
 
@@ -34,8 +40,9 @@ def run_ranks(
         world: number of ranks.
         folder: where they run.
         timeout_s: for all together.
+        forked: see :func:`started`.
     """
-    with started(command, world, folder) as ranks:
+    with started(command, world, folder, forked) as ranks:
         end = time.monotonic() + timeout_s
         while any(rank.process.poll() is None for rank in ranks) and time.monotonic() < end:
             if any(rank.process.poll() for rank in ranks):
@@ -52,7 +59,7 @@ def run_ranks(
 class Rank:
     """A rank that was started."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     file: IO[str]
 
     def ended(self) -> Ended:
@@ -63,11 +70,23 @@ class Rank:
 
 
 @contextmanager
-def started(command: Sequence[str], world: int, folder: Path | None = None) -> Iterator[list[Rank]]:
-    """``command`` once a rank; those that still run are killed at the block's end."""
+def started(
+    command: Sequence[str], world: int, folder: Path | None = None, forked: bool = False
+) -> Iterator[list[Rank]]:
+    """``command`` once a rank; those that still run are killed at the block's end.
+
+    Args:
+        command: see :func:`run_ranks`.
+        world: number of ranks.
+        folder: where they run.
+        forked: they find the imports done, see :mod:`vla_train.testing.forks`; ``command`` is this Python,
+            a file and its arguments.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    # All before the first is asked, so that they import side by side.
+    servers = [server(rank % 2) for rank in range(world)] if forked else []
     with ExitStack() as stack:
         ranks: list[Rank] = []
         for rank in range(world):
@@ -77,7 +96,13 @@ def started(command: Sequence[str], world: int, folder: Path | None = None) -> I
                 "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
                 "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
             }  # fmt: skip
-            process = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=file)
+            process: subprocess.Popen[bytes] | Forked
+            if forked:
+                process = servers[rank].start(command[1:], env, folder, file)
+            else:
+                process = subprocess.Popen(
+                    command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=file
+                )
             stack.callback(process.wait)
             stack.callback(process.kill)
             ranks.append(Rank(process, file))
