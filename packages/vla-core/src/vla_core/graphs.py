@@ -1,14 +1,14 @@
 """CUDA graphs of a policy's predictions: one for each shape of batch, captured before anybody waits.
 
 An eager chunk launches thousands of kernels one by one; a graph launches them at once, and nothing in it
-waits for the host. Tensors of a graph stay where they are: what comes in is copied to them at once
-(:mod:`vla_core.staging`), what comes out from them.
+waits for the host. Tensors of a graph stay where they are: what comes in is copied to them, what comes out
+from them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
@@ -18,8 +18,7 @@ from torch import Tensor
 from vla_core.errors import UserError
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
-from vla_core.rows import Prepared, Row
-from vla_core.staging import Staging
+from vla_core.rows import Prepared
 
 log = logging.getLogger("vla_core.graphs")
 
@@ -56,6 +55,11 @@ def signature(prepared: Prepared, steps: int | None) -> Key:
     return tuple(facts)
 
 
+def tensors(prepared: Prepared) -> list[Tensor]:
+    """The tensors of a batch, in the order of :func:`leaves`."""
+    return [value for _, value in leaves(prepared) if isinstance(value, Tensor)]
+
+
 def capture_cuda(run: Callable[[], Tensor], pool: Any) -> tuple[Replay, Tensor]:
     """``run`` as one graph: what replays it, and the tensor that it writes to."""
     stream = torch.cuda.Stream()
@@ -74,31 +78,13 @@ def capture_cuda(run: Callable[[], Tensor], pool: Any) -> tuple[Replay, Tensor]:
 
 @dataclass
 class _Captured:
-    """A graph with its memory: ``inputs`` is all that comes in, uint8 ``[N]``; ``answer`` is on the host."""
+    """A graph with its tensors: ``staged`` are on the host, ``inputs`` beside the model."""
 
     replay: Replay
-    inputs: Tensor
+    staged: list[Tensor]
+    inputs: list[Tensor]
     out: Tensor
     answer: Tensor
-
-
-@dataclass
-class Waiting:
-    """Rows that will run together, not side by side yet: that is done where the model runs."""
-
-    parts: Sequence[Prepared]
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-
-class PreparedRow(Prepared):
-    """What :class:`GraphedPolicy` prepares."""
-
-    @staticmethod
-    def join(parts: Sequence[Prepared]) -> Waiting:  # type: ignore[override]
-        """See :class:`Waiting`."""
-        return Waiting(parts)
 
 
 class GraphedModel:
@@ -123,7 +109,6 @@ class GraphedModel:
         self._graphs: dict[Key, _Captured | None] = {}
         self._sealed = False
         self._cuda = model.device.type == "cuda"
-        self._staging = Staging(pinned=self._cuda)
         self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
 
     @property
@@ -136,26 +121,25 @@ class GraphedModel:
         self._sealed = True
 
     @torch.inference_mode()
-    def predict(self, rows: Prepared | Waiting, steps: int | None = None) -> Tensor:
-        """Normalised actions, float32 ``[B, T, A]`` on the CPU, of rows on the CPU; from one thread.
+    def predict(self, prepared: Prepared, steps: int | None = None) -> Tensor:
+        """Normalised actions, float32 ``[B, T, A]`` on the CPU, of a batch on the CPU.
 
         Raises:
             UserError: more frozen steps than the head was trained for.
         """
-        parts = rows.parts if isinstance(rows, Waiting) else [rows]
-        self._check(parts)
-        if any(part.batch.cameras is not None and part.batch.cameras.view_keys is not None for part in parts):
-            return self._eager(Prepared.join(parts), steps)
-        staged = self._staging.join(parts)
-        key = signature(staged, steps)
+        self._check(prepared)
+        cameras = prepared.batch.cameras
+        if cameras is not None and cameras.view_keys is not None:
+            return self._eager(prepared, steps)
+        key = signature(prepared, steps)
         if key not in self._graphs:
-            self._graphs[key] = self._make(staged, steps)
+            self._graphs[key] = self._make(prepared, steps)
         graph = self._graphs[key]
-        return self._eager(staged, steps) if graph is None else self._replay(graph)
+        return self._eager(prepared, steps) if graph is None else self._replay(graph, prepared)
 
-    def _check(self, parts: Sequence[Prepared]) -> None:
-        longest = self.model.head.traits.longest_delay
-        frozen = max(0 if part.constraint is None else part.constraint.n_frozen or 0 for part in parts)
+    def _check(self, prepared: Prepared) -> None:
+        constraint, longest = prepared.constraint, self.model.head.traits.longest_delay
+        frozen = 0 if constraint is None else constraint.n_frozen or 0
         if longest is not None and frozen > longest:
             raise UserError(
                 f"previous chunk: {frozen} frozen steps, the head was trained for at most {longest}"
@@ -165,13 +149,15 @@ class GraphedModel:
         here = prepared.to(self.model.device)
         return self.model.predict(here.batch, here.noise, steps, here.constraint).float().cpu()
 
-    def _make(self, staged: Prepared, steps: int | None) -> _Captured | None:
-        what = f"rows={len(staged)} steps={steps or 'own'} continued={staged.constraint is not None}"
+    def _make(self, prepared: Prepared, steps: int | None) -> _Captured | None:
+        rows = len(prepared)
+        what = f"rows={rows} steps={steps or 'own'} continued={prepared.constraint is not None}"
         if self._sealed or self.count >= self._limit:
             log.warning("no graph for %s: eager from here on, which is slower", what)
             return None
-        inputs = self._staging.filled.to(self.model.device, copy=True)
-        static: Prepared = staged._map(self._staging.onto(inputs))
+        static = prepared.to(self.model.device)
+        if not self._cuda:
+            static = _copied(static)
 
         def run() -> Tensor:
             return self.model.predict(static.batch, static.noise, steps, static.constraint).float()
@@ -182,18 +168,35 @@ class GraphedModel:
             first = str(error).strip().splitlines() or [type(error).__name__]
             log.warning("no graph for %s: eager, which is slower (%s)", what, first[0])
             return None
-        answer = torch.empty(out.shape, dtype=out.dtype, device="cpu", pin_memory=self._cuda)
+        staged = [self._host(tensor) for tensor in tensors(prepared)]
         log.info("captured %s", what)
-        return _Captured(replay, inputs, out, answer)
+        return _Captured(replay, staged, tensors(static), out, self._host(out))
 
-    def _replay(self, graph: _Captured) -> Tensor:
-        graph.inputs.copy_(self._staging.filled, non_blocking=True)
+    def _host(self, like: Tensor) -> Tensor:
+        """Memory of the host that a GPU reads without the CPU's help."""
+        return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=self._cuda)
+
+    def _replay(self, graph: _Captured, prepared: Prepared) -> Tensor:
+        for value, staged, static in zip(tensors(prepared), graph.staged, graph.inputs, strict=True):
+            staged.copy_(value)
+            static.copy_(staged, non_blocking=True)
         graph.replay()
         graph.answer.copy_(graph.out, non_blocking=True)
         if self._cuda:
-            # The only wait, for the answer: the next rows may then be laid where these were read from.
+            # The only wait, for the answer: the next batch may then write where this one was read from.
             torch.cuda.current_stream().synchronize()
         return graph.answer.clone()
+
+
+def _copied(prepared: Prepared) -> Prepared:
+    # On a CPU ``to`` shares the caller's tensors; a graph's are its own.
+    batch = prepared.batch._map(torch.clone)
+    constraint = prepared.constraint
+    if constraint is not None:
+        constraint = type(constraint)(
+            constraint.actions.clone(), constraint.weights.clone(), constraint.n_frozen
+        )
+    return Prepared(batch, prepared.noise.clone(), constraint)
 
 
 class GraphedPolicy(VLAPolicy):
@@ -208,12 +211,7 @@ class GraphedPolicy(VLAPolicy):
         super().__init__(policy.model, policy.pipelines, policy.config)
         self.graphs = graphs or GraphedModel(policy.model)
 
-    def prepare(self, rows: Sequence[Row]) -> PreparedRow:
-        """See :meth:`VLAPolicy.prepare`."""
-        prepared = super().prepare(rows)
-        return PreparedRow(prepared.batch, prepared.noise, prepared.constraint)
-
-    def predict(self, prepared: Prepared | Waiting, steps: int | None = None) -> Tensor:
+    def predict(self, prepared: Prepared, steps: int | None = None) -> Tensor:
         """See :meth:`VLAPolicy.predict`."""
         if self.model.training:
             raise ValueError("call policy.eval() before act(): dropout would make answers random")

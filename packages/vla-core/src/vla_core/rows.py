@@ -5,23 +5,20 @@ Shape legend: B rows, T action steps, A action dims, S tokens, V views.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vla_core.batch import Batch, Cameras, Known, Movable, TokenFields
+from vla_core.batch import Batch, Cameras, Known, TokenFields
 from vla_core.features import Constraint
 from vla_core.row import Row as Row
 
-Cat: TypeAlias = Callable[[Sequence[Tensor], int], Tensor]
-"""Tensors one after the other along an axis, as :func:`torch.cat`."""
-
 
 @dataclass
-class Prepared(Movable):
+class Prepared:
     """All that the model reads of some rows.
 
     Args:
@@ -37,29 +34,31 @@ class Prepared(Movable):
     def __len__(self) -> int:
         return len(self.batch)
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Prepared:
+        """A copy on ``device``."""
+        constraint = self.constraint
+        return Prepared(
+            self.batch.to(device, non_blocking),
+            self.noise.to(device, non_blocking=non_blocking),
+            None if constraint is None else constraint.to(device, non_blocking),
+        )
+
     @staticmethod
     def join(parts: Sequence[Prepared]) -> Prepared:
         """The rows of all ``parts``, in order, as if they had been prepared together.
 
         All come from one policy, so that their token rows are equally long.
         """
-        return parts[0] if len(parts) == 1 else join(parts, _plain)
+        if len(parts) == 1:
+            return parts[0]
+        return Prepared(
+            _join_batches([part.batch for part in parts]),
+            torch.cat([part.noise for part in parts]),
+            _join_constraints(parts),
+        )
 
 
-def _plain(values: Sequence[Tensor], dim: int) -> Tensor:
-    return torch.cat(list(values), dim)
-
-
-def join(parts: Sequence[Prepared], cat: Cat) -> Prepared:
-    """See :meth:`Prepared.join`; every tensor of the result is made by ``cat``, always in the same order."""
-    return Prepared(
-        _join_batches([part.batch for part in parts], cat),
-        cat([part.noise for part in parts], 0),
-        _join_constraints(parts, cat),
-    )
-
-
-def _join_constraints(parts: Sequence[Prepared], cat: Cat) -> Constraint | None:
+def _join_constraints(parts: Sequence[Prepared]) -> Constraint | None:
     given = [part.constraint for part in parts if part.constraint is not None]
     if not given:
         return None
@@ -72,58 +71,56 @@ def _join_constraints(parts: Sequence[Prepared], cat: Cat) -> Constraint | None:
     ]
     frozen = [row.n_frozen for row in rows]
     return Constraint(
-        cat([row.actions for row in rows], 0),
-        cat([row.weights for row in rows], 0),
+        torch.cat([row.actions for row in rows]),
+        torch.cat([row.weights for row in rows]),
         None if None in frozen else max(n for n in frozen if n is not None),
     )
 
 
-def _join_batches(batches: Sequence[Batch], cat: Cat) -> Batch:
+def _join_batches(batches: Sequence[Batch]) -> Batch:
     assert all(batch.future is None for batch in batches), "rows of inference have no future"
     plain = {
-        f.name: _cat([getattr(batch, f.name) for batch in batches], cat)
+        f.name: _cat([getattr(batch, f.name) for batch in batches])
         for f in fields(Batch)
         if f.name not in ("tokens", "cameras", "future")
     }
     return Batch(
-        tokens=_join_tokens([batch.tokens for batch in batches], cat),
-        cameras=_join_cameras(batches, cat),
-        **plain,
+        tokens=_join_tokens([batch.tokens for batch in batches]), cameras=_join_cameras(batches), **plain
     )
 
 
-def _cat(values: Sequence[Any], cat: Cat) -> Any:
+def _cat(values: Sequence[Any]) -> Any:
     if all(value is None for value in values):
         return None
     assert all(value is not None for value in values), "rows of one policy have the same fields"
-    return cat(list(values), 0)
+    return torch.cat(list(values))
 
 
-def _join_tokens(rows: Sequence[TokenFields], cat: Cat) -> TokenFields:
+def _join_tokens(rows: Sequence[TokenFields]) -> TokenFields:
     assert all(row.counts == rows[0].counts for row in rows), "rows of one policy have the same prompt"
     positions = [row.position_ids for row in rows if row.position_ids is not None]
     assert len(positions) in (0, len(rows))
     return TokenFields(
-        input_ids=cat([row.input_ids for row in rows], 0),
-        attention_mask=cat([row.attention_mask for row in rows], 0),
-        roles=cat([row.roles for row in rows], 0),
-        position_ids=cat(positions, 1) if positions else None,
+        input_ids=torch.cat([row.input_ids for row in rows]),
+        attention_mask=torch.cat([row.attention_mask for row in rows]),
+        roles=torch.cat([row.roles for row in rows]),
+        position_ids=torch.cat(positions, dim=1) if positions else None,
         counts=rows[0].counts,
         right_padded=all(row.right_padded for row in rows),
         all_views=all(row.all_views for row in rows),
-        labels=_cat([row.labels for row in rows], cat),
+        labels=_cat([row.labels for row in rows]),
         n_answer=sum(row.n_answer for row in rows),
     )
 
 
-def _join_cameras(batches: Sequence[Batch], cat: Cat) -> Cameras | None:
+def _join_cameras(batches: Sequence[Batch]) -> Cameras | None:
     """What some rows know and others do not is known for those views alone."""
     given = [batch.cameras or Cameras() for batch in batches]
     if all(batch.cameras is None for batch in batches):
         return None
     values, known = {}, {}
     for name in ("intrinsics", "extrinsics", "depth"):
-        values[name], known[name] = _join_view_field(name, given, batches, cat)
+        values[name], known[name] = _join_view_field(name, given, batches)
     keys = None
     if any(cameras.view_keys is not None for cameras in given):
         nothing = (None,) * batches[0].images.shape[1]
@@ -136,7 +133,7 @@ def _join_cameras(batches: Sequence[Batch], cat: Cat) -> Cameras | None:
 
 
 def _join_view_field(
-    name: str, cameras: Sequence[Cameras], batches: Sequence[Batch], cat: Cat
+    name: str, cameras: Sequence[Cameras], batches: Sequence[Batch]
 ) -> tuple[Tensor | None, Tensor | None]:
     values: list[Tensor | None] = [getattr(c, name) for c in cameras]
     shapes = [value.shape[2:] for value in values if value is not None]
@@ -153,4 +150,4 @@ def _join_view_field(
         if value is None:
             mask = torch.zeros(views, dtype=torch.bool)
         masks.append(batch.view_mask if mask is None else mask)
-    return cat(parts, 0), None if whole else cat(masks, 0)
+    return torch.cat(parts), None if whole else torch.cat(masks)
