@@ -171,28 +171,22 @@ def run_tests(package: Package, python: Path, elsewhere: Path) -> None:
 
 
 def alone(packages: dict[str, Package], only: list[str]) -> None:
-    """Each package by itself: bare (no extras) to import, with its extras to test.
-
-    In an order in which torch stays installed: a new copy is compiled anew as it is imported.
-    """
+    """Each package by itself: bare (no extras) to import, with its extras to test."""
     python = make_environment("alone")
-    chosen = [packages[name] for name in only or packages]
-    with tempfile.TemporaryDirectory() as elsewhere:
+    for name in only or list(packages):
+        package = packages[name]
         start = time.monotonic()
-        for package in sorted(chosen, key=lambda p: p.name not in TORCH_FREE):
+        with tempfile.TemporaryDirectory() as directory:
             needed = closure(package, packages, with_extras=False)
             install(python, [package.requirement([]), *(p.requirement([]) for p in needed)])
-            probe_bare(package, python, {package.name, *(p.name for p in needed)}, Path(elsewhere))
-        print(f"  {len(chosen)} packages import alone: {time.monotonic() - start:.0f} s", flush=True)
-        for package in sorted(chosen, key=lambda p: len(closure(p, packages, with_extras=True))):
-            start = time.monotonic()
+            probe_bare(package, python, {package.name, *(p.name for p in needed)}, Path(directory))
             needed = closure(package, packages, with_extras=True)
             wheels = [package.requirement(package.extras), *(p.requirement([]) for p in needed)]
             install(python, [*wheels, *TEST_REQUIREMENTS])
             installed = time.monotonic()
-            run_tests(package, python, Path(elsewhere))
-            spent = f"install {installed - start:.0f} s, tests {time.monotonic() - installed:.0f} s"
-            print(f"  {package.name} alone: {spent}", flush=True)
+            run_tests(package, python, Path(directory))
+        spent = f"install {installed - start:.0f} s, tests {time.monotonic() - installed:.0f} s"
+        print(f"  {name} alone: {spent}", flush=True)
 
 
 def main() -> None:
