@@ -1,13 +1,15 @@
 """What one rank of the tests on two processes runs: ``vla-train`` several times, with the toy sources known.
 
 ``python rank_program.py PLAN``: a JSON file of ``[{"name": ..., "argv": [...]}, ...]``; ``env`` adds to the
-environment, and ``full`` is a rank whose files cannot grow past 12 KiB from its second save on. Beside it
+environment, ``full`` is a rank whose files cannot grow past 12 KiB from its second save on, and with ``aloud``
+what a run prints goes where its errors go, which a test reads. Beside it
 every rank writes ``NAME-RANK.json``: a draw after each step, the sum of the weights before the first and
 after the last, what is frozen, the samples of each step, what DDP's buckets hold after it, the exit code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -93,7 +95,8 @@ def run(plan: Path) -> int:
             without_compiler()
         if one.get("full") == int(os.environ["RANK"]):
             fill_the_disk(seen)
-        seen["code"] = main(one["argv"])
+        with contextlib.redirect_stdout(sys.stderr if one.get("aloud") else sys.stdout):
+            seen["code"] = main(one["argv"])
         name = f"{one['name']}-{os.environ['RANK']}.json"
         plan.with_name(name).write_text(json.dumps(seen))
         if seen["code"]:

@@ -92,9 +92,10 @@ def test_two_ranks_step_back_together_where_a_share_of_one_is_damaged(
     two_ranks.launch({"run": words})
     run = toy_config.parent / "runs" / "toy"
     flip(run / "resume" / "steps_4" / "__1_0.distcp")
-    command = two_ranks.command({"again": [*words, "trainer.max_steps=6"]})
+    command = two_ranks.command({"again": [*words, "trainer.max_steps=6"]}, aloud={"again": True})
     out = run_ranks(command, folder=two_ranks.folder, forked=True)
     said = "".join(rank.said for rank in out)
     assert [rank.code for rank in out] == [0, 0], said
+    assert "".join(said.split()).count("__1_0.distcphasanotherchecksumthanwhenitwaswritten") == 1, said
     left = {path.name for path in (run / "resume").iterdir()}
     assert left == {"damaged_steps_4", "steps_4", "steps_6"}  # trained again from step 2

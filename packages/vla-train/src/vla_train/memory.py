@@ -181,7 +181,8 @@ def explained(
     except torch.OutOfMemoryError as error:
         fixes = ["a lower trainer.batch_size with trainer.gradient_accumulation_steps (no slower by much)"]
         if settings.compile == "off":
-            fixes.append("trainer.compile=blocks")
+            if not engine.gathers_inside:
+                fixes.append("trainer.compile=blocks")
         else:
             fixes.append(f"trainer.activation_budget below {settings.activation_budget:g}")
         if settings.precision != "bf16":
