@@ -1,7 +1,7 @@
 """What one rank of the tests on two processes runs: ``vla-train`` several times, with the toy sources known.
 
 ``python rank_program.py PLAN``: a JSON file of ``[{"name": ..., "argv": [...]}, ...]``; ``env`` adds to the
-environment, ``full`` is a rank whose files cannot grow past 12 KiB from its second save on, and ``aloud`` sends
+environment, ``full`` is a rank whose files cannot grow past 12 KiB from its second save on, ``aloud`` sends
 what a run prints to standard error, which tests read. Beside it every rank writes ``NAME-RANK.json``: a draw
 after each step, the sum of the weights before the first and after the last, what is frozen, the samples of
 each step, what DDP's buckets hold after it, the exit code.
