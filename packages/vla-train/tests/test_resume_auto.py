@@ -60,7 +60,7 @@ def test_a_damaged_newest_state_costs_the_steps_since_the_one_before(
         assert why in line
         assert line.endswith("going on from steps_2, 2 steps earlier")
         left = {path.name for path in (run / "resume").iterdir()}
-        assert left == {"damaged_steps_4", "steps_4", "steps_6"}  # trained again from step 2, name
+        assert left == {"steps_2", "steps_6", "damaged_steps_4"}, name
 
 
 def test_without_a_whole_state_it_starts_anew_beside_what_is_there(
