@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vla_train.held import Block
+from vla_train.same_op import SameOp
 
 aten = torch.ops.aten
 PRODUCTS = frozenset({aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution})
@@ -40,6 +41,7 @@ class Ledger(TorchDispatchMode):
         self.gradients = self.then = 0
         """Finished ones: all, and at the peak those that this process keeps."""
         self.share = share
+        self._same = SameOp()
         self.casts: set[int] = set()
         """Storages of weights in a lower precision, which are as large whatever the batch."""
         self.products: dict[int, int] = {}
@@ -52,7 +54,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = self._same(func, args, kwargs or {})
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._hold(tensor)
@@ -214,8 +216,8 @@ class Kept:
         self._depth += 1
         if self._depth == 1 and torch.is_grad_enabled():
             given = [a for a in tree_leaves(args) if isinstance(a, Tensor) and a.requires_grad]
-            may = isinstance(module, GradientCheckpointingLayer) and not module.gradient_checkpointing
-            self._block = Block(given=sum(a.untyped_storage().nbytes() for a in given), may_run_again=may)
+            size = sum(a.untyped_storage().nbytes() for a in given)
+            self._block = Block(given=size, may_run_again=_may_run_again(module))
             self.ledger.mark()
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -227,3 +229,12 @@ class Kept:
             self._inside = []
             self.blocks.append(self._block)
             self._block = None
+
+
+def _may_run_again(module: nn.Module) -> bool:
+    """Whether gradient checkpointing is left to switch on."""
+    # Where transformers is not imported, which takes seconds, no module is its.
+    layers = sys.modules.get("transformers.modeling_layers")
+    return layers is not None and (
+        isinstance(module, layers.GradientCheckpointingLayer) and not module.gradient_checkpointing
+    )
