@@ -13,7 +13,7 @@ on the published demonstrations has never seen the scene unmirrored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -89,6 +89,10 @@ class LiberoEnv:
     Action ``[7]``: change of the hand's pose in units of the controller's range (1 is 5 cm or half a
     radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
 
+    A scene of ``libero_spatial`` has a second bowl, which another task's sentence asks for:
+    ``StepResult.achieved`` has that task's name while this bowl is on the plate (``vla-rollout
+    --instruction_from``: which of the two does the policy follow?).
+
     Raises:
         ConfigError: unknown task, variant or camera, a number out of range, or no simulator installed.
         UserError: no GL on this machine.
@@ -103,6 +107,7 @@ class LiberoEnv:
         self.max_steps = task.horizon if config.max_steps is None else config.max_steps
         self._sim = LiberoSimulator(task, config.image_size, config.rendering == "official")
         self._suite = task.suite
+        self._second = task.second
         self._expert: _libero_expert.PickAndPlace | None = None
         self._raw: Raw | None = None
         self._steps = 0
@@ -145,6 +150,8 @@ class LiberoEnv:
         result = until_success(self._observe(), success, self._config.task, self._steps, self.max_steps)
         if success:
             self._steps = self.max_steps  # the simulator refuses to go on
+        elif self._second is not None and self._sim.holds(self._second[1]):
+            result = replace(result, achieved=frozenset({self._second[0]}))
         return result
 
     def expert_action(self) -> NDArray[np.float32]:
