@@ -57,6 +57,7 @@ class Recorded:
 @pytest.fixture
 def make(monkeypatch):
     monkeypatch.setattr(libero, "LiberoSimulator", Recorded)
+    monkeypatch.setattr(libero, "sentence_of", lambda task: f"do {task.suite} {task.index}")
     return lambda **options: LiberoEnv(build_config(LiberoConfig, {"image_size": 32, **options}, "env"))
 
 
@@ -136,6 +137,13 @@ def test_the_other_bowl_is_what_another_task_asks_for(make, options, named):
     assert not env.step(np.zeros(7, np.float32)).achieved
 
 
+def test_it_says_the_sentence_of_another_task(make):
+    env = make(variant="task", instruction_task="libero_spatial_1")
+    assert env._sim.task.folder == "libero_spatial_task"
+    assert env.reset(0).instruction == "do libero_spatial 1"
+    assert env.step(np.zeros(7, np.float32)).observation.instruction == "do libero_spatial 1"
+
+
 def test_limits_and_starts(make):
     env = make(max_steps=2, start="random", settle_steps=0, instruction="wave", rendering="fast")
     assert env.reset(7).instruction == "wave"
@@ -194,6 +202,8 @@ def test_variants_name_the_suites_of_libero_pro():
         ({"variant": "swapped"}, "variant"),
         ({"start": "oficial"}, "start"),
         ({"rendering": "quick"}, "rendering"),
+        ({"instruction_task": "libero_spatial_11"}, "no LIBERO task"),
+        ({"instruction": "wave", "instruction_task": "libero_spatial_1"}, "exclude"),
     ],
 )
 def test_mistakes(make, options, complaint):

@@ -90,3 +90,17 @@ def test_predicates_are_told(env):
     env.reset(0)
     assert not env._sim.holds(("on", "akita_black_bowl_2", "plate_1"))
     assert env._sim.holds(("on", "akita_black_bowl_2", "main_table_next_to_ramekin_region"))
+
+
+def test_the_expert_brings_the_second_bowl_where_another_sentence_asks_for_it(env):
+    made = LiberoEnv(
+        LiberoConfig(image_size=32, variant="task", instruction_task="libero_spatial_1", start="random")
+    )
+    said = made.reset(0).instruction
+    assert said == "pick up the black bowl next to the ramekin and place it on the plate"
+    assert made._sim.goal == [["on", "akita_black_bowl_2", "plate_1"]]
+    result = made.step(made.expert_action())
+    while not (result.terminated or result.truncated):
+        result = made.step(made.expert_action())
+    made.close()
+    assert result.success

@@ -40,6 +40,13 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+def sentence_of(task: LiberoTask) -> str:
+    """What LIBERO's demonstrations of a task say; the package must be installed."""
+    with _quiet():
+        from libero.libero.benchmark import task_maps
+    return str(list(task_maps[task.suite].values())[task.index].language)
+
+
 class LiberoSimulator:
     """One task's scene.
 
