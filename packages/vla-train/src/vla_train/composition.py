@@ -183,14 +183,20 @@ def _compose_backbone(
     device: torch.device | str | None,
 ) -> Composed:
     """The backbone of a framework alone, on conversations; ``trainer.batch_size`` counts these."""
-    batch_size = talks.batch_size or config.trainer.batch_size
+    asked, batch_size = config.trainer.batch_size, talks.batch_size or config.trainer.batch_size
+    notes: tuple[str, ...] = ()
+    if batch_size != asked and "trainer.batch_size" in tree.origins:
+        notes = (
+            f"trainer.batch_size: {asked} is of robots' samples, and this run has none; conversations come "
+            f"{batch_size} at a time (datasets.vlm.batch_size)",
+        )
     config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
     torch.manual_seed(config.seed)
     trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
     if config.trainer.pretrained_checkpoint is not None:
         _start_from(trained.model, config.trainer)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
-    return Composed(config, None, trained, (), conversations)
+    return Composed(config, None, trained, notes, conversations)
 
 
 def _cache(config: RunConfig, data: Data) -> FitCache | None:
