@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One policy for all tasks. Stops in order after SECONDS_AT_MOST and goes on when called again.
-#   SEED=0 STEPS=2000 SECONDS_AT_MOST=1200 bash benchmarks/closed_loop/libero/2_train.sh [key=value ...]
+#   SEED=0 STEPS=2200 SECONDS_AT_MOST=1200 bash benchmarks/closed_loop/libero/2_train.sh [key=value ...]
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 sets=()
 parts=("$DATA"/part_*)
