@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 sets=()
 parts=("$DATA"/part_*)
-[[ $SECOND_BOWLS == 0 ]] || parts+=("$DATA"/second_*)
+for task in $SECOND_BOWLS; do parts+=("$DATA/second_$task"); done
 for part in "${parts[@]}"; do sets+=("{name: arrays, path: $part}"); done
 status=0
 # In the foreground: the signal is for the trainer alone, which saves; its workers read on until then.
