@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # One policy for all tasks. Stops in order after SECONDS_AT_MOST and goes on when called again.
-#   SEED=0 STEPS=2000 SECONDS_AT_MOST=1200 bash benchmarks/closed_loop/libero/2_train.sh [key=value ...]
+#   SEED=0 STEPS=2200 SECONDS_AT_MOST=1200 bash benchmarks/closed_loop/libero/2_train.sh [key=value ...]
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 sets=()
 parts=("$DATA"/part_*)
-[[ $SECOND_BOWLS == 0 ]] || parts+=("$DATA"/second_*)
+for task in $SECOND_BOWLS; do parts+=("$DATA/second_$task"); done
 for part in "${parts[@]}"; do sets+=("{name: arrays, path: $part}"); done
 status=0
 # In the foreground: the signal is for the trainer alone, which saves; its workers read on until then.

@@ -6,9 +6,9 @@ HERE=benchmarks/closed_loop/libero
 ROOT=${ROOT:-runs/closed_libero}     # data set, runs and results
 DATA=${DATA:-$ROOT/data}
 SEED=${SEED:-0}                      # of training: weights, order, augmentation
-SECOND_BOWLS=${SECOND_BOWLS:-0}      # 1: also record, and learn from, scenes whose sentence asks for the second bowl
+SECOND_BOWLS=${SECOND_BOWLS:-}       # TASKS in whose scenes another sentence is learnt too, which asks for the second bowl
 RUN=${RUN:-seed_$SEED}               # name of the training run
-[[ $SECOND_BOWLS == 0 ]] || RUN=${RUN%_second}_second
+[[ -z $SECOND_BOWLS ]] || RUN=${RUN%_second}_second
 WORKERS=${WORKERS:-$(env -u OMP_NUM_THREADS nproc)} # simulators; a simulator takes 0.7 GB of memory
 SIZE=${SIZE:-128}                    # H = W of both pictures
 TASKS=${TASKS:-libero_spatial_0 libero_spatial_1 libero_spatial_2 libero_spatial_8}
