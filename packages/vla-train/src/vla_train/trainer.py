@@ -191,7 +191,7 @@ class Trainer:
                 if self.validation and (last or due(step, settings.val_every)):
                     self.guard.check()
                     with self._averaged(), meter.paused():
-                        latest = self.validation(engine)
+                        latest = self.validation(engine, progress.under_way)
                     progress.note(in_words(step, latest))
                     trackers.log(step, latest)
                     self._keep_best(step, latest)
@@ -214,7 +214,7 @@ class Trainer:
                     break
         if self.validation:
             with self._averaged():
-                self.validation.save_predictions(engine, self.run_dir / "predictions.npz")
+                self.validation.save_predictions(engine, self.run_dir / "predictions.npz", bar.under_way)
         engine.wait()
         return Outcome(outcome, latest)
 
