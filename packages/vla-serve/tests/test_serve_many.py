@@ -246,7 +246,7 @@ def test_a_stream_answers_every_observation_and_a_bad_one_ends_nothing(timed, st
 
 def test_reports_drop_what_is_past_and_forget_older_chunks():
     horizon = ToyPolicy().specs["toy"].action.horizon
-    policy = TimedPolicy(make_spec(1, horizon=horizon), 0.15)
+    policy = Gated(make_spec(1, horizon=horizon))
     spec = next(iter(policy.specs.values()))
     with (
         PolicyServer(policy, max_batch=1) as server,
@@ -265,16 +265,19 @@ def test_reports_drop_what_is_past_and_forget_older_chunks():
         first = next(stream.call)
         ask(2, 0)
         second = next(stream.call).answer.chunk_id
+        policy.gate.clear()
         for number, step in ((3, 1), (4, 2), (5, 3)):  # one runs, two wait
             ask(number, step)
-        until(lambda: server.engine.pending == 3)
-        until(lambda: server.engine.waiting == 2)
+            until(lambda pending=number - 2: server.engine.pending == pending)
+            until(lambda waiting=number - 3: server.engine.waiting == waiting)
         report = pb.ExecutedSteps(chunk_id=second, executed_steps=horizon, step=2 + horizon)
         stream.send(request_id=6, executed=report)
         stream.send(request_id=7, executed=pb.ExecutedSteps(chunk_id=first.answer.chunk_id))
         stream.send(request_id=8, executed=pb.ExecutedSteps(chunk_id=second, executed_steps=horizon + 1))
         stream.send(request_id=9, executed=pb.ExecutedSteps(chunk_id=second, step=1))
         stream.end()
+        until(lambda: server.engine.waiting == 1)  # the one that was past is gone
+        policy.gate.set()
         got = {response.request_id: response for response in stream.call}
     assert sorted(got) == [3, 4, 5, 7, 8, 9]  # a good report is not answered
     assert got[3].WhichOneof("result") == got[5].WhichOneof("result") == "answer"
