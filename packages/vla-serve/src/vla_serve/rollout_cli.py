@@ -61,7 +61,9 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns 0 when all episodes ran, whatever their success, 1 when not, 2 for a mistake."""
+    """Entry point; returns 0 when all episodes ran, whatever their success, 1 when not, 2 for a mistake,
+    130 when it was interrupted.
+    """
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PolicyServerError, SimulatorDied) as error:
         print(f"vla-rollout: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nvla-rollout: interrupted; the same command goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
