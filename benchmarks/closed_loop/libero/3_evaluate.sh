@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Success over official initial states, through the server, and that of the expert beside. KINDS: plain, language and swap of
 # LIBERO-PRO, other (the sentence of another of the TASKS, which asks for the second bowl of the same scene), expert,
-# expert_swap. What is finished is skipped, what was cut off goes on; results.json and the table are in RESULTS.
+# expert_swap. What is finished is skipped, what was cut off goes on, and more EPISODES add to them; results.json and the table are in RESULTS.
 #   SEED=0 EPISODES=50 DEVICE=cuda WORKERS=16 bash benchmarks/closed_loop/libero/3_evaluate.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 RESULTS=${RESULTS:-$ROOT/results}
+EPISODES=${EPISODES:-5}
 read -ra names <<<"$TASKS"
 name_tasks "${names[@]}"
 mkdir -p "$RESULTS/$RUN"
@@ -14,12 +15,12 @@ until_s=$((SECONDS + ${SECONDS_AT_MOST:-100000}))
 roll_out() {
   local out=$RESULTS/$1
   shift
-  [[ -f $out/results.json ]] && grep -q '"complete": true' "$out/results.json" && return
+  if grep -qs '^ "complete": true' "$out/results.json" && grep -qs "^  \"episodes\": $EPISODES," "$out/results.json"; then return; fi
   ((until_s > SECONDS)) || { echo "$out: no time left"; return; }
   mkdir -p "$(dirname "$out")"
   # INT, upon which the simulators end too; what is done stays in results.json.
   timeout --foreground --signal INT --kill-after 20 $((until_s - SECONDS)) "$simulators/vla-rollout" --env libero --out "$out" \
-    --episodes "${EPISODES:-5}" --seed "${EVAL_SEED:-0}" --workers "$WORKERS" "${rendering[@]}" "$@" >"$out.log" 2>&1 ||
+    --episodes "$EPISODES" --seed "${EVAL_SEED:-0}" --workers "$WORKERS" "${rendering[@]}" "$@" >"$out.log" 2>&1 ||
     { echo "$out: not finished"; tail -n 3 "$out.log"; }
 }
 
@@ -42,7 +43,7 @@ if [[ " $kinds " =~ \ (plain|other|language|swap)\  ]]; then
     kill -0 "$server" 2>/dev/null || { tail "$RESULTS/serve_$RUN.log"; exit 1; }
     sleep 0.2
   done
-  policy=(--address "127.0.0.1:$(<"$port_file")" --execute_steps "${EXECUTE_STEPS:-8}" --videos "${VIDEOS:-failures}")
+  policy=(--address "127.0.0.1:$(<"$port_file")" --execute_steps "${EXECUTE_STEPS:-16}" --videos "${VIDEOS:-failures}")
   for kind in $kinds; do
     case $kind in
       plain) roll_out "$RUN/plain" "${tasks[@]}" "${policy[@]}" ;;

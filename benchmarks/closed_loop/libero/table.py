@@ -36,8 +36,9 @@ def others(tasks: Sequence[str]) -> dict[str, str]:
 
 
 def read(files: Iterable[Path]) -> list[Results]:
-    """What is there of ``files``."""
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    """What is there of ``files``, of those in which an episode ended."""
+    found = [json.loads(file.read_text()) for file in files if file.exists()]
+    return [one for one in found if one["episodes"]]
 
 
 def outcomes(results: Sequence[Results], tasks: Sequence[str]) -> Outcomes:
@@ -145,8 +146,9 @@ def how(title: str, results: Sequence[Results]) -> str:
     p50 = [one["total"]["latency_ms"]["p50"] for one in results]
     if all(p50):
         text += f", latency p50 {', '.join(f'{ms:.0f}' for ms in p50)} ms"
-    errors = sum(e["success"] is None for one in results for e in one["episodes"])
-    return text + (f", {errors} episodes did not end" if errors else "")
+    planned = sum(len(one["tasks"]) * one["settings"]["episodes"] for one in results)
+    ended = sum(e["success"] is not None for one in results for e in one["episodes"])
+    return text + (f", {planned - ended} of {planned} episodes did not end" if ended < planned else "")
 
 
 def main() -> None:

@@ -257,25 +257,6 @@ def test_the_program(address, toy, tmp_path, capsys):
     assert saved["settings"]["env_options"] == {"max_steps": 20, "image_size": 32}
 
 
-def test_an_interrupted_program_says_so_and_the_same_command_goes_on(
-    address, toy, tmp_path, capsys, monkeypatch
-):
-    words = ["--address", address, "--env", "toy", "--task", "left", "--episodes", "3", "--workers", "1"]
-    words += ["--videos", "none", "--out", str(tmp_path / "out")]
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("vla_serve.rollout_cli._progress", interrupt)
-        assert main(words) == 130
-    assert capsys.readouterr().err.strip() == "vla-rollout: interrupted; the same command goes on"
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [e["seed"] for e in results["episodes"]] == [10_000]
-    assert main(words) == 0
-    assert "[2/3]" in capsys.readouterr().out
-
-
 def test_the_program_fails_when_an_episode_does(address, toy, tmp_path, capfd):
     arguments = [
         "--address",

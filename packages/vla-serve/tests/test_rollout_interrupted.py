@@ -1,0 +1,44 @@
+"""A rollout that is interrupted at the keyboard."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from vla_serve import PolicyServer
+from vla_serve.rollout_cli import main
+from vla_serve.testing import ToyPolicy
+
+
+@pytest.fixture
+def address():
+    with PolicyServer(ToyPolicy()) as server:
+        yield server.address
+
+
+def test_it_says_so_and_the_same_command_goes_on(toy, address, tmp_path, capsys, monkeypatch):
+    words = [
+        "--address",
+        address,
+        "--env",
+        "toy",
+        "--task",
+        "left",
+        "--episodes",
+        "3",
+        "--workers",
+        "1",
+    ]
+    words += ["--videos", "none", "--out", str(tmp_path / "out")]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vla_serve.rollout_cli._progress", interrupt)
+        assert main(words) == 130
+    assert capsys.readouterr().err.strip() == "vla-rollout: interrupted; the same command goes on"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [e["seed"] for e in results["episodes"]] == [10_000]
+    assert main(words) == 0
+    assert "[2/3]" in capsys.readouterr().out
