@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -69,6 +69,10 @@ class Engine:
         self.device: torch.device = accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.is_main: bool = accelerator.is_main_process
+
+    def sharing(self) -> AbstractContextManager[Any]:
+        """Around what makes parameters, before :meth:`split`; most engines have each rank make them all."""
+        return nullcontext()
 
     def split(self, model: nn.Module) -> None:
         """Spread the parameters over the ranks, before an optimizer sees them; most engines do nothing."""

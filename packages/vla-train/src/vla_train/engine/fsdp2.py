@@ -21,6 +21,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from vla_train.engine.base import KINDS, WHOLE, Copy, Engine
 from vla_train.engine.groups import spread
+from vla_train.engine.shares import complete, keeping_shares
 from vla_train.masters import MasterAdamW, counted, total_norm
 from vla_train.parts import local, whole
 
@@ -57,10 +58,21 @@ class FSDP2(Engine):
         self._micro = 0
         self._objects: list[Any] = []
 
+    def sharing(self) -> AbstractContextManager[Any]:
+        """See the base; each rank keeps its rows, in one process that is all of them."""
+        return keeping_shares(self.rank, self.world, self.device) if self.world > 1 else nullcontext()
+
     def split(self, model: nn.Module) -> None:
         """Move the model to the device and spread its parameters, inner units first."""
-        model.to(self.device)
-        spread(model, gather_mb=self.gather_mb, reshard=self.reshard, prefetch=self.prefetch)
+        # What is kept by shares is made whole group by group.
+        model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(self.device))
+        spread(
+            model,
+            gather_mb=self.gather_mb,
+            reshard=self.reshard,
+            prefetch=self.prefetch,
+            complete=lambda layers: complete(layers, self.device),
+        )
         register_fsdp_forward_method(model, "predict")
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
