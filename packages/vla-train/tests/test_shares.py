@@ -155,8 +155,9 @@ def test_two_ranks_begin_and_go_on_from_a_checkpoint_as_one_process(toy_config: 
     two_ranks.launch(
         {
             "begun": [*shares, "run_id=begun"],
-            "whole": [*words, "run_id=whole", start, lora, "trainer.precision=bf16"],
-            "shares": [*shares, "run_id=shares", start, lora, "trainer.precision=bf16"],
+            "whole": [*words, "run_id=whole", start, "trainer.precision=bf16"],
+            "shares": [*shares, "run_id=shares", start, "trainer.precision=bf16"],
+            "adapters": [*shares, "run_id=adapters", start, lora],
         }
     )
     lines = [(runs / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "shares")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -96,7 +97,10 @@ def _start_from(policy: nn.Module, trainer: TrainerConfig) -> None:
                 f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
                 f"the policy has {tuple(value.shape)}"
             )
-    policy.load_state_dict({k: state[k] for k in own}, strict=False)
+    with warnings.catch_warnings():
+        # Of parameters kept by shares torch thinks that nothing is copied.
+        warnings.filterwarnings("ignore", message=".*from a non-meta parameter in the checkpoint to a meta")
+        policy.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
 def _head_assets(config: RunConfig) -> Path | None:
@@ -175,7 +179,7 @@ def compose(
             _start_from(policy.model, config.trainer)
         return policy
 
-    policy, said = _made(make, sharing)
+    policy, said = _made(make, sharing, config)
     notes = [*data.notes, *said] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
@@ -204,7 +208,7 @@ def _compose_backbone(
             _start_from(trained.model, config.trainer)
         return trained
 
-    trained, said = _made(make, sharing)
+    trained, said = _made(make, sharing, config)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
     return Composed(config, None, trained, said, conversations)
 
@@ -213,11 +217,13 @@ P = TypeVar("P", VLAPolicy, BackbonePolicy)
 
 
 def _made(
-    make: Callable[[], P], sharing: Callable[[], AbstractContextManager[Any]]
+    make: Callable[[], P], sharing: Callable[[], AbstractContextManager[Any]], config: RunConfig
 ) -> tuple[P, tuple[str, ...]]:
     """What ``make`` makes, and a line to say where each rank had to make the whole of it."""
     try:
         with sharing() as kept:
+            if kept is not None and config.trainer.lora is not None:
+                raise NotByShares("gets adapters, which peft puts where its weights are")
             made = make()
         if kept is not None:
             check_complete(made.model)

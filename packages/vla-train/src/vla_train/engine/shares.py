@@ -1,8 +1,8 @@
 """Building a model of which every rank keeps its share alone; no rank ever holds the whole.
 
 Within :class:`keeping_shares` a parameter is moved to the meta device as soon as a module has it, and its
-rows are kept for :func:`complete`. What initialises it afterwards is done to the rows: a random fill draws the
-whole parameter, so that the numbers are those of one process, and keeps its part. What reads its values
+rows are kept for :func:`complete`. What initialises it afterwards is done to the rows: a random fill draws
+the whole parameter, so that the numbers are those of one process, and keeps its part. What reads its values
 gathers them, which all ranks do together, for all build the same. The most that lives beside the shares is
 one parameter while the model is built, and the layers of one group while it is spread.
 """
