@@ -28,6 +28,8 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "ci"
 WHEELS = BUILD / "wheels"
+PASSED = BUILD / "passed"
+"""Which tests passed alone, for the step `test`: see tools/passed_alone.py."""
 TEST_REQUIREMENTS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
 TORCH_FREE = ("vla-core", "vla-data", "vla-serve")
 """Packages that without extras must neither need nor bring torch."""
@@ -164,10 +166,12 @@ def run_tests(package: Package, python: Path, elsewhere: Path) -> None:
     shutil.copytree(package.directory, copy, ignore=not_sources)
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     lines = ["[pytest]", f"addopts = {options['addopts']}", f"timeout = {options['timeout']}", "markers ="]
+    shutil.copy(ROOT / "tools" / "passed_alone.py", copy / "conftest.py")
     (copy / "pytest.ini").write_text("\n".join([*lines, *(f"    {m}" for m in options["markers"])]) + "\n")
     os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors gain nothing from a second thread
     two = ["-n", "2", "--dist", "worksteal"]
-    call(python, "-I", "-m", "pytest", "-p", "no:cacheprovider", *two, "tests", cwd=copy)
+    passed = ["--write-passed", PASSED / f"{package.name}.txt"]
+    call(python, "-I", "-m", "pytest", "-p", "no:cacheprovider", *two, *passed, "tests", cwd=copy)
 
 
 def alone(packages: dict[str, Package], only: list[str]) -> None:

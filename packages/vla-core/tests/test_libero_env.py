@@ -26,7 +26,7 @@ class Recorded:
         self.task, self.size, self.full = task, size, full
         self.starts = np.arange(50.0)[:, None]
         self.sentence = str(self.log["sentence"])
-        self.resets, self.actions, self.done_at = [], [], None
+        self.resets, self.actions, self.done_at, self.true = [], [], None, set()
 
     def _raw(self):
         at = min(len(self.actions), len(self.log[RAW[0]]) - 1)
@@ -41,6 +41,9 @@ class Recorded:
         self.actions.append(action)
         return self._raw(), len(self.actions) == self.done_at
 
+    def holds(self, predicate):
+        return predicate in self.true
+
     def image(self, camera):
         return self.log["upright"][CAMERAS.index(camera)]
 
@@ -54,6 +57,7 @@ class Recorded:
 @pytest.fixture
 def make(monkeypatch):
     monkeypatch.setattr(libero, "LiberoSimulator", Recorded)
+    monkeypatch.setattr(libero, "sentence_of", lambda task: f"do {task.suite} {task.index}")
     return lambda **options: LiberoEnv(build_config(LiberoConfig, {"image_size": 32, **options}, "env"))
 
 
@@ -106,6 +110,38 @@ def test_success_ends_an_episode(make):
     env._sim.done_at = None
     env.reset(1)
     assert not env.step(np.zeros(7, np.float32)).success
+
+
+SECOND = ("on", "akita_black_bowl_2", "plate_1")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"task": "libero_spatial_8"}, {"libero_spatial_1"}),
+        ({"task": "libero_spatial_8", "variant": "language"}, {"libero_spatial_1"}),
+        ({"task": "libero_spatial_8", "variant": "swap"}, set()),
+        ({"task": "libero_object_8"}, set()),
+    ],
+)
+def test_the_other_bowl_is_what_another_task_asks_for(make, options, named):
+    env = make(**options)
+    env.reset(0)
+    assert not env.step(np.zeros(7, np.float32)).achieved
+    env._sim.true.add(SECOND)
+    result = env.step(np.zeros(7, np.float32))
+    assert result.achieved == named
+    assert not result.success
+    assert not result.terminated
+    env._sim.true.clear()
+    assert not env.step(np.zeros(7, np.float32)).achieved
+
+
+def test_it_says_the_sentence_of_another_task(make):
+    env = make(variant="task", instruction_task="libero_spatial_1")
+    assert env._sim.task.folder == "libero_spatial_task"
+    assert env.reset(0).instruction == "do libero_spatial 1"
+    assert env.step(np.zeros(7, np.float32)).observation.instruction == "do libero_spatial 1"
 
 
 def test_limits_and_starts(make):
@@ -166,6 +202,8 @@ def test_variants_name_the_suites_of_libero_pro():
         ({"variant": "swapped"}, "variant"),
         ({"start": "oficial"}, "start"),
         ({"rendering": "quick"}, "rendering"),
+        ({"instruction_task": "libero_spatial_11"}, "no LIBERO task"),
+        ({"instruction": "wave", "instruction_task": "libero_spatial_1"}, "exclude"),
     ],
 )
 def test_mistakes(make, options, complaint):

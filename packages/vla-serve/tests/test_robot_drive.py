@@ -66,6 +66,13 @@ class Joint:
         return action
 
 
+def until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
 class Kept(list):
     """A recorder."""
 
@@ -87,7 +94,7 @@ def server(policy):
 
 def run(server, robot, settings, during=lambda: None, repack=None, **more):
     """Drive in this thread, ``during`` beside it; the report, and what was said."""
-    said = []
+    said = more.pop("said", [])
     with (
         PolicyClient(server.address, timeout_s=more.pop("timeout_s", 5.0)) as client,
         ControlLoop(client, rtc=False, execute_steps=4) as loop,
@@ -106,14 +113,18 @@ def run(server, robot, settings, during=lambda: None, repack=None, **more):
 
 def test_commands_come_at_the_rate_of_the_contract_within_its_bounds(server):
     robot, kept = Joint(), Kept()
-    report, said, commander = run(server, robot, DriveSettings("go", episode_s=1.5), recorder=kept)
+    # As many commands as a free machine gives in a second and a half.
+    enough = lambda: len(robot.sent) >= 1.5 * HZ  # noqa: E731
+    report, said, commander = run(
+        server, robot, DriveSettings("go", watchdog_s=20.0), stop=enough, recorder=kept
+    )
     assert commander.bounded["joint"] > 5, "the ramp goes on beyond what was demonstrated"
     sent = np.array(robot.sent)
     assert sent.max() == 20.0
     assert np.abs(np.diff(sent, prepend=0.0)).max() <= 2.0
     # Late steps are never made up for, so this holds on a busy machine too.
-    assert report.steps + report.held <= 1.5 * HZ + 1
-    assert len(robot.times) < 2 or np.diff(robot.times).mean() >= 0.9 / HZ
+    assert report.steps + report.held <= report.seconds * HZ + 2
+    assert np.diff(robot.times).mean() >= 0.9 / HZ
     assert report.outages == 0
     assert said == []
     assert len(report.round_trips_ms) > 1
@@ -124,22 +135,24 @@ def test_commands_come_at_the_rate_of_the_contract_within_its_bounds(server):
 
 
 def test_a_robot_is_held_while_answers_stay_away_and_goes_on_afterwards(server, policy):
-    robot, moments = Joint(), {}
+    robot, held, said = Joint(), [], []
 
     def during():
-        time.sleep(0.5)
+        until(lambda: len(robot.sent) >= 5)
         policy.gate.clear()
-        time.sleep(0.6)
-        moments["closed"] = (len(robot.sent), robot.where)
-        time.sleep(0.4)
-        moments["still"] = (len(robot.sent), robot.where)
+        until(lambda: said[-1:] == ["no answer for 0.2 s: holding position"])
+        first = len(robot.sent)
+        until(lambda: len(robot.sent) >= first + 20)  # by a command at every step
+        held.extend(robot.sent[first:])
         policy.gate.set()
 
-    settings = DriveSettings("go", episode_s=3.0, watchdog_s=0.2)
-    report, said, _ = run(server, robot, settings, during)
-    assert moments["closed"][1] == moments["still"][1], "held"
-    assert moments["still"][0] > moments["closed"][0] + 2, "by a command at every step"
-    assert report.held > 10
+    def over():
+        return bool(held) and robot.where != held[-1]
+
+    settings = DriveSettings("go", watchdog_s=0.2)
+    report, _, _ = run(server, robot, settings, during, said=said, stop=over)
+    assert set(held) == {held[0]}
+    assert report.held >= 20
     assert report.outages >= 1
     assert said[:2] == ["no answer for 0.2 s: holding position", "the server answers again"]
     assert np.abs(np.diff(robot.sent)).max() <= 2.0
@@ -148,10 +161,10 @@ def test_a_robot_is_held_while_answers_stay_away_and_goes_on_afterwards(server, 
 def test_a_server_that_stays_away_ends_the_episode_with_the_robot_held(policy):
     robot = Joint()
     server = PolicyServer(policy).__enter__()
-    settings = DriveSettings("go", episode_s=20, watchdog_s=0.3, restart_s=1.0)
+    settings = DriveSettings("go", episode_s=60, watchdog_s=0.3, restart_s=1.0)
 
     def during():
-        time.sleep(0.7)
+        until(lambda: len(robot.sent) > 10)
         server.__exit__(None, None, None)
 
     with pytest.raises(PolicyServerError, match="for 1 s"):
@@ -161,8 +174,9 @@ def test_a_server_that_stays_away_ends_the_episode_with_the_robot_held(policy):
 
 
 def test_a_dry_run_sends_nothing_and_says_what_it_would(server):
-    robot = Joint()
-    report, said, _ = run(server, robot, DriveSettings("go", episode_s=0.5, dry_run=True))
+    robot, said = Joint(), []
+    settings = DriveSettings("go", dry_run=True, watchdog_s=20.0)
+    report, _, _ = run(server, robot, settings, said=said, stop=lambda: len(said) > 3)
     assert robot.sent == []
     assert report.steps > 0
     assert said[0] == "would send: joint.pos 1"
@@ -172,10 +186,8 @@ def test_a_dry_run_sends_nothing_and_says_what_it_would(server):
 def test_it_stops_when_told_to_and_no_command_follows_the_hold(server):
     robot = Joint()
     stop = threading.Event()
-    report, _, _ = run(
-        server, robot, DriveSettings("go"), lambda: (time.sleep(0.6), stop.set()), stop=stop.is_set
-    )
-    assert report.seconds < 5
+    moved = lambda: (until(lambda: len(robot.sent) > 5), stop.set())  # noqa: E731
+    run(server, robot, DriveSettings("go"), moved, stop=stop.is_set)
     assert robot.sent[-1] == robot.sent[-2], "the last command is a hold"
 
 
@@ -194,7 +206,8 @@ def test_a_robot_that_breaks_its_promise_stops_all(server):
 def test_bounds_hold_in_the_units_of_the_robot(server):
     repack = RobotRepackConfig(units={"joint": "rad"})
     robot = Joint()
-    run(server, robot, DriveSettings("go", episode_s=1.0), repack=repack, steps={})
+    enough = lambda: len(robot.sent) >= HZ  # noqa: E731
+    run(server, robot, DriveSettings("go", watchdog_s=20.0), repack=repack, steps={}, stop=enough)
     assert np.max(robot.sent) == pytest.approx(np.deg2rad(20.0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -22,15 +23,19 @@ TWO = 0.3  # seconds of an answer that takes two steps of 200 ms
 
 
 class Slow:
-    """Answer number n says ``100 n + t``, after ``seconds``."""
+    """Answer number n says ``100 n + t``, after ``seconds`` of a clock of its own."""
 
     framework = "Slow"
 
     def __init__(self, spec) -> None:
         self.specs, self.answered, self.seconds = {spec.embodiment: spec}, 0, 0.0
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
 
     def act(self, observations, seeds, steps=None):
-        time.sleep(self.seconds)
+        self.now += self.seconds
         self.answered += 1
         spec = self.specs[observations[0].embodiment].action
         actions = np.repeat(100.0 * self.answered + np.arange(HORIZON)[:, None], spec.dim, 1)
@@ -48,38 +53,39 @@ def served():
         yield client, policy, spec
 
 
+def measured(client, policy, **options):
+    return ControlLoop(client, rtc=False, delay_steps="measured", clock=policy.clock, **options)
+
+
 def ticks(loop, spec, count):
     """What a simulator is given: an action, or None where the robot holds still."""
     out = [loop.act_if_ready(make_observation(spec, i)) for i in range(count)]
     return [None if action is None else float(action[0]) for action in out]
 
 
-@pytest.mark.slow
 def test_an_answer_is_there_after_as_many_steps_as_it_took(served):
     client, policy, spec = served
     policy.seconds = TWO
-    with ControlLoop(client, rtc=False, execute_steps=4, delay_steps="measured") as loop:
+    with measured(client, policy, execute_steps=4) as loop:
         got = ticks(loop, spec, 11)
         assert got == [100, 101, 102, 103, 104, 105, 202, 203, 204, 205, 302]
         assert (loop.delay_steps, loop.stats.late, loop.stats.stalls) == (2, 0, 0)
 
 
-@pytest.mark.slow
 def test_a_chunk_that_is_used_up_holds_the_robot_until_the_answer_is_there(served):
     client, policy, spec = served
-    with ControlLoop(client, rtc=False, execute_steps=HORIZON, delay_steps="measured") as loop:
+    with measured(client, policy, execute_steps=HORIZON) as loop:
         assert ticks(loop, spec, 7) == [100, 101, 102, 103, 104, 105, 106]
         policy.seconds = 3 * 0.2 + 0.1  # asked at the seventh step, there four steps later
         assert ticks(loop, spec, 5) == [107, None, None, None, 201]
         assert loop.stats.stalls == 1
 
 
-@pytest.mark.slow
 def test_an_ensemble_hears_what_has_come_by_then(served):
     client, policy, spec = served
     policy.seconds = TWO
     how = Ensembling(temporal_ensemble_coeff=0.0)
-    with ControlLoop(client, rtc=False, delay_steps="measured", ensembling=how) as loop:
+    with measured(client, policy, ensembling=how) as loop:
         got = ticks(loop, spec, 5)
         assert got == [100, 101, 102, (103 + 202) / 2, (104 + 203) / 2]  # asked at steps 1, 3
 
@@ -101,13 +107,14 @@ class SlowToy(ToyPolicy):
 def test_rollouts_measure_what_answers_take(toy, tmp_path):
     with PolicyServer(SlowToy()) as server:
         run = lambda name, **more: rollout(  # noqa: E731
-            settings(server.address, execute_steps=2, **more), tmp_path / name
+            settings(server.address, execute_steps=2, env_options={"max_steps": 10_000}, **more),
+            tmp_path / name,
         )
         waits, goes_on = run("waits", hold_steps="measured"), run("goes_on", delay_steps="measured")
     (held,), (on,) = (results["episodes"] for results in (waits, goes_on))
-    answers = len(held["latencies_ms"])
-    assert answers == (held["steps"] - held["held_steps"] + 1) // 2
-    assert held["held_steps"] >= 2 * (answers - 1) > 0
+    took = held["latencies_ms"]
+    assert len(took) == (held["steps"] - held["held_steps"] + 1) // 2
+    assert held["held_steps"] == sum(math.ceil(ms / 100) for ms in took[1:]) >= 2 * (len(took) - 1) > 0
     assert waits["total"]["held_steps_mean"] == held["held_steps"]
     assert on["success"]
     assert conditions(waits).endswith("the robot held still for as long as it took (measured) at each answer")

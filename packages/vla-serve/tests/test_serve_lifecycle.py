@@ -151,16 +151,23 @@ def test_too_many_sessions(server):
 
 
 def test_idle_sessions_expire_and_make_room(policy, spec):
-    with PolicyServer(policy, max_sessions=1, session_idle_s=0.2) as server:
+    now = 0.0
+    with PolicyServer(policy, max_sessions=1, session_idle_s=200.0) as server:
+        server.sessions.clock = lambda: now
         with PolicyClient(server.address) as client:
             for _ in range(4):
                 client.predict(make_observation(spec))
-                time.sleep(0.08)  # used, so it stays
-            time.sleep(0.3)
-            with pytest.raises(SessionLost, match=r"was idle for 0\.2 s"):
+                now += 80.0  # used, so it stays
+            now += 300.0
+            with pytest.raises(SessionLost, match=r"was idle for 200 s"):
                 client.predict(make_observation(spec))
         with PolicyClient(server.address):
-            time.sleep(0.3)
+            (session,) = server.sessions.listed()
+            until(lambda: session.holds)
+            now += 150.0
+            with pytest.raises(PolicyBusy):
+                PolicyClient(server.address).open()
+            now += 150.0
             PolicyClient(server.address).open()
 
 

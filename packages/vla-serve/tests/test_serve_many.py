@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
 import time
 from dataclasses import replace
 
@@ -190,6 +191,19 @@ def test_no_difference_is_what_a_session_accepts(timed):
 # StreamActions
 
 
+class Gated(TimedPolicy):
+    """Runs while its gate is open."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def predict(self, prepared, steps=None):
+        assert self.gate.wait(20)
+        return super().predict(prepared, steps)
+
+
 class Stream:
     """The client's half, by hand."""
 
@@ -271,17 +285,21 @@ def test_reports_drop_what_is_past_and_forget_older_chunks():
 
 
 def test_a_stream_keeps_to_the_limits_and_holds_its_session():
+    policy = Gated(SPEC, 0.2)
     with (
-        PolicyServer(TimedPolicy(SPEC, 0.2), max_in_flight=2, max_batch=1) as server,
+        PolicyServer(policy, max_in_flight=2, max_batch=1) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = PolicyServiceStub(channel)
         session = stub.OpenSession(pb.OpenSessionRequest()).session_id
         stream = Stream(stub)
+        policy.gate.clear()
         for number in range(5):
             stream.send(session_id=session, request_id=number, observation=message())
         stream.send(session_id=session, request_id=5, observation=message(), timeout_s=0.01)
-        got = [next(stream.call) for _ in range(6)]
+        got = [next(stream.call) for _ in range(4)]
+        policy.gate.set()
+        got += [next(stream.call) for _ in range(2)]
         kinds = [response.WhichOneof("result") for response in got]
         assert kinds.count("answer") == 2
         assert {r.failure.code for r in got if r.WhichOneof("result") == "failure"} == {

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from vla_core.model import VLAModel
-from vla_train.activations import Activations, activations
+from vla_train.activations import activations
 from vla_train.cli import main
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
+from vla_train.held import Activations, Block
 from vla_train.memory import GIB, Estimate
 from vla_train.precision import set_precision
 from vla_train.testing.sizes import framework_tree
@@ -85,10 +86,13 @@ def test_what_the_estimate_says() -> None:
     def estimate(found: Activations | None) -> Estimate:
         return Estimate(whole, frozenset(), 1, 1, 0, found)
 
+    def found(saved: int, peak: int) -> Activations:
+        return Activations(Block(kept=saved * GIB), rest=(peak - saved) * GIB)
+
     # Most activations are there before the gradients are, and the optimizer steps without any.
-    assert estimate(Activations(3 * GIB, 5 * GIB)).peak == 11 * GIB
-    assert estimate(Activations(GIB, GIB)).peak == 8 * GIB
-    assert "11.00 at the peak" in estimate(Activations(3 * GIB, 5 * GIB)).line("one process")
+    assert estimate(found(3, 5)).peak == 11 * GIB
+    assert estimate(found(1, 1)).peak == 8 * GIB
+    assert "11.00 at the peak" in estimate(found(3, 5)).line("one process")
     assert estimate(Activations(why_not="RuntimeError: no")).peak is None
     assert "not estimated: RuntimeError: no" in estimate(Activations(why_not="RuntimeError: no")).line("one")
 

@@ -72,6 +72,17 @@ def curves(run_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k.startswith(("step", "loss", "lr", "grad"))} for line in lines]
 
 
+def test_a_batch_size_that_counts_nothing_is_said(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(both), "--dry_run", "trainer.job=vlm", "trainer.batch_size=3"]) == 0
+    said = (
+        "trainer.batch_size: 3 is of robots' samples, and this run has none; conversations come 4 at a time"
+    )
+    assert said in capsys.readouterr().out
+    words = ["trainer.job=vlm", "trainer.batch_size=3", "datasets.vlm.batch_size=null"]
+    assert main(["--config", str(both), "--dry_run", *words]) == 0
+    assert "robots' samples" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("job", ["cotrain", "vlm"])
 def test_resume_equals_the_uninterrupted_run(both: Path, job: str) -> None:
     words = (f"trainer.job={job}", "trainer.gradient_accumulation_steps=2")

@@ -91,6 +91,23 @@ def test_a_line_says_everything(toy_config: Path, capsys: pytest.CaptureFixture[
     assert logged[0]["eta_s"] > logged[1]["eta_s"] == 0
 
 
+def test_a_long_validation_says_where_it_is(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["--config", str(toy_config), "trainer.batch_size=2", "trainer.val_every=8"]
+    between = r"(validation on \S+|predictions for predictions\.npz): (\d+) of (\d+) samples"
+    monkeypatch.setattr("vla_train.progress.LINE_EVERY_S", 3600.0)
+    assert main(run) == 0
+    assert not re.search(between, capsys.readouterr().out), "a short one is not worth a line"
+    monkeypatch.setattr("vla_train.progress.LINE_EVERY_S", 0.0)
+    assert main([*run, "run_id=again"]) == 0
+    said = re.findall(between, capsys.readouterr().out)
+    for what in {what for what, _, _ in said}:
+        done, counts = zip(*((int(a), int(b)) for name, a, b in said if name == what), strict=True)
+        assert done == tuple(range(0, counts[0], 2))
+    assert len({what for what, _, _ in said}) == 2
+
+
 def test_without_a_known_peak_there_is_no_figure(
     toy_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

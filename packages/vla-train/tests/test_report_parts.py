@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,9 @@ def test_it_says_what_everything_was_made_with(tmp_path: Path, weights: str, sai
     loop = page[page.index('id="closed-loop"') : page.index('id="training"')]
     for text in ("runs/x/checkpoints/steps_5", weights[:12], "c0ffee", "a CPU", "2 x G", f">{said} "):
         assert text in loop
+
+
+def test_matplotlib_waits_until_something_is_drawn() -> None:
+    # Every run and every program of ablate imports these when it starts.
+    code = "import sys, vla_train.report, vla_train.ablate.cli; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

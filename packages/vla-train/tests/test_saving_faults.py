@@ -96,10 +96,9 @@ def test_out_of_memory_says_what_takes_less(
     monkeypatch.setattr(Engine, "forward", full)
     assert call(toy_config, "trainer.precision=bf16") == 2
     err = capsys.readouterr().err
-    assert "out of GPU memory in step 1 (CUDA out of memory. Tried to allocate 2.00 GiB.)" in err
-    assert "moments" in err
-    fixes = "trainer.compile=blocks; trainer.moments=bf16; trainer.moments=8bit"
-    assert f"{fixes}; framework.vlm.gradient_checkpointing=true" in err
+    assert "out of GPU memory in step 1 (CUDA out of memory. Tried to allocate 2.00 GiB.); memory of" in err
+    # A toy has nothing that could be saved.
+    assert "at the peak; about 2.0 GiB are missing, and nothing alone is enough" in err
 
 
 def test_the_same_run_again_is_a_program(toy_config: Path) -> None:

@@ -53,7 +53,7 @@ def server_lines(info: pb.GetServerInfoResponse) -> Iterator[str]:
         if revision.revision:
             yield (
                 f"  revision {revision.revision}, weights {revision.weights_digest[:12] or 'of no file'}, "
-                f"statistics {revision.statistics_digest[:12]}"
+                f"statistics {revision.statistics_digest[:12] or 'of no data'}"
             )
     limits = info.limits
     yield (

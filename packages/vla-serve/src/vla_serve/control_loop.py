@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -70,6 +70,7 @@ class ControlLoop:
             delay is at most one, unless ``execute_steps`` says less often.
         view_keys: of every request, see :meth:`PolicyClient.predict`.
         busy_s: a busy server is asked again for so long.
+        clock: in seconds, by which answers take as long as they do; it is read in the loop's own thread.
 
     Raises:
         UserError: a delay or a number of steps that does not fit the chunk or the policy, or a client that
@@ -86,10 +87,12 @@ class ControlLoop:
         ensembling: Ensembling | None = None,
         view_keys: Mapping[str, str] | None = None,
         busy_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if rtc and ensembling is not None:
             raise UserError(RTC_OR_ENSEMBLE)
         self._client, self._rtc, self._view_keys, self._busy_s = client, rtc, view_keys, busy_s
+        self._clock = clock
         self._fixed = delay_steps if isinstance(delay_steps, int) else None
         self._simulated, self._wanted, self._how = delay_steps == "measured", execute_steps, ensembling
         self._fit()
@@ -229,19 +232,19 @@ class ControlLoop:
         self, observation: Observation, seed: int | None, step: int, previous: Continuation | None
     ) -> Answer:
         """In the worker."""
-        start = time.monotonic()
+        start = self._clock()
         while True:
             try:
                 chunk = self._client.predict(
                     observation, seed, step=step, previous=previous, view_keys=self._view_keys
                 )
             except PolicyBusy as error:
-                if time.monotonic() + error.retry_after_s > start + self._busy_s:
+                if self._clock() + error.retry_after_s > start + self._busy_s:
                     raise
                 time.sleep(error.retry_after_s)
             else:
                 assert self._client.timings is not None
-                return chunk, self._client.timings, time.monotonic() - start
+                return chunk, self._client.timings, self._clock() - start
 
     def _take(self, wait: bool) -> None:
         """Swap to the answer under way if that is due; ``wait`` for it if the robot cannot go on without."""

@@ -34,7 +34,8 @@ async def answer_all(
     async def one(number: int, item: pb.PredictRequest) -> pb.PredictBatchResult:
         own = replace(caller, request_id=f"{caller.request_id}.{number}")
         with Boundary() as call:
-            return pb.PredictBatchResult(answer=await predictor(item, own, request.session_id))
+            session = predictor.session(item.session_id or request.session_id, own)
+            return pb.PredictBatchResult(answer=await predictor(item, own, session))
         return pb.PredictBatchResult(failure=_failure(rpcs, call.error, "PredictBatch.item", own))
 
     results = await asyncio.gather(*(one(number, item) for number, item in enumerate(request.items)))
@@ -141,7 +142,8 @@ class _Stream:
 
     async def _answer(self, message: pb.StreamActionsRequest, caller: Caller) -> None:
         with Boundary() as call:
-            answer = await self._predictor(message.observation, caller, self._session)
+            session = self._predictor.session(self._session, caller)
+            answer = await self._predictor(message.observation, caller, session)
             await self._out.put(pb.StreamActionsResponse(request_id=message.request_id, answer=answer))
         if call.error is not None:
             await self._fail(message, call.error, caller)

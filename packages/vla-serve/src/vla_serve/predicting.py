@@ -75,15 +75,14 @@ class Predictor:
         return self._sessions.get(session_id, caller.owner)
 
     async def __call__(
-        self, request: pb.PredictRequest, caller: Caller, session_id: str = ""
+        self, request: pb.PredictRequest, caller: Caller, session: Session
     ) -> pb.PredictResponse:
-        """The chunk; ``session_id`` is for a request that names none.
+        """The chunk.
 
         Raises:
             FieldError: what is wrong with the request.
             EngineError: why there is no answer.
         """
-        session = self.session(request.session_id or session_id, caller)
         episode = session.episode
         steps = steps_of(request, self._steps, self._max_steps)
         step = request.step if request.HasField("step") else None

@@ -49,19 +49,20 @@ class Rpcs:
         counted: bool = True,
         limit: int | None = None,
         pixels: Callable[[M], int] | None = None,
-        unread: Callable[[float], None] | None = None,
+        unread: Callable[[float, str], None] | None = None,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler for one request and one reply.
 
         ``counted``: among those in flight; ``limit``: most bytes of the request; ``pixels``: of its pictures;
-        ``unread``: told the seconds until the deadline before the body is read, and may raise.
+        ``unread``: told the seconds until the deadline, and by which connection, before the body is read; it
+        may raise.
         """
 
         async def handle(requests: AsyncIterator[bytes], context: Any) -> bytes:
             async with self._boundary(context, method.__name__):
                 self._authenticate(context)
                 if unread is not None and (left := context.time_remaining()) is not None:
-                    unread(left)
+                    unread(left, context.peer())
                 with self.place(context.peer(), counted) as place:
                     message = await self._read(kind, context, place, limit)
                     if pixels is not None:

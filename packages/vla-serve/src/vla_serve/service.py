@@ -14,6 +14,7 @@ import grpc
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 
+from vla_serve.connections import Connections
 from vla_serve.engine.errors import FieldError
 from vla_serve.engine.kept_chunks import CHUNKS_KEPT
 from vla_serve.engine.sessions import Sessions
@@ -66,6 +67,7 @@ class PolicyService:
     ) -> None:
         self._shelf, self._sessions, self._predictor, self._rpcs = shelf, sessions, predictor, rpcs
         self._settings, self._limits = settings, limits
+        self._connections = Connections()
         self._version = importlib.metadata.version("vla-serve")
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
@@ -86,7 +88,7 @@ class PolicyService:
                 self.Predict,
                 pixels=self._predictor.pixels,
                 # What is late already is not read as well: a server that fell behind would stay behind.
-                unread=self._shelf.check_in_time,
+                unread=self._check_in_time,
             ),
             "PredictBatch": self._rpcs.unary(
                 pb.PredictBatchRequest,
@@ -157,6 +159,7 @@ class PolicyService:
         check_config(config, served, spec)
         limit = _longest_delay(served, spec, config.real_time_chunking)
         session = self._sessions.open(spec, owner_of(context), served.name)
+        self._connections.used(context.peer(), session)
         log.info(
             "session opened id=%s... policy=%s embodiment=%s peer=%s",
             *(session.id[:8], served.name, spec.embodiment, context.peer()),
@@ -179,7 +182,8 @@ class PolicyService:
         self, request: pb.HoldSessionRequest, context: Any
     ) -> AsyncIterator[pb.HoldSessionResponse]:
         """Until the client goes."""
-        with self._sessions.hold(request.session_id, owner_of(context)):
+        with self._sessions.hold(request.session_id, owner_of(context)) as session:
+            self._connections.used(context.peer(), session)
             yield pb.HoldSessionResponse()
             await asyncio.Event().wait()  # the call is cancelled when the client goes, or the server stops
 
@@ -199,7 +203,13 @@ class PolicyService:
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         """One chunk."""
-        return await self._predictor(request, caller_of(context))
+        caller = caller_of(context)
+        session = self._predictor.session(request.session_id, caller)
+        self._connections.used(context.peer(), session, request.supersedes)
+        return await self._predictor(request, caller, session)
+
+    def _check_in_time(self, left_s: float, peer: str) -> None:
+        self._shelf.check_in_time(left_s, self._connections.session_of(peer))
 
     async def PredictBatch(self, request: pb.PredictBatchRequest, context: Any) -> pb.PredictBatchResponse:
         """A chunk for each item, or why there is none."""

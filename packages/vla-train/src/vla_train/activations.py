@@ -8,7 +8,6 @@ what they keep is estimated from their matrix products.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,25 +19,11 @@ from vla_core.graphs import repeated_blocks
 from vla_train.config import TrainerConfig
 from vla_train.conversations import AnyBatch
 from vla_train.engine import Engine
+from vla_train.held import Activations
 from vla_train.shadow import Kept, Ledger, Stand, backward
 
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, UserError)
 """What a model may raise on tensors without numbers; an estimate ends no run."""
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Bytes of one process, of one micro-batch.
-
-    Args:
-        saved: what autograd keeps between forward and backward pass, without parameters.
-        peak: the most that lives at one moment: that, temporaries, and the gradients that are there by then.
-        why_not: where nothing was found, the reason.
-    """
-
-    saved: int = 0
-    peak: int = 0
-    why_not: str = ""
 
 
 def activations(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine: Engine) -> Activations:
@@ -69,8 +54,7 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
     # Of several micro-batches all but the first find the gradients there.
     accumulates = settings.gradient_accumulation_steps > 1
     ledger = Ledger(state, 0.0 if accumulates else share)
-    compiled = repeated_blocks(model) if settings.compile == "blocks" else []
-    kept = Kept(ledger, state, compiled)
+    kept = Kept(ledger, state, repeated_blocks(model))
     step = _Step(model, engine, ledger, kept)
     for parameter in state.values():
         if parameter.requires_grad:
@@ -83,10 +67,17 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
     finally:
         for remove in kept.removes:
             remove()
-    eager = kept.outside + sum(block.kept for block in kept.blocks)
-    saved = kept.outside + sum(block.compiled(settings.activation_budget) for block in kept.blocks)
-    held = int(share * ledger.gradients) if accumulates else 0
-    return Activations(saved if compiled else eager, ledger.peak - (eager - saved if compiled else 0) + held)
+    eager = kept.outside.kept + sum(block.kept for block in kept.blocks)
+    return Activations(
+        kept.outside,
+        tuple(kept.blocks),
+        rest=ledger.peak - eager,
+        bare=ledger.bare - eager,
+        then=ledger.then,
+        gradients=int(share * ledger.gradients),
+        budget=settings.activation_budget if settings.compile == "blocks" else None,
+        accumulates=accumulates,
+    )
 
 
 class _Step(nn.Module):

@@ -25,16 +25,19 @@ def run(argv: Sequence[str], console: Console) -> int:
         raise UserError("--config is missing, e.g. vla-train --config configs/quickstart.yaml")
     overrides = overrides_of(words)
 
-    # Heavy imports only now: a typo in the command answers at once.
-    from vla_train.announce import line
-    from vla_train.runs import execute
     from vla_train.spellings import load_run
 
     def note(text: str) -> None:
+        from vla_train.announce import line
+
         if os.environ.get("RANK", "0") == "0":  # one process of several speaks
             line(console, text)
 
-    execute(load_run(args.config, overrides, note), console, list(argv), args.dry_run)
+    tree = load_run(args.config, overrides, note)
+    # Only now: a mistake in the command, a file or the name of a framework answers seconds sooner.
+    from vla_train.runs import execute
+
+    execute(tree, console, list(argv), args.dry_run)
     return 0
 
 

@@ -198,7 +198,13 @@ def _compose_backbone(
     sharing: Callable[[], AbstractContextManager[Any]],
 ) -> Composed:
     """The backbone of a framework alone, on conversations; ``trainer.batch_size`` counts these."""
-    batch_size = talks.batch_size or config.trainer.batch_size
+    asked, batch_size = config.trainer.batch_size, talks.batch_size or config.trainer.batch_size
+    notes: tuple[str, ...] = ()
+    if batch_size != asked and "trainer.batch_size" in tree.origins:
+        notes = (
+            f"trainer.batch_size: {asked} is of robots' samples, and this run has none; conversations come "
+            f"{batch_size} at a time (datasets.vlm.batch_size)",
+        )
     config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
 
     def make() -> BackbonePolicy:
@@ -210,7 +216,7 @@ def _compose_backbone(
 
     trained, said = _made(make, sharing, config)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
-    return Composed(config, None, trained, said, conversations)
+    return Composed(config, None, trained, (*notes, *said), conversations)
 
 
 P = TypeVar("P", VLAPolicy, BackbonePolicy)

@@ -102,7 +102,7 @@ def apply_lora(policy: nn.Module, config: LoRAConfig) -> list[str]:
         ConfigError: names that fit no module or overlap, or peft is not installed.
     """
     layers = target_layers(policy, config.modules)
-    whole = _whole_modules(policy, config, layers)
+    whole = whole_modules(policy, config, layers)
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
@@ -122,7 +122,8 @@ def apply_lora(policy: nn.Module, config: LoRAConfig) -> list[str]:
     return layers
 
 
-def _whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> list[str]:
+def whole_modules(policy: nn.Module, config: LoRAConfig, layers: list[str]) -> list[str]:
+    """Names of the modules that train as a whole beside adapters on ``layers``."""
     modules = [name for name, _ in policy.named_modules() if name]
     names = config.train_modules
     if names is None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +12,9 @@ from vla_core.errors import UserError
 from vla_core.shard import shard_units
 
 from vla_train import eight_bit
-from vla_train.activations import Activations
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
+from vla_train.held import Activations
 
 GIB = 2**30
 MOST_GPUS = 64
@@ -165,35 +164,3 @@ def check_fits(model: nn.Module, settings: TrainerConfig, engine: Engine) -> Non
     """Raise :class:`UserError` if the GPU of this process cannot hold what training keeps there."""
     if engine.device.type == "cuda" and not engine.offloads:
         estimate(model, settings, engine).check(torch.cuda.get_device_properties(engine.device).total_memory)
-
-
-@contextmanager
-def explained(
-    model: nn.Module,
-    settings: TrainerConfig,
-    engine: Engine,
-    step: int,
-    activations: Activations | None = None,
-) -> Iterator[None]:
-    """A block that may run out of GPU memory: a :class:`UserError` says what is kept and what takes less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        fixes = ["a lower trainer.batch_size with trainer.gradient_accumulation_steps (no slower by much)"]
-        if settings.compile == "off":
-            if not engine.gathers_inside:
-                fixes.append("trainer.compile=blocks")
-        else:
-            fixes.append(f"trainer.activation_budget below {settings.activation_budget:g}")
-        if settings.precision != "bf16":
-            fixes.append("trainer.precision=bf16")
-        if settings.moments == "fp32" and not engine.has_masters:
-            fixes.append("trainer.moments=bf16")
-        if settings.moments != "8bit" and not (engine.shards or engine.has_masters):
-            fixes.append("trainer.moments=8bit")
-        fixes.append("framework.vlm.gradient_checkpointing=true")
-        kept = estimate(model, settings, engine, (), activations).line(engine.name)
-        raise UserError(
-            f"out of GPU memory in step {step} ({str(error).splitlines()[0]}); {kept}; what takes less, "
-            f"cheapest first: {'; '.join(fixes)}"
-        ) from error

@@ -55,10 +55,11 @@ class ProgressBar:
         if not self.visible:
             return
         text = "  ".join(_said(metrics))
+        now = time.monotonic()
         if self._bar:
+            self._last_line = now
             self._bar.update(self._task, completed=step, text=text)
             return
-        now = time.monotonic()
         if step == self.total or now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             left = timedelta(seconds=round(self.left(step)))
@@ -75,6 +76,13 @@ class ProgressBar:
         self.note(
             f"step {step}: the first is done, {self._first[0] - self._began:.1f} s after the loop began"
         )
+
+    def under_way(self, text: str) -> None:
+        """What happens between two steps, said where nothing else was for a while."""
+        now = time.monotonic()
+        if now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            self.note(text)
 
     def note(self, text: str) -> None:
         """A line of its own."""

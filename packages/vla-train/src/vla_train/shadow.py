@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from vla_train.held import Block
+from vla_train.same_op import SameOp
 
 aten = torch.ops.aten
 PRODUCTS = frozenset({aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution})
@@ -34,8 +37,13 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self, known: Mapping[str, Tensor], share: float) -> None:
         super().__init__()
-        self.live = self.peak = self.gradients = 0
+        self.live = self.peak = self.bare = 0
+        self.gradients = self.then = 0
+        """Finished ones: all, and at the peak those that this process keeps."""
         self.share = share
+        self._same = SameOp()
+        self.casts: set[int] = set()
+        """Storages of weights in a lower precision, which are as large whatever the batch."""
         self.products: dict[int, int] = {}
         """Storages that matrix products, convolutions and attention made or read: 2 made, 1 read."""
         self.made = self.last = 0
@@ -46,7 +54,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = self._same(func, args, kwargs or {})
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._hold(tensor)
@@ -91,7 +99,10 @@ class Ledger(TorchDispatchMode):
         self.products.pop(key, None)
 
     def _high(self) -> None:
-        self.peak = max(self.peak, self.live + int(self.share * self.gradients))
+        self.bare = max(self.bare, self.live)
+        gradients = int(self.share * self.gradients)
+        if self.live + gradients > self.peak:
+            self.peak, self.then = self.live + gradients, gradients
 
 
 def _key(tensor: Tensor) -> int:
@@ -149,6 +160,7 @@ class Stand(TorchFunctionMode):
         # A weight is cast once.
         if id(value) not in self._casts:
             self._casts[id(value)] = value.to(low)
+            self.ledger.casts.add(_key(self._casts[id(value)]))
         return self._casts[id(value)]
 
     def _attention(
@@ -164,34 +176,6 @@ def backward(loss: Tensor) -> None:
     engine.run_backward((loss,), ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
-@dataclass
-class Block:
-    """Of a block that is compiled: bytes that are kept for its backward pass.
-
-    Args:
-        kept: eagerly.
-        made: what products made, but for the last, which is the next block's.
-        read: what products read and did not make.
-        given: its inputs.
-    """
-
-    kept: int = 0
-    made: int = 0
-    read: int = 0
-    given: int = 0
-
-    def compiled(self, budget: float) -> int:
-        """What the compiler keeps: outputs of products, for the rest is cheap to compute again.
-
-        With a budget of 1 it also keeps what products read.
-        """
-        full = min(self.kept, self.given + self.made + self.read)
-        if budget == 1:
-            return full
-        least = min(self.given, full)
-        return int(min(full, self.given + self.made, least + budget * (full - least)))
-
-
 class Kept:
     """The bytes that autograd keeps for a backward pass, by block; a hook of saved tensors.
 
@@ -204,7 +188,7 @@ class Kept:
     def __init__(self, ledger: Ledger, known: Mapping[str, Tensor], blocks: list[nn.Module]) -> None:
         self.ledger = ledger
         self.seen = {_key(tensor) for tensor in known.values()}
-        self.outside = 0
+        self.outside = Block()
         self.blocks: list[Block] = []
         self._block: Block | None = None
         self._depth = 0
@@ -219,10 +203,11 @@ class Kept:
         if _key(tensor) not in self.seen:
             self.seen.add(_key(tensor))
             size = tensor.untyped_storage().nbytes()
-            if self._block is None:
-                self.outside += size
-            else:
-                self._block.kept += size
+            holder = self._block or self.outside
+            holder.kept += size
+            if _key(tensor) in self.ledger.casts:
+                holder.fixed += size
+            if self._block is not None:
                 # What reads it is noted only after this.
                 self._inside.append((_key(tensor), size))
         return tensor.detach()
@@ -231,7 +216,8 @@ class Kept:
         self._depth += 1
         if self._depth == 1 and torch.is_grad_enabled():
             given = [a for a in tree_leaves(args) if isinstance(a, Tensor) and a.requires_grad]
-            self._block = Block(given=sum(a.untyped_storage().nbytes() for a in given))
+            size = sum(a.untyped_storage().nbytes() for a in given)
+            self._block = Block(given=size, may_run_again=_may_run_again(module))
             self.ledger.mark()
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -243,3 +229,12 @@ class Kept:
             self._inside = []
             self.blocks.append(self._block)
             self._block = None
+
+
+def _may_run_again(module: nn.Module) -> bool:
+    """Whether gradient checkpointing is left to switch on."""
+    # Where transformers is not imported, which takes seconds, no module is its.
+    layers = sys.modules.get("transformers.modeling_layers")
+    return layers is not None and (
+        isinstance(module, layers.GradientCheckpointingLayer) and not module.gradient_checkpointing
+    )

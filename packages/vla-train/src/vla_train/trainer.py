@@ -33,10 +33,11 @@ from vla_train.flops import utilisation
 from vla_train.fp8 import use_fp8
 from vla_train.guard import Guard
 from vla_train.lora import apply_lora
-from vla_train.memory import check_fits, explained
+from vla_train.memory import check_fits
 from vla_train.meter import Meter
 from vla_train.noise import seed_streams
 from vla_train.optim import Rates, freeze, parameter_groups
+from vla_train.out_of_memory import explained
 from vla_train.peers import Peers
 from vla_train.precision import make_optimizer, set_precision
 from vla_train.progress import ProgressBar
@@ -154,7 +155,6 @@ class Trainer:
         robots = self.robots.feed(quarantine, **cursor) if self.robots else None
         feed = together(robots, self.conversations, **cursor)
         meter = Meter(settings.batch_size * engine.world, self.utilisation)
-        samples = resume.samples_a_step(settings, engine.world)
         memory = resume.recall(self.choice.state) if settings.resume else {}
         self.best = best = Best.of(settings.keep_best, settings.patience, best_of(self.run_dir, memory))
         if self.bad_steps:
@@ -169,7 +169,7 @@ class Trainer:
                 writer.check(step)
                 with meter.waiting(step):
                     batches = feed.step()
-                with explained(self.model, settings, engine, step, self.activations):
+                with explained(self.model, self.config, engine, step, self.activations):
                     weights = self._step(step, batches, meter)
                 last = step == settings.max_steps
                 if step == start + 1:
@@ -180,7 +180,7 @@ class Trainer:
                     # One of the few places where the loop waits for the device.
                     self.guard.check()
                     metrics = meter.read(self._mean) | self.rates.read() | weights | engine.memory()
-                    metrics |= self.by_data.read(step * samples)
+                    metrics |= self.by_data.read(step * resume.samples_a_step(settings, engine.world))
                     metrics |= quarantine.check() if quarantine else {}
                     metrics["eta_s"] = progress.left(step)
                     if self.bad_steps:
@@ -191,7 +191,7 @@ class Trainer:
                 if self.validation and (last or due(step, settings.val_every)):
                     self.guard.check()
                     with self._averaged(), meter.paused():
-                        latest = self.validation(engine)
+                        latest = self.validation(engine, progress.under_way)
                     progress.note(in_words(step, latest))
                     trackers.log(step, latest)
                     self._keep_best(step, latest)
@@ -214,7 +214,7 @@ class Trainer:
                     break
         if self.validation:
             with self._averaged():
-                self.validation.save_predictions(engine, self.run_dir / "predictions.npz")
+                self.validation.save_predictions(engine, self.run_dir / "predictions.npz", bar.under_way)
         engine.wait()
         return Outcome(outcome, latest)
 

@@ -5,7 +5,7 @@ Shape legend: N samples, T action steps, A action dims.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from vla_train.against_mean import ERROR, MEAN
 from vla_train.data import Collate, TransformedDataset
 from vla_train.engine import Engine
 from vla_train.group_errors import StepErrors, of_groups
+
+Say = Callable[[str], None]
+"""Told what is under way, again and again; it decides what is worth a line."""
 
 
 def dim_units(spec: ActionSpec) -> list[str]:
@@ -82,24 +85,27 @@ class Validation:
         for i in range(0, len(indices), self.batch_size):
             yield indices[i : i + self.batch_size]
 
-    def _rounds(self, indices: list[int], engine: Engine) -> Iterator[tuple[int, list[int], bool]]:
-        """(number, indices, whether they count) of a rank's batches.
+    def _rounds(
+        self, indices: list[int], engine: Engine, say: Say, what: str
+    ) -> Iterator[tuple[int, list[int], bool]]:
+        """(number, indices, whether they count) of a rank's batches; ``what`` of them is said before each.
 
         All ranks have equally many, because under sharding each forward pass is the work of all: one that
         has none left repeats the last, which does not count.
         """
         batches = list(self._batches(indices))
         for first in range(0, len(batches), engine.world):
+            say(f"{what}: {first * self.batch_size} of {len(indices)} samples")
             mine = first + engine.rank
             yield mine, batches[min(mine, len(batches) - 1)], mine < len(batches)
 
-    def __call__(self, engine: Engine) -> dict[str, float]:
+    def __call__(self, engine: Engine, say: Say) -> dict[str, float]:
         """``val/...`` metrics over all ranks; the noise is that of the batch, so that two calls compare.
 
         Of several data sets also ``data/LABEL/val_loss`` and ``val_action_mae``; the ``val/`` ones are over
         all.
         """
-        measured = [(part, self._measure(part, engine)) for part in self.parts]
+        measured = [(part, self._measure(part, engine, say)) for part in self.parts]
         sums = [one for _, one in measured]
         out = {
             "val/loss": sum(s.loss for s in sums) / sum(s.rows for s in sums),
@@ -114,7 +120,7 @@ class Validation:
         return {**out, **_of_dims(measured), **of_groups(by_step)}
 
     @torch.no_grad()
-    def _measure(self, part: HeldOut, engine: Engine) -> _Sums:
+    def _measure(self, part: HeldOut, engine: Engine, say: Say) -> _Sums:
         model: Any = engine.whole()
         model.eval()
         device, pipeline = engine.device, part.pipeline
@@ -126,7 +132,8 @@ class Validation:
         # dim, and of each step and dim the policy's error, its square, and entries.
         sums = torch.zeros(5 + dims + 3 * steps * dims, dtype=torch.float64)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for number, chosen, counts in self._rounds(self._chosen(part.dataset), engine):
+            rounds = self._rounds(self._chosen(part.dataset), engine, say, f"validation on {part.label}")
+            for number, chosen, counts in rounds:
                 seed = number * self.batch_size
                 torch.manual_seed(seed)
                 batch = self.collate([part.dataset[i] for i in chosen])
@@ -170,7 +177,7 @@ class Validation:
             loss, rows, error, mean_error, valid, total[5 : 5 + dims].tolist(), StepErrors(*of_steps)
         )
 
-    def save_predictions(self, engine: Engine, path: Path, episodes: int = 3) -> None:
+    def save_predictions(self, engine: Engine, path: Path, say: Say, episodes: int = 3) -> None:
         """Chunks predicted at every frame of a few held-out episodes, in real units, as ``.npz``.
 
         The first data set's go to ``path``, those of each other one to ``path`` with its label in the name.
@@ -178,10 +185,10 @@ class Validation:
         """
         for i, part in enumerate(self.parts):
             name = path if i == 0 else path.with_name(f"{path.stem}-{part.label}{path.suffix}")
-            self._save_predictions(part, engine, name, episodes)
+            self._save_predictions(part, engine, name, say, episodes)
 
     @torch.no_grad()
-    def _save_predictions(self, part: HeldOut, engine: Engine, path: Path, episodes: int) -> None:
+    def _save_predictions(self, part: HeldOut, engine: Engine, path: Path, say: Say, episodes: int) -> None:
         model: Any = engine.whole()
         model.eval()
         dataset, pipeline = part.dataset, part.pipeline
@@ -194,7 +201,8 @@ class Validation:
         order = [(n, frame, i) for n, key in enumerate(kept) for frame, i in enumerate(by_episode[key])]
         recorded = np.stack([dataset.numeric(i).actions[0] for _, _, i in order])
         predicted = np.zeros((len(order), spec.horizon, spec.dim), np.float32)
-        for number, chosen, counts in self._rounds([i for _, _, i in order], engine):
+        indices = [i for _, _, i in order]
+        for number, chosen, counts in self._rounds(indices, engine, say, f"predictions for {path.name}"):
             batch = self.collate([dataset[i] for i in chosen]).to(engine.device)
             shape = (len(chosen), *self.noise_shape)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def sentence_of(task: LiberoTask) -> str:
+    """What LIBERO's demonstrations of a task say; the package must be installed."""
+    with _quiet():
+        from libero.libero.benchmark import task_maps
+    return str(list(task_maps[task.suite].values())[task.index].language)
 
 
 class LiberoSimulator:
@@ -108,6 +115,10 @@ class LiberoSimulator:
         """One control step (20 a second); the observation, and whether the task is done."""
         raw, _, done, _ = self._env.step(action)
         return raw, bool(done)
+
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Whether a predicate such as ``("on", "akita_black_bowl_2", "plate_1")`` is true now."""
+        return bool(self._env.env._eval_predicate(list(predicate)))
 
     def extent(self, thing: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lowest and highest corner ``[3]`` of an object's meshes now, in metres from its position."""

@@ -32,6 +32,11 @@ VARIANTS = {"none": "", "language": "_lan", "swap": "_swap", "object": "_object"
 """Option -> suffix of the suite in LIBERO-PRO: reworded; objects in each other's places; objects that look
 different; another task in the same scene."""
 
+_SECOND_BOWL = {0: 1, 1: 6, 2: 8, 3: 9, 4: 9, 5: 3, 6: 7, 7: 9, 8: 1, 9: 7}
+"""Number in ``libero_spatial`` -> the task that asks for its scene's second bowl: by the scenes' files that
+bowl begins in the region where the other task's bowl does."""
+
+_SAME_SCENE = frozenset({"none", "language"})
 _SAY_ANOTHER = frozenset({"language", "task"})
 
 
@@ -52,6 +57,14 @@ class LiberoTask:
     def horizon(self) -> int:
         """Control steps of an official episode."""
         return HORIZONS[self.suite]
+
+    @property
+    def second(self) -> tuple[str, tuple[str, str, str]] | None:
+        """Another task whose sentence fits this scene, and the predicate by which it is done; None: no such
+        task is known."""
+        if self.suite != "libero_spatial" or self.variant not in _SAME_SCENE:
+            return None
+        return f"libero_spatial_{_SECOND_BOWL[self.index]}", ("on", "akita_black_bowl_2", "plate_1")
 
     def sentence(self, of_file_name: str, of_scene: str) -> str:
         """What a policy is told.

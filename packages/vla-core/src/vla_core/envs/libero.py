@@ -13,14 +13,14 @@ on the published demonstrations has never seen the scene unmirrored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_core.envs import _libero_expert, _libero_robot, _libero_tasks
-from vla_core.envs._libero_simulator import LiberoSimulator, Raw
+from vla_core.envs._libero_simulator import LiberoSimulator, Raw, sentence_of
 from vla_core.envs.protocol import StepResult, checked_action, until_success
 from vla_core.errors import ConfigError, suggest
 from vla_core.ranges import Count, Natural, Range, check_ranges
@@ -52,6 +52,8 @@ class LiberoConfig:
         rendering: ``official``: with shadows, reflections and multisampling, as the published demonstrations;
             ``fast``: without, for policies trained on pictures made alike.
         instruction: what observations say; null: the benchmark's sentence.
+        instruction_task: say the benchmark's sentence of this task: with ``variant: task`` of
+            ``libero_spatial``, whose goal is the scene's second bowl, only the sentence tells what to do.
         depth: also give metric depth, mirrored as the images.
     """
 
@@ -64,6 +66,7 @@ class LiberoConfig:
     image_size: Annotated[int, Range(low=16, high=4096)] = 256
     rendering: Literal["official", "fast"] = "official"
     instruction: str | None = None
+    instruction_task: str | None = None
     depth: bool = False
 
 
@@ -78,6 +81,8 @@ def _check(config: LiberoConfig) -> None:
         raise ConfigError(f"env.cameras: a camera is named twice in {list(config.cameras)}")
     if config.start not in ("official", "random"):
         raise ConfigError(f"env.start: '{config.start}' is neither 'official' nor 'random'")
+    if config.instruction is not None and config.instruction_task is not None:
+        raise ConfigError("env: instruction and instruction_task exclude each other")
     if config.rendering not in ("official", "fast"):
         raise ConfigError(f"env.rendering: '{config.rendering}' is neither 'official' nor 'fast'")
 
@@ -89,6 +94,10 @@ class LiberoEnv:
     Action ``[7]``: change of the hand's pose in units of the controller's range (1 is 5 cm or half a
     radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
 
+    A scene of ``libero_spatial`` has a second bowl, which another task's sentence asks for:
+    ``StepResult.achieved`` has that task's name while this bowl is on the plate (``vla-rollout
+    --instruction_from``: which of the two does the policy follow?).
+
     Raises:
         ConfigError: unknown task, variant or camera, a number out of range, or no simulator installed.
         UserError: no GL on this machine.
@@ -99,10 +108,13 @@ class LiberoEnv:
     def __init__(self, config: LiberoConfig) -> None:
         _check(config)
         task = _libero_tasks.find(config.task, config.variant)
+        told = config.instruction_task and _libero_tasks.find(config.instruction_task, "none")
         self._config = config
         self.max_steps = task.horizon if config.max_steps is None else config.max_steps
         self._sim = LiberoSimulator(task, config.image_size, config.rendering == "official")
+        self._instruction = sentence_of(told) if told else config.instruction
         self._suite = task.suite
+        self._second = task.second
         self._expert: _libero_expert.PickAndPlace | None = None
         self._raw: Raw | None = None
         self._steps = 0
@@ -145,6 +157,8 @@ class LiberoEnv:
         result = until_success(self._observe(), success, self._config.task, self._steps, self.max_steps)
         if success:
             self._steps = self.max_steps  # the simulator refuses to go on
+        elif self._second is not None and self._sim.holds(self._second[1]):
+            result = replace(result, achieved=frozenset({self._second[0]}))
         return result
 
     def expert_action(self) -> NDArray[np.float32]:
@@ -175,7 +189,7 @@ class LiberoEnv:
             depth = {name: np.ascontiguousarray(sim.depth(CAMERAS[name])[:, ::-1]) for name in c.cameras}
         return Observation(
             images=mirrored,
-            instruction=sim.sentence if c.instruction is None else c.instruction,
+            instruction=sim.sentence if self._instruction is None else self._instruction,
             state=_libero_robot.state_of(self._raw),
             depth=depth,
             embodiment=_libero_robot.EMBODIMENT,

@@ -72,6 +72,13 @@ class Desk:
                 return 0.0
             return self._left_of_run(time.monotonic()) + self.estimates.least_s
 
+    def soonest_of(self, session: str) -> float:
+        """Seconds until an answer to a request of a session, of any kind, if it came now."""
+        with self._lock:
+            if self._idle_for_long():
+                return 0.0
+            return self._expected_s(session, time.monotonic(), self.estimates.least)
+
     def close(self, reason: str) -> None:
         """Take nothing new."""
         with self._lock:
@@ -135,13 +142,17 @@ class Desk:
             raise admission.full(self.max_queue, left + seconds(size_for(rows, self._known)))
         if ticket.deadline is None or self._idle_for_long():
             return
+        expected = self._expected_s(ticket.session, now, seconds)
+        if now + expected > ticket.deadline:
+            raise admission.too_late(expected, ticket.deadline - now)
+
+    def _expected_s(self, session: str, now: float, seconds: Callable[[int], float]) -> float:
         queued = self._incoming.lengths()
         for name, count in self._ready.lengths().items():
             queued[name] = queued.get(name, 0) + count
-        ahead = admission.ahead_of(ticket.session, queued) + self._preparing
-        expected = admission.expected_s(ahead, left, self.estimates.reply_s, seconds, self._known)
-        if now + expected > ticket.deadline:
-            raise admission.too_late(expected, ticket.deadline - now)
+        ahead = admission.ahead_of(session, queued) + self._preparing
+        left = self._left_of_run(now)
+        return admission.expected_s(ahead, left, self.estimates.reply_s, seconds, self._known)
 
     def _idle_for_long(self) -> bool:
         return not self.waiting and not self._running and self.estimates.stale

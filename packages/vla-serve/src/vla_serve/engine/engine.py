@@ -136,6 +136,10 @@ class Engine:
         """Seconds that an answer takes at least, as things stand."""
         return self._desk.soonest_s
 
+    def soonest_of(self, session: str) -> float:
+        """The same for the next request of a session, behind what waits."""
+        return self._desk.soonest_of(session)
+
     def drop_past(self, session: str, step: int) -> None:
         """A session's robot is at ``step``: what asks for earlier steps alone, and waits, is dropped."""
         for dropped in self._desk.drop_until(session, step - self._horizon):

@@ -54,6 +54,10 @@ class Estimates:
         """Of the shortest kind of run that was measured; 0 when none was."""
         return min(self._typical.values(), default=0.0)
 
+    def least(self, size: int) -> float:
+        """Of a run of a size, whatever its denoise steps: never more than :meth:`seconds`."""
+        return min((value for (_, own), value in self._typical.items() if own == size), default=self.least_s)
+
     @property
     def stale(self) -> bool:
         """The latest run is long over."""

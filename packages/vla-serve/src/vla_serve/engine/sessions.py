@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -41,10 +41,10 @@ class Session:
 
     id: str
     spec: RobotSpec
+    used_at: float
     owner: str = ""
     policy: str = ""
     episode: SessionEpisode = field(default_factory=SessionEpisode)
-    used_at: float = field(default_factory=time.monotonic)
     holds: int = 0
     was_held: bool = False
 
@@ -59,11 +59,18 @@ class Sessions:
 
     A session expires when it was not used for ``idle_s``; when its client held it (:meth:`hold`) and is
     gone, after ``lost_s``. A newcomer for whom there is no room takes that of a lost one at once, and else
-    that of the one that was never held and is quiet for longest.
+    that of the one that was never held and is quiet for longest. ``clock`` says what time it is, in seconds.
     """
 
-    def __init__(self, limit: int, idle_s: float, lost_s: float = LOST_S, quiet_s: float = QUIET_S) -> None:
-        self.limit, self.idle_s = limit, idle_s
+    def __init__(
+        self,
+        limit: int,
+        idle_s: float,
+        lost_s: float = LOST_S,
+        quiet_s: float = QUIET_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limit, self.idle_s, self.clock = limit, idle_s, clock
         self._lost_s, self._quiet_s = min(lost_s, idle_s), quiet_s
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -81,7 +88,7 @@ class Sessions:
 
     def sweep(self) -> None:
         """Forget what has expired."""
-        now = time.monotonic()
+        now = self.clock()
         with self._lock:
             self._sessions = {k: s for k, s in self._sessions.items() if not self._expired(s, now)}
 
@@ -92,12 +99,12 @@ class Sessions:
             if len(self._sessions) >= self.limit and not self._make_room():
                 message = f"{self.limit} sessions are open; close one or raise --max_sessions"
                 raise Refused(message, "TOO_MANY_SESSIONS", 1.0)
-            session = Session(secrets.token_hex(16), spec, owner, policy)
+            session = Session(secrets.token_hex(16), spec, self.clock(), owner, policy)
             self._sessions[session.id] = session
             return session
 
     def _make_room(self) -> bool:
-        now = time.monotonic()
+        now = self.clock()
         free = [
             s
             for s in self._sessions.values()
@@ -112,7 +119,7 @@ class Sessions:
         """The session, used now; :class:`FieldError` when it is unknown, expired or another's."""
         with self._lock:
             session = self._sessions.get(session_id)
-            now = time.monotonic()
+            now = self.clock()
             if session is None or self._expired(session, now) or session.owner != owner:
                 if session is not None and session.owner == owner:
                     del self._sessions[session_id]
@@ -132,7 +139,7 @@ class Sessions:
         finally:
             with self._lock:
                 session.holds -= 1
-                session.used_at = time.monotonic()
+                session.used_at = self.clock()
 
     def reset(self, session_id: str, instruction: str, owner: str = "") -> None:
         """Start an episode."""

@@ -107,13 +107,18 @@ class Shelf:
         """The revisions that answer."""
         return [served for served in self if served.state is State.CURRENT]
 
-    def check_in_time(self, left_s: float) -> None:
-        """Raise :class:`Refused` for a request whose deadline no policy can keep, whatever is in it.
+    def check_in_time(self, left_s: float, session: tuple[str, str] | None = None) -> None:
+        """Raise :class:`Refused` for a request whose deadline cannot be kept, whatever is in it.
 
+        ``session``: its id and policy; what waits before its next request counts too. None: unknown.
         Or :class:`NotServing` after :meth:`stop`.
         """
         self.check_serving()
-        soonest = min((served.engine.soonest_s for served in self.answering()), default=0.0)
+        if session is None:
+            soonest = min((served.engine.soonest_s for served in self.answering()), default=0.0)
+        else:
+            name, policy = session
+            soonest = self.current(policy).engine.soonest_of(name)
         if left_s < soonest:
             raise too_late(soonest, left_s)
 

@@ -6,10 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
 from vla_train.ablate.intervals import Estimate
 
 _INK, _SOFT, _LINE = "#1f4e79", "#8fb1d1", "#d9d9d9"
@@ -57,6 +53,10 @@ def draw_figure(
         rates: variant -> (success rate, low, high); empty leaves the panel out.
         episodes: variant -> of its success rate.
     """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     labels = list(errors)
     paired = {label: found for label, found in differences.items() if found is not None}
     panels = 1 + bool(paired) + bool(rates)

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from vla_train.report._page import Markup, join, tag
@@ -23,6 +22,8 @@ SHOWN = 8
 
 def picture(image: NDArray[np.uint8], text: str) -> Markup:
     """``[H, W, 3]`` as an element of its own, pixel by pixel."""
+    from matplotlib.image import imsave  # half a second, and whoever trains imports this module
+
     buffer = io.BytesIO()
     imsave(buffer, image, format="png", metadata={"Software": ""})
     data = base64.b64encode(buffer.getvalue()).decode()

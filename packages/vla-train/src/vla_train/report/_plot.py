@@ -7,17 +7,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from vla_train.report._page import Markup, tag
 from vla_train.report._text import plain, short_count
+
+if TYPE_CHECKING:
+    # Whoever trains imports this module, and matplotlib takes half a second: it is imported to draw.
+    from matplotlib.figure import Figure
 
 # matplotlib wants fixed colours: each stands for a variable of style.css, which replaces it in the SVG.
 _THEME = {
@@ -73,6 +73,8 @@ def label_axes(axes: Any, x: str = "", y: str = "", font: float = 9) -> None:
 
 
 def _set_scale(axes: Any, lines: Sequence[Line], log: bool, zero: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     values = np.concatenate([line.y for line in lines])
     values = values[np.isfinite(values)]
     if log and values.size and values.min() > 0 and values.max() > 15 * values.min():
@@ -115,6 +117,8 @@ def draw(axes: Any, lines: Sequence[Line]) -> None:
 def panel(axes: Any, lines: Sequence[Line], y: str = "", x: str = "step", log: bool = False,
           zero: bool = False) -> None:  # fmt: skip
     """Curves over steps; ``log`` where the values span more than a decade, ``zero`` starts at 0."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     draw(axes, lines)
     style_axes(axes, 9)
     label_axes(axes, x, y)
@@ -125,6 +129,9 @@ def panel(axes: Any, lines: Sequence[Line], y: str = "", x: str = "step", log: b
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of its own (no global state), in inches of 72 SVG units."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
@@ -133,6 +140,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def to_svg(figure: Figure, name: str, description: str) -> Markup:
     """The figure as an ``<svg>`` element; ``name`` keeps its ids apart from those of other figures."""
+    import matplotlib
+
     buffer = io.StringIO()
     # Text stays text, in the page's font; a fixed salt and no date make the bytes repeatable.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vla-train"}):
