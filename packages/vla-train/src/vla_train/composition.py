@@ -229,12 +229,12 @@ def _made(
     try:
         with sharing() as kept:
             if kept is not None and config.trainer.lora is not None:
-                raise NotByShares("gets adapters, which peft puts where its weights are")
+                raise NotByShares("trainer.lora puts adapters beside its weights")
             made = make()
         if kept is not None:
             check_complete(made.model)
     except NotByShares as why:
-        return make(), (f"each rank makes the whole model before it is spread: a part of it {why}",)
+        return make(), (f"each rank makes the whole model before it is spread: {why}",)
     return made, ()
 
 

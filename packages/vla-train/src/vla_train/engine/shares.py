@@ -91,7 +91,7 @@ class Share:
         if self.world == 1:
             return rows.clone()
         if not self.world:
-            raise NotByShares("reads a part of a parameter")
+            raise NotByShares("something reads a part of a parameter")
         most = -(-self.length // self.world)
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -157,7 +157,7 @@ class keeping_shares(TorchDispatchMode):
         if any(r.alias_info is not None and not r.alias_info.is_write for r in returned):
             if first is None:
                 return func(*args, **kwargs)
-            raise NotByShares(f"looks at a parameter through '{name}'")
+            raise NotByShares(f"something looks at a parameter through '{name}'")
         # What has no share was meant to have no memory, as where weights are streamed in later.
         args, kwargs = tree_unflatten([self._whole(leaf) for leaf in leaves], tree)
         return func(*args, **kwargs)
@@ -174,7 +174,7 @@ class keeping_shares(TorchDispatchMode):
             source: Any = rest[0]
             source = self._whole(source)
             if source.is_meta:
-                raise NotByShares("copies a tensor without memory")
+                raise NotByShares("something copies a tensor without memory")
             whole = source.expand(args[0].shape)
             share.take(whole.reshape((share.length, *share.rows.shape[1:])))
         elif torch.Tag.nondeterministic_seeded in func.tags:
@@ -184,7 +184,7 @@ class keeping_shares(TorchDispatchMode):
         elif name in _EACH and not any(isinstance(value, Tensor) for value in rest):
             func(share.rows, *rest, **kwargs)
         else:
-            raise NotByShares(f"changes a parameter by '{name}'")
+            raise NotByShares(f"something changes a parameter by '{name}'")
         return args[0]
 
 
@@ -221,7 +221,7 @@ def check_complete(model: nn.Module) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     lost = [name for name, tensor in tensors if tensor.is_meta and share_of(tensor) is None]
     if lost:
-        raise NotByShares(f"leaves '{lost[0]}' without numbers")
+        raise NotByShares(f"'{lost[0]}' is left without numbers")
 
 
 def complete(modules: Iterable[nn.Module], device: torch.device) -> None:
