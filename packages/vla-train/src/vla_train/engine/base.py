@@ -141,6 +141,18 @@ class Engine:
         state = dict(self.model.state_dict()) if self.is_main else {}
         return dict(copy(state, WHOLE)) if copy else state
 
+    def state_later(self, copy: Copy, channel: ProcessGroup | None) -> Callable[[], Mapping[str, Tensor]]:
+        """:meth:`state` in two parts: each rank copies what it holds now, and gathers it later.
+
+        Args:
+            copy: what training shall not change.
+            channel: between the ranks, for the second part; None: there is one rank.
+
+        Returns what gives the state dict; every rank calls it, in any thread, the same order on all.
+        """
+        state = self.state(copy)
+        return lambda: state
+
     def save(self, folder: Path) -> None:
         """Model, optimizer and what was given to :meth:`remember`; each rank writes what it holds."""
         self.accelerator.save_state(str(folder))
