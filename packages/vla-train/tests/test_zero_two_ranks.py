@@ -60,6 +60,8 @@ def test_a_writer_that_is_late_is_refused() -> None:
 
 
 AVERAGE = "trainer.ema_decay=0.5"
+ODD = 'framework.head={"name": "mlp_regression", "width": 33}'
+"""Two ranks have different shares of it."""
 BESIDE = ("trainer.async_save=true", "trainer.save_every=1")
 
 
@@ -73,6 +75,8 @@ def test_two_ranks_are_one_run_and_save_beside_it(words: list[str], two_ranks: A
             f"begun{stage}": [*mine, *BESIDE, f"run_id=beside{stage}", "trainer.max_steps=2"],
             f"beside{stage}": [*mine, *BESIDE, f"run_id=beside{stage}", "trainer.resume=true"],
         }
+    runs |= {"odd_now3": [*words, ODD, "run_id=odd_now3"]}
+    runs |= {"odd_beside3": [*words, ODD, *BESIDE, "run_id=odd_beside3"]}
     two_ranks.launch(runs, env={name: zero(int(name[-1])) for name in runs})
     alone = [*words, "trainer.batch_size=4", "trainer.device=cpu"]
     assert main([*alone, "run_id=one"]) == 0
@@ -81,6 +85,7 @@ def test_two_ranks_are_one_run_and_save_beside_it(words: list[str], two_ranks: A
     for stage in (1, 2, 3):
         same_steps(folder / ("one" if stage == 3 else "one_averaged"), folder / f"now{stage}")
         same_files(folder / f"now{stage}", folder / f"beside{stage}", stage)
+    same_weights(folder / "odd_now3", folder / "odd_beside3")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -94,10 +99,15 @@ def same_steps(one: Path, two: Path) -> None:
     assert max(float((ours[key] - value).abs().max()) for key, value in theirs.items()) < 2e-6, two.name
 
 
+def same_weights(now: Path, beside: Path) -> None:
+    ours, theirs = weights(now), weights(beside)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
 def same_files(now: Path, beside: Path, stage: int) -> None:
     """The run that was resumed half-way and wrote beside its training."""
-    ours, theirs = weights(now), weights(beside)
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    same_weights(now, beside)
     states = [run / "resume" / "steps_4" for run in (now, beside)]
     files = [sorted(str(path.relative_to(state)) for path in state.rglob("*")) for state in states]
     assert files[0] == files[1]

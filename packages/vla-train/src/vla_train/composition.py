@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +27,7 @@ from vla_train.config import RunConfig, TrainerConfig
 from vla_train.conversation_config import ConversationsConfig
 from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
 from vla_train.data_sets import Data, open_data
+from vla_train.engine.shares import NotByShares, check_complete
 from vla_train.start import Start, has_robots, read_start
 from vla_train.states import step_of
 
@@ -93,7 +97,10 @@ def _start_from(policy: nn.Module, trainer: TrainerConfig) -> None:
                 f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
                 f"the policy has {tuple(value.shape)}"
             )
-    policy.load_state_dict({k: state[k] for k in own}, strict=False)
+    with warnings.catch_warnings():
+        # Of parameters kept by shares torch thinks that nothing is copied.
+        warnings.filterwarnings("ignore", message=".*from a non-meta parameter in the checkpoint to a meta")
+        policy.load_state_dict({k: state[k] for k in own}, strict=False)
 
 
 def _head_assets(config: RunConfig) -> Path | None:
@@ -124,6 +131,7 @@ def compose(
     config: RunConfig | None = None,
     device: torch.device | str | None = None,
     weights: bool = True,
+    sharing: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Composed:
     """Validate everything, open the data, build the policy.
 
@@ -132,6 +140,7 @@ def compose(
         config: the validated tree, where the caller has it (and has decided on ``trainer.resume: auto``).
         device: where the parameters are made: billions take minutes on a CPU and a second on a GPU.
         weights: read those of ``trainer.pretrained_checkpoint``; False is for a model on the meta device.
+        sharing: around what makes and fills the model, as :meth:`vla_train.engine.Engine.sharing`.
 
     Raises:
         ConfigError: one line that names file, key and fix.
@@ -142,9 +151,8 @@ def compose(
     if talks is not None:
         framework = with_language_head(framework, tree)
         if config.job == "vlm":
-            return _compose_backbone(tree, config, framework, talks, device)
+            return _compose_backbone(tree, config, framework, talks, device, sharing)
     data = open_data(config.datasets, framework.horizon, tree)
-    torch.manual_seed(config.seed)
     starts: dict[str, Start] = {}
     pretrained = config.trainer.pretrained_checkpoint
     if pretrained is not None and has_robots(pretrained):
@@ -154,19 +162,25 @@ def compose(
         raise ConfigError(f"trainer.keep_statistics: {pretrained} knows no robot, and so no statistics")
     if kept:
         data = replace(data, specs={n: starts[n].with_statistics(spec) for n, spec in data.specs.items()})
-    policy = build_policy(
-        framework,
-        data.specs,
-        statistics={name: start.statistics for name, start in starts.items()} if kept else None,
-        rows={name: data.rows(name) for name in data.specs},
-        head_assets=_head_assets(config),
-        tree=tree,
-        device=device,
-        cache=_cache(config, data),
-    )
-    if pretrained is not None and weights:
-        _start_from(policy.model, config.trainer)
-    notes = data.notes + [
+
+    def make() -> VLAPolicy:
+        torch.manual_seed(config.seed)
+        policy = build_policy(
+            framework,
+            data.specs,
+            statistics={name: start.statistics for name, start in starts.items()} if kept else None,
+            rows={name: data.rows(name) for name in data.specs},
+            head_assets=_head_assets(config),
+            tree=tree,
+            device=device,
+            cache=_cache(config, data),
+        )
+        if pretrained is not None and weights:
+            _start_from(policy.model, config.trainer)
+        return policy
+
+    policy, said = _made(make, sharing, config)
+    notes = [*data.notes, *said] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
     conversations = None
@@ -181,6 +195,7 @@ def _compose_backbone(
     framework: FrameworkConfig,
     talks: ConversationsConfig,
     device: torch.device | str | None,
+    sharing: Callable[[], AbstractContextManager[Any]],
 ) -> Composed:
     """The backbone of a framework alone, on conversations; ``trainer.batch_size`` counts these."""
     asked, batch_size = config.trainer.batch_size, talks.batch_size or config.trainer.batch_size
@@ -191,12 +206,36 @@ def _compose_backbone(
             f"{batch_size} at a time (datasets.vlm.batch_size)",
         )
     config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
-    torch.manual_seed(config.seed)
-    trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
-    if config.trainer.pretrained_checkpoint is not None:
-        _start_from(trained.model, config.trainer)
+
+    def make() -> BackbonePolicy:
+        torch.manual_seed(config.seed)
+        trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
+        if config.trainer.pretrained_checkpoint is not None:
+            _start_from(trained.model, config.trainer)
+        return trained
+
+    trained, said = _made(make, sharing, config)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
-    return Composed(config, None, trained, notes, conversations)
+    return Composed(config, None, trained, (*notes, *said), conversations)
+
+
+P = TypeVar("P", VLAPolicy, BackbonePolicy)
+
+
+def _made(
+    make: Callable[[], P], sharing: Callable[[], AbstractContextManager[Any]], config: RunConfig
+) -> tuple[P, tuple[str, ...]]:
+    """What ``make`` makes, and a line to say where each rank had to make the whole of it."""
+    try:
+        with sharing() as kept:
+            if kept is not None and config.trainer.lora is not None:
+                raise NotByShares("trainer.lora puts adapters beside its weights")
+            made = make()
+        if kept is not None:
+            check_complete(made.model)
+    except NotByShares as why:
+        return make(), (f"each rank makes the whole model before it is spread: {why}",)
+    return made, ()
 
 
 def _cache(config: RunConfig, data: Data) -> FitCache | None:

@@ -129,7 +129,7 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes, anew))
     if resumes and choice is None:
         choice = the_newest(engine, run_dir)
-    composed = compose(tree, config, engine.device)
+    composed = compose(tree, config, engine.device, sharing=engine.sharing)
     state = None if choice is None else choice.state
     if state is not None:
         samples = samples_a_step(config.trainer, engine.world)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from vla_core.config import to_plain
 from vla_core.errors import ConfigError, UserError, suggest
 
@@ -38,27 +39,34 @@ class Saver:
         """The policy as it is now. Called by all ranks, because each may hold a part of it."""
         # There is room for one copy.
         self.writer.wait()
-        state = self.engine.state(self.snapshots.take if self.writer.beside else None)
+        if not self.writer.beside or not self.engine.shards:
+            state = self.engine.state(self.snapshots.take if self.writer.beside else None)
+            self.writer.run(lambda: self._save(step, folder, state))
+            return folder
+        gather = self.engine.state_later(self.snapshots.take, self.writer.channel)
+        whole: dict[str, Tensor] = {}
 
-        def save() -> None:
-            sections: dict[str, Any] = to_plain(self.composed.config)
-            lora = self.settings.lora is not None
-            try:
-                self.composed.trained.save(
-                    folder,
-                    step=step,
-                    config=sections,
-                    weights=self.settings.save_format,
-                    data_digest=self._data,
-                    state=merged_state(self.composed.model, state) if lora else state,
-                )
-            except OSError as error:
-                raise UserError(
-                    f"{folder}: cannot be written ({error.strerror or error}); the one before it is whole"
-                ) from error
+        def finish(failure: OSError | None) -> None:
+            if failure is not None:
+                raise _unwritten(folder, failure) from failure
+            self._save(step, folder, whole)
 
-        self.writer.run(save)
+        self.writer.run_together(lambda: whole.update(gather()), finish)
         return folder
+
+    def _save(self, step: int, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """By the first rank."""
+        try:
+            self.composed.trained.save(
+                folder,
+                step=step,
+                config=to_plain(self.composed.config),
+                weights=self.settings.save_format,
+                data_digest=self._data,
+                state=merged_state(self.composed.model, state) if self.settings.lora is not None else state,
+            )
+        except OSError as error:
+            raise _unwritten(folder, error) from error
 
     def resume_state(self, step: int, memory: Mapping[str, Any]) -> None:
         """What ``trainer.resume`` goes on from. Called by all ranks."""
@@ -75,6 +83,10 @@ class Saver:
 
         if self.settings.keep_checkpoints:
             self.writer.run(remove)
+
+
+def _unwritten(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: cannot be written ({error.strerror or error}); the one before it is whole")
 
 
 ROLLOUT = "rollout/"

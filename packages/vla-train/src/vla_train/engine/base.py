@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -69,6 +69,10 @@ class Engine:
         self.device: torch.device = accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.is_main: bool = accelerator.is_main_process
+
+    def sharing(self) -> AbstractContextManager[Any]:
+        """Around what makes parameters, before :meth:`split`; most engines have each rank make them all."""
+        return nullcontext()
 
     def split(self, model: nn.Module) -> None:
         """Spread the parameters over the ranks, before an optimizer sees them; most engines do nothing."""
@@ -136,6 +140,18 @@ class Engine:
         """
         state = dict(self.model.state_dict()) if self.is_main else {}
         return dict(copy(state, WHOLE)) if copy else state
+
+    def state_later(self, copy: Copy, channel: ProcessGroup | None) -> Callable[[], Mapping[str, Tensor]]:
+        """:meth:`state` in two parts: each rank copies what it holds now, and gathers it later.
+
+        Args:
+            copy: what training shall not change.
+            channel: between the ranks, for the second part; None: there is one rank.
+
+        Returns what gives the state dict; every rank calls it, in any thread, the same order on all.
+        """
+        state = self.state(copy)
+        return lambda: state
 
     def save(self, folder: Path) -> None:
         """Model, optimizer and what was given to :meth:`remember`; each rank writes what it holds."""

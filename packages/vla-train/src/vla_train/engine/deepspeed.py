@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from vla_train.engine.base import WHOLE, Copy, Engine, save_objects
+from vla_train.engine.gathering import Part, gathered
 
 
 class DeepSpeed(Engine):
@@ -106,6 +107,18 @@ class DeepSpeed(Engine):
             buffers = _persistent_buffers(self.model)
             state.update(copy(buffers, WHOLE) if copy else buffers)
         return state
+
+    def state_later(self, copy: Copy, channel: ProcessGroup | None) -> Callable[[], Mapping[str, Tensor]]:
+        """See the base; at stage 3 each rank copies its part of every parameter."""
+        if not self.shards or self.offloads:
+            return super().state_later(copy, channel)
+        parts: dict[str, Part | Tensor] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            held: Any = parameter
+            own = copy(held.ds_tensor.detach(), f"{WHOLE}.{name}")
+            parts[name] = Part(own, held.ds_tensor.ds_numel, tuple(held.ds_shape))
+        parts.update(copy(_persistent_buffers(self.model), WHOLE))
+        return lambda: gathered(parts, channel, self.is_main)
 
 
 def _zero(stage: int, bucket_mb: int, width: int) -> dict[str, Any]:

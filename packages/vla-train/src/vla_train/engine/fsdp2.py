@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
@@ -18,9 +19,12 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from vla_train.engine.base import KINDS, WHOLE, Copy, Engine
+from vla_train.engine.gathering import Part, gathered
 from vla_train.engine.groups import spread
+from vla_train.engine.shares import complete, keeping_shares
 from vla_train.masters import MasterAdamW, counted, total_norm
 from vla_train.parts import local, whole
 
@@ -57,10 +61,21 @@ class FSDP2(Engine):
         self._micro = 0
         self._objects: list[Any] = []
 
+    def sharing(self) -> AbstractContextManager[Any]:
+        """See the base; each rank keeps its rows, in one process that is all of them."""
+        return keeping_shares(self.rank, self.world, self.device) if self.world > 1 else nullcontext()
+
     def split(self, model: nn.Module) -> None:
         """Move the model to the device and spread its parameters, inner units first."""
-        model.to(self.device)
-        spread(model, gather_mb=self.gather_mb, reshard=self.reshard, prefetch=self.prefetch)
+        # What is kept by shares is made whole group by group.
+        model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(self.device))
+        spread(
+            model,
+            gather_mb=self.gather_mb,
+            reshard=self.reshard,
+            prefetch=self.prefetch,
+            complete=lambda layers: complete(layers, self.device),
+        )
         register_fsdp_forward_method(model, "predict")
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -127,6 +142,14 @@ class FSDP2(Engine):
                 state[name] = copy(gathered, f"{WHOLE}.{name}") if copy else gathered.detach().cpu()
         return state
 
+    def state_later(self, copy: Copy, channel: ProcessGroup | None) -> Callable[[], Mapping[str, Tensor]]:
+        """See the base; of every parameter each rank copies its rows."""
+        kept = copy(dict(self.model.state_dict()), WHOLE)
+        parts = {
+            name: _part(tensor) if isinstance(tensor, DTensor) else tensor for name, tensor in kept.items()
+        }
+        return lambda: gathered(parts, channel, self.is_main)
+
     def remember(self, *objects: Any) -> None:
         """See the base."""
         self._objects.extend(objects)
@@ -174,6 +197,12 @@ class FSDP2(Engine):
         for i, parameter in enumerate(self._parameters()):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 yield f"{i}.{name}", value
+
+
+def _part(tensor: DTensor) -> Part:
+    """FSDP2 gives each rank as many rows as the first, as long as there are some."""
+    shape, world = tuple(tensor.shape), tensor.device_mesh.size()
+    return Part(tensor.to_local(), -(-shape[0] // world) * math.prod(shape[1:]), shape)
 
 
 def _write(shares: dict[str, Any], folder: Path, channel: ProcessGroup | None) -> None:

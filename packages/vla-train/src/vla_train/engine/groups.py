@@ -6,7 +6,7 @@ The hooks around each group run in Python; with one group a layer, a step of a l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,14 @@ from vla_core.shard import shard_units
 MB = 1 << 20
 
 
-def spread(model: nn.Module, *, gather_mb: int, reshard: bool, prefetch: int) -> int:
+def spread(
+    model: nn.Module,
+    *,
+    gather_mb: int,
+    reshard: bool,
+    prefetch: int,
+    complete: Callable[[list[nn.Module]], None],
+) -> int:
     """Spread the parameters of ``model`` over all processes, in place; returns the number of groups.
 
     Args:
@@ -26,15 +33,18 @@ def spread(model: nn.Module, *, gather_mb: int, reshard: bool, prefetch: int) ->
         gather_mb: megabytes of whole weights that a group of several layers has at most (0: each alone).
         reshard: free a group's weights between its forward and its backward pass.
         prefetch: groups of one list gathered ahead of the one that computes.
+        complete: gives the parameters of the layers of a group their numbers, right before it is spread.
     """
     count = 1
     for layers in _alike(model):
         groups = list(_filled(layers, gather_mb * MB))
         for group in groups:
+            complete(group)
             fully_shard(group if len(group) > 1 else group[0], reshard_after_forward=reshard)
             _gather_for_any(group)
         _gather_ahead(groups, prefetch)
         count += len(groups)
+    complete([model])
     fully_shard(model)
     return count
 

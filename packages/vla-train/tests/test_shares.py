@@ -1,0 +1,192 @@
+"""Models of which every rank keeps its share from the start: the numbers of one process, in less memory."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from vla_train.composition import compose
+from vla_train.engine.shares import NotByShares, check_complete, keeping_shares, share_of
+from vla_train.presets import load_run_tree
+from vla_train.testing import framework_tree
+
+
+class Ledger(TorchDispatchMode):
+    """The most bytes that tensors made within the block had at one moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and not leaf.is_meta:
+                storage = leaf.untyped_storage()
+                key = storage._cdata
+                if key not in self._known:
+                    self._known.add(key)
+                    self.live += storage.nbytes()
+                    weakref.finalize(storage, self._gone, key, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+
+class Model(nn.Module):
+    """Tied weights, draws, views and constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 4, padding_idx=3)
+        self.layer = nn.Linear(4, 7)
+        self.out = nn.Linear(4, 10, bias=False)
+        self.out.weight = self.embed.weight
+        self.attend = nn.MultiheadAttention(4, 2)
+        self.query = nn.Parameter(torch.randn(3, 4))
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("table", torch.arange(5.0))
+        nn.init.trunc_normal_(self.layer.weight, std=0.02)
+        self.layer.weight.data[2:5].zero_()
+        with torch.no_grad():
+            self.layer.bias.copy_(torch.arange(7.0))
+            self.embed.weight[0].normal_()
+            self.query[:, 1:3].copy_(torch.eye(3)[:, :2])
+            for row in self.query:
+                nn.init.uniform_(row, 0, 2)
+
+
+def joined(models: list[nn.Module], name: str, like: Tensor) -> Tensor:
+    shares = [share_of(model.get_parameter(name)) for model in models]
+    assert None not in shares
+    rows = [share.rows for share in shares if share is not None]
+    return (torch.cat(rows) if like.ndim else rows[0]).reshape(like.shape)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shares_are_those_of_the_whole(world: int) -> None:
+    torch.manual_seed(0)
+    whole = Model()
+    drawn = torch.rand(1)
+    parts: list[nn.Module] = []
+    for rank in range(world):
+        torch.manual_seed(0)
+        with keeping_shares(rank, world):
+            part = Model()
+        check_complete(part)
+        assert torch.equal(torch.rand(1), drawn)
+        assert part.out.weight is part.embed.weight
+        assert all(p.is_meta for p in part.parameters())
+        assert torch.equal(part.table, whole.table)
+        parts.append(part)
+    for name, value in whole.named_parameters():
+        assert torch.equal(joined(parts, name, value), value), name
+
+
+def test_what_shares_cannot_follow_is_said() -> None:
+    with keeping_shares(0, 2):
+        layer = nn.Linear(4, 4)
+        with pytest.raises(NotByShares, match="through 't'"):
+            layer.weight.t().data.zero_()
+        layer.register_buffer("lost", torch.empty(3, device=layer.weight.device))
+    with pytest.raises(NotByShares, match="'lost'"):
+        check_complete(layer)
+
+
+def test_no_more_than_a_share_and_a_parameter_lives() -> None:
+    def build() -> nn.Sequential:
+        return nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(16)))
+
+    peaks = []
+    for world in (1, 2, 4):
+        with Ledger() as ledger, keeping_shares(0, world):
+            kept = build()
+        assert len(kept) == 16
+        del kept
+        peaks.append(ledger.peak)
+    layer = 4 * 64 * 64
+    with Ledger() as ledger:
+        whole = build()
+    assert len(whole) == 16
+    assert ledger.peak >= 16 * layer
+    assert peaks[1] <= 8 * layer + 3 * layer
+    assert peaks[2] <= 4 * layer + 3 * layer
+
+
+@pytest.mark.parametrize("preset", ["QwenGR00T", "QwenMapAnythingPI"])
+def test_presets_are_kept_by_shares(toy_config: Path, preset: str) -> None:
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree(preset, "tiny").data["framework"] | {"horizon": 4}
+    toy_config.write_text(yaml.safe_dump(node))
+    tree = load_run_tree([toy_config])
+    whole = compose(tree)
+    parts = [compose(tree, sharing=lambda rank=rank: keeping_shares(rank, 2)) for rank in range(2)]  # type: ignore[misc]
+    assert all(part.notes == whole.notes for part in parts)
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(joined([part.model for part in parts], name, value), value), name
+
+
+def test_published_weights_are_kept_by_shares(toy_config: Path, tmp_path: Path) -> None:
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree("QwenGR00T", "tiny").data["framework"] | {"horizon": 4}
+    node["framework"]["vlm"] |= {"vision": "vit"}
+    toy_config.write_text(yaml.safe_dump(node))
+    published, vlm = tmp_path / "published", compose(load_run_tree([toy_config])).policy.model.vlm
+    vlm.save_assets(published)
+    weights = {f"model.{name}": value.contiguous() for name, value in vlm.model.state_dict().items()}
+    save_file(weights, published / "model.safetensors", metadata={"format": "pt"})
+    node["framework"]["vlm"]["base_vlm"] = str(published)
+    toy_config.write_text(yaml.safe_dump(node | {"seed": 5}))
+    tree = load_run_tree([toy_config])
+    whole = compose(tree)
+    parts = [compose(tree, sharing=lambda rank=rank: keeping_shares(rank, 2)) for rank in range(2)]  # type: ignore[misc]
+    assert all(part.notes == whole.notes for part in parts)
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(joined([part.model for part in parts], name, value), value), name
+    for name, value in whole.model.named_buffers():
+        assert all(torch.equal(part.model.get_buffer(name), value) for part in parts), name
+    name = "vlm.model.language_model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(whole.model.get_parameter(name), weights[name.removeprefix("vlm.")])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ranks_begin_and_go_on_from_a_checkpoint_as_one_process(toy_config: Path, two_ranks: Any) -> None:
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree("QwenOFT", "tiny").data["framework"] | {"horizon": 4}
+    node["datasets"]["val_fraction"] = 0
+    node["trainer"] |= {"max_steps": 2, "batch_size": 2, "log_every": 1, "val_every": 0, "save_resume": False}
+    node["trackers"] = ["jsonl"]
+    toy_config.write_text(yaml.safe_dump(node))
+    words, runs = ["--config", str(toy_config)], toy_config.parent / "runs"
+    start = f"trainer.pretrained_checkpoint={runs / 'begun' / 'checkpoints' / 'steps_2'}"
+    lora = 'trainer.lora={"modules": ["vlm.model.language_model"], "rank": 2}'
+    shares = [*words, "trainer.sharding=fsdp2"]
+    two_ranks.launch(
+        {
+            "begun": [*shares, "run_id=begun"],
+            "whole": [*words, "run_id=whole", start, "trainer.precision=bf16"],
+            "shares": [*shares, "run_id=shares", start, "trainer.precision=bf16"],
+            "adapters": [*shares, "run_id=adapters", start, lora],
+        }
+    )
+    lines = [(runs / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "shares")]
+    losses = [[json.loads(line)["loss"] for line in of] for of in lines]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    one, other = (
+        load_file(runs / name / "checkpoints/steps_2/model.safetensors") for name in ("whole", "shares")
+    )
+    assert one.keys() == other.keys()
