@@ -68,7 +68,7 @@ def differences(name: str, gather_mb: int) -> list[str]:
     batch, noise = training_batch(policy, 2), noise_for(policy, 2)
     expected = outcome(copy.deepcopy(model), batch, noise)
     units = shard_units(model)
-    spread(model, gather_mb=gather_mb, reshard=True, prefetch=1)
+    spread(model, gather_mb=gather_mb, reshard=True, prefetch=1, complete=lambda layers: None)
     register_fsdp_forward_method(model, "predict")
     found = outcome(model, batch, noise)
     lines = [f"{len(units)} units"] if len(units) < 3 else []

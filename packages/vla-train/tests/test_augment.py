@@ -239,7 +239,7 @@ def test_a_run_resumes_in_its_draws_and_validates_on_what_was_recorded(
     seen: list[np.ndarray] = []
     measure = Validation._measure
 
-    def record(self: Validation, part: Any, engine: Any) -> Any:
+    def record(self: Validation, part: Any, engine: Any, say: Any) -> Any:
         collate = self.collate
 
         def spy(samples: Any) -> Any:
@@ -248,7 +248,7 @@ def test_a_run_resumes_in_its_draws_and_validates_on_what_was_recorded(
             return read
 
         monkeypatch.setattr(self, "collate", spy)
-        result = measure(self, part, engine)
+        result = measure(self, part, engine, say)
         monkeypatch.setattr(self, "collate", collate)
         assert isinstance(part.dataset, TransformedDataset)
         assert part.dataset.seed is None
