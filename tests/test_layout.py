@@ -102,6 +102,10 @@ def test_nothing_unfinished() -> None:
     assert not matches(UNFINISHED, [(p, t) for p, t in sources() if p != this_file])
 
 
+def test_no_merge_is_half_done() -> None:
+    assert not matches(re.compile(r"^(<{7}|>{7}) |^={7}$"), texts())
+
+
 def test_no_large_files() -> None:
     # The pre-trained encoder is kept so that rows of one table, measured on different days, share it.
     kept = {"benchmarks/fusion/encoder.safetensors": 16 << 20}
