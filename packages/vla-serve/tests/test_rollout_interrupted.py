@@ -17,18 +17,7 @@ def address():
 
 
 def test_it_says_so_and_the_same_command_goes_on(toy, address, tmp_path, capsys, monkeypatch):
-    words = [
-        "--address",
-        address,
-        "--env",
-        "toy",
-        "--task",
-        "left",
-        "--episodes",
-        "3",
-        "--workers",
-        "1",
-    ]
+    words = f"--address {address} --env toy --task left --episodes 3 --workers 1".split()
     words += ["--videos", "none", "--out", str(tmp_path / "out")]
 
     def interrupt(*_):

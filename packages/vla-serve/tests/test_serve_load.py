@@ -26,7 +26,7 @@ from vla_serve.engine.sessions import Session
 from vla_serve.observation_codec import encode_observation
 from vla_serve.server import SERVICE
 from vla_serve.status import details_of, find
-from vla_serve.testing import TimedPolicy
+from vla_serve.testing import GatedPolicy, TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
@@ -88,28 +88,21 @@ def test_answers_in_time_at_any_load(clients, factor):
 
 def test_what_no_policy_can_answer_in_time_is_refused_unread():
     """What is late already costs as little as can be: else a server that fell behind stays behind."""
-    gate = threading.Event()
-
-    class Gated(TimedPolicy):
-        def predict(self, prepared, steps=None):
-            assert gate.wait(20)
-            return super().predict(prepared, steps)
-
-    gate.set()
+    policy = GatedPolicy(SPEC)
     with (
-        PolicyServer(Gated(SPEC), max_batch=1) as server,
+        PolicyServer(policy, max_batch=1) as server,
         grpc.insecure_channel(server.address) as channel,
         PolicyClient(server.address) as client,
         ThreadPoolExecutor(1) as beside,
     ):
-        gate.clear()
+        policy.gate.clear()
         running = beside.submit(client.predict, make_observation(SPEC))
         while not server.engine._desk.running_s:
             time.sleep(0.005)
         for _ in range(REMEMBERED):
             server.engine._desk.estimates.record(None, 1, 3600.0)
         refused = unread(channel)
-        gate.set()
+        policy.gate.set()
         running.result()
     assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert find(details_of(refused), details_pb.RetryInfo).retry_delay.ToSeconds() > 3000
@@ -127,17 +120,10 @@ def unread(channel) -> grpc.RpcError:
 
 def test_what_its_session_has_waiting_refuses_a_request_unread():
     """Another session, whose turn comes sooner, is taken."""
-    gate = threading.Event()
-
-    class Gated(TimedPolicy):
-        def predict(self, prepared, steps=None):
-            assert gate.wait(20)
-            return super().predict(prepared, steps)
-
-    gate.set()
+    policy = GatedPolicy(SPEC)
     message = encode_observation(make_observation(SPEC), SPEC.observation)
     with (
-        PolicyServer(Gated(SPEC), max_batch=1) as server,
+        PolicyServer(policy, max_batch=1) as server,
         grpc.insecure_channel(server.address) as channel,
         PolicyClient(server.address) as other,
         ThreadPoolExecutor(1) as beside,
@@ -145,7 +131,7 @@ def test_what_its_session_has_waiting_refuses_a_request_unread():
         stub = PolicyServiceStub(channel)
         session = stub.OpenSession(pb.OpenSessionRequest()).session_id
         request = pb.PredictRequest(session_id=session, observation=message)
-        gate.clear()
+        policy.gate.clear()
         calls = [stub.Predict.future(request, timeout=600) for _ in range(10)]
         while server.engine.waiting < 9 or not server.engine._desk.running_s:
             time.sleep(0.005)
@@ -158,7 +144,7 @@ def test_what_its_session_has_waiting_refuses_a_request_unread():
         while server.engine.waiting < 10:
             assert not taken.done()
             time.sleep(0.005)
-        gate.set()
+        policy.gate.set()
         taken.result()
         for call in calls:
             call.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 import time
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from vla_serve.many import _Stream
 from vla_serve.observation_codec import encode_observation
 from vla_serve.predicting import Caller, Predictor
 from vla_serve.rpc import Rpcs
-from vla_serve.testing import TimedPolicy, ToyPolicy
+from vla_serve.testing import GatedPolicy, TimedPolicy, ToyPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
@@ -191,19 +190,6 @@ def test_no_difference_is_what_a_session_accepts(timed):
 # StreamActions
 
 
-class Gated(TimedPolicy):
-    """Runs while its gate is open."""
-
-    def __init__(self, *args) -> None:
-        super().__init__(*args)
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def predict(self, prepared, steps=None):
-        assert self.gate.wait(20)
-        return super().predict(prepared, steps)
-
-
 class Stream:
     """The client's half, by hand."""
 
@@ -246,7 +232,7 @@ def test_a_stream_answers_every_observation_and_a_bad_one_ends_nothing(timed, st
 
 def test_reports_drop_what_is_past_and_forget_older_chunks():
     horizon = ToyPolicy().specs["toy"].action.horizon
-    policy = Gated(make_spec(1, horizon=horizon))
+    policy = GatedPolicy(make_spec(1, horizon=horizon))
     spec = next(iter(policy.specs.values()))
     with (
         PolicyServer(policy, max_batch=1) as server,
@@ -288,7 +274,7 @@ def test_reports_drop_what_is_past_and_forget_older_chunks():
 
 
 def test_a_stream_keeps_to_the_limits_and_holds_its_session():
-    policy = Gated(SPEC, 0.2)
+    policy = GatedPolicy(SPEC, 0.2)
     with (
         PolicyServer(policy, max_in_flight=2, max_batch=1) as server,
         grpc.insecure_channel(server.address) as channel,

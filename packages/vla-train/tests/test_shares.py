@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from vla_train.composition import compose
+from vla_train.composition import Composed, compose
 from vla_train.engine.shares import NotByShares, check_complete, keeping_shares, share_of
 from vla_train.presets import load_run_tree
 from vla_train.testing import framework_tree
@@ -126,17 +126,25 @@ def test_no_more_than_a_share_and_a_parameter_lives() -> None:
     assert peaks[2] <= 4 * layer + 3 * layer
 
 
-@pytest.mark.parametrize("preset", ["QwenGR00T", "QwenMapAnythingPI"])
-def test_presets_are_kept_by_shares(toy_config: Path, preset: str) -> None:
-    node = yaml.safe_load(toy_config.read_text())
-    node["framework"] = framework_tree(preset, "tiny").data["framework"] | {"horizon": 4}
-    toy_config.write_text(yaml.safe_dump(node))
-    tree = load_run_tree([toy_config])
+def compared(config: Path) -> Composed:
+    """What a config makes, once its shares on two ranks were found to be that."""
+    tree = load_run_tree([config])
     whole = compose(tree)
     parts = [compose(tree, sharing=lambda rank=rank: keeping_shares(rank, 2)) for rank in range(2)]  # type: ignore[misc]
     assert all(part.notes == whole.notes for part in parts)
     for name, value in whole.model.named_parameters():
         assert torch.equal(joined([part.model for part in parts], name, value), value), name
+    for name, value in whole.model.named_buffers():
+        assert all(torch.equal(part.model.get_buffer(name), value) for part in parts), name
+    return whole
+
+
+@pytest.mark.parametrize("preset", ["QwenGR00T", "QwenMapAnythingPI"])
+def test_presets_are_kept_by_shares(toy_config: Path, preset: str) -> None:
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree(preset, "tiny").data["framework"] | {"horizon": 4}
+    toy_config.write_text(yaml.safe_dump(node))
+    compared(toy_config)
 
 
 def test_published_weights_are_kept_by_shares(toy_config: Path, tmp_path: Path) -> None:
@@ -150,14 +158,7 @@ def test_published_weights_are_kept_by_shares(toy_config: Path, tmp_path: Path) 
     save_file(weights, published / "model.safetensors", metadata={"format": "pt"})
     node["framework"]["vlm"]["base_vlm"] = str(published)
     toy_config.write_text(yaml.safe_dump(node | {"seed": 5}))
-    tree = load_run_tree([toy_config])
-    whole = compose(tree)
-    parts = [compose(tree, sharing=lambda rank=rank: keeping_shares(rank, 2)) for rank in range(2)]  # type: ignore[misc]
-    assert all(part.notes == whole.notes for part in parts)
-    for name, value in whole.model.named_parameters():
-        assert torch.equal(joined([part.model for part in parts], name, value), value), name
-    for name, value in whole.model.named_buffers():
-        assert all(torch.equal(part.model.get_buffer(name), value) for part in parts), name
+    whole = compared(toy_config)
     name = "vlm.model.language_model.layers.0.mlp.up_proj.weight"
     assert torch.equal(whole.model.get_parameter(name), weights[name.removeprefix("vlm.")])
 

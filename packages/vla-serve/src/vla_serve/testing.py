@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -215,6 +216,25 @@ class TimedPolicy:
             ActionChunk(actions_TA, self.specs[row.observation.embodiment].action)
             for actions_TA, row in zip(actions, rows, strict=True)
         ]
+
+
+class GatedPolicy(TimedPolicy):
+    """Runs while its gate is open."""
+
+    def __init__(self, spec: RobotSpec, run_s: float = 0.0, row_s: float = 0.0) -> None:
+        super().__init__(spec, run_s, row_s)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def predict(self, prepared: FakeRows, steps: int | None = None) -> NDArray[np.float32]:
+        """See :class:`TimedPolicy`.
+
+        Raises:
+            TimeoutError: the gate stayed closed for 20 seconds.
+        """
+        if not self.gate.wait(20):
+            raise TimeoutError("the gate stayed closed")
+        return super().predict(prepared, steps)
 
 
 def _mean(state: NDArray[np.float32] | None) -> float:
