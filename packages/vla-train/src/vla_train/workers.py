@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ from vla_train.stopping import SIGNALS
 
 LOOK_S = 1.0
 """A worker looks so often whether its parent still lives."""
+
+NEWS_S = 2.0
+"""So long after a batch that did not arrive the news of a worker's death is waited for."""
 
 
 @contextmanager
@@ -72,12 +76,17 @@ def deaths_named() -> Iterator[None]:
 def reading() -> Iterator[None]:
     """A block that takes a batch: what a dead worker had under way may be met before the news of its death.
 
+    The system closes a process's pipes before it tells the parent. Torch raises out of its handler of that
+    signal, wherever the main thread then is; so the block is not left before.
+
     Raises:
         UserError: instead of the error of the transport.
     """
     try:
         yield
     except (ConnectionError, EOFError) as error:
+        with deaths_named():
+            time.sleep(NEWS_S)
         raise _dead(f"its batch did not arrive ({type(error).__name__})") from error
 
 
