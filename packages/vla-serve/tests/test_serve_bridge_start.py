@@ -74,7 +74,14 @@ def test_a_bridge_is_checked_before_it_listens(tmp_path, capsys):
                 "has no 'lift' (did",
             ),
             (REPACK, (), "give --openpi_port, --starvla_port or --vla_eval_port"),
-            (REPACK, (*left, "--host", "0.0.0.0"), "or say --insecure"),
+            (REPACK, (*left, "--host", "0.0.0.0"), "give --listen_cert and --listen_key with --listen_token"),
+            (REPACK, (*left[:2], "--openpi_port", "99999"), "openpi_port: 99999 is outside 0 to 65535"),
+            (
+                REPACK,
+                (*left, "--listen_cert", str(file), "--listen_key", str(file)),
+                "are no certificate and its key",
+            ),
+            (REPACK, (*left, "--listen_token_file", "nowhere"), "listen_token_file: nowhere cannot be read"),
             ("[1", left, "is no YAML"),
         ):
             code, said = run(text, *words)

@@ -145,6 +145,13 @@ def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
         ),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--cache_mib", 8), "cache_mib: given, but this policy"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "cuda"), "no CUDA device here"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "tpu"), "--device tpu: expected cpu, cuda"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "mps"), "--device mps: expected cpu, cuda"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 99999), "port: 99999 is outside 0 to 65535"),
+        (("--ckpt_path", "CHECKPOINT", "--port", -1), "port: -1 is outside 0 to 65535"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--max_batch", 0), "max_batch: 0 is outside 1 to"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--grace_s", -1), "grace_s: must be finite"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--grace_s", "nan"), "grace_s: must be finite"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(checkpoint, capsys, arguments, words):

@@ -53,8 +53,9 @@ async def _run(args: argparse.Namespace) -> None:
     ports = {"openpi": args.openpi_port, "starvla": args.starvla_port, "vla_eval": args.vla_eval_port}
     if all(port is None for port in ports.values()):
         raise UserError("give --openpi_port, --starvla_port or --vla_eval_port")
-    token = None if args.listen_token_file is None else read_token(args.listen_token_file)
-    security = Security(args.listen_cert, args.listen_key, None, token, args.insecure)
+    names = ("listen_cert", "listen_key", "listen_token_file")
+    token = None if args.listen_token_file is None else read_token(args.listen_token_file, names[2])
+    security = Security(args.listen_cert, args.listen_key, None, token, args.insecure, names)
     options = access(args)
     embodiment = options.pop("embodiment")
     connect = partial(AsyncPolicyClient, args.address, **options)
@@ -62,7 +63,7 @@ async def _run(args: argparse.Namespace) -> None:
         reserved = {}
         for name, port in ports.items():
             if port is not None:
-                reserved[name] = Reservation(args.host, port)
+                reserved[name] = Reservation(args.host, port, f"{name}_port")
                 stack.callback(reserved[name].release)
                 security.check(reserved[name].addresses)
         info = connect()

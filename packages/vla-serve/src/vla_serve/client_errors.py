@@ -55,6 +55,16 @@ class PolicyUnavailable(PolicyServerError, ConnectionError):
     """No server at the address, or one that is shutting down."""
 
 
+_CUT_OFF = ("Socket closed", "Connection reset", "End of TCP stream", "before receiving SETTINGS")
+_HINTS = (
+    ("WRONG_VERSION_NUMBER", "is this a server without TLS?"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not of the authority that was given, or has expired"),
+    ("Hostname Verification Check failed", "its certificate is of another name (--tls_server_name)"),
+    *((words, "is vla-serve running there, and does it ask for TLS?") for words in _CUT_OFF),
+)
+"""Words of gRPC's for a connection that failed -> what that means."""
+
+
 def from_rpc(error: Any, address: str) -> PolicyClientError | PolicyServerError:
     """The exception for a ``grpc.RpcError`` of a call to ``address``."""
     return _of(error.code(), error.details() or "", details_of(error), address)
@@ -90,7 +100,8 @@ def _of(
     if code is codes.DEADLINE_EXCEEDED:
         return PolicyTimeout(f"{address}: no answer before the deadline ({text})")
     if code in (codes.UNAVAILABLE, codes.CANCELLED):
-        return PolicyUnavailable(f"{address}: {text}; is vla-serve running there?")
+        hint = next((hint for words, hint in _HINTS if words in text), "is vla-serve running there?")
+        return PolicyUnavailable(f"{address}: {text}; {hint}")
     if code is codes.UNAUTHENTICATED:
         return PolicyClientError(f"token: {address}: {text}", {"token": text})
     if code is codes.UNIMPLEMENTED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ def _server(args: argparse.Namespace) -> Any:
     from vla_serve.listen import Reservation, Security, own_token, read_token
 
     paths = checkpoints(args)
+    if not 0 <= args.grace_s < math.inf:
+        raise UserError(f"grace_s: must be finite and not negative, got {args.grace_s}")
     if args.admin_token_file is not None and args.admin_port is None:
         raise UserError("admin_token_file: there is no --admin_port")
     if args.admin_port is not None and args.admin_token_file is None and args.token_file is None:
@@ -64,6 +67,7 @@ def _server(args: argparse.Namespace) -> Any:
         loader = _loader(args)
     except ModuleNotFoundError as error:
         raise UserError(f"'{error.name}' is not installed: pip install 'vla-serve[server]'") from error
+    most = (32 if args.device.startswith("cuda") else 8) if args.max_batch is None else args.max_batch
     reservation = Reservation(args.host, args.port)
     names = (
         "max_queue max_sessions session_idle_s denoise_steps max_denoise_steps max_message_mb max_in_flight "
@@ -76,7 +80,7 @@ def _server(args: argparse.Namespace) -> Any:
         server = PolicyServer(
             {name: loader(path) for name, path in paths.items()},
             host=args.host,
-            max_batch=args.max_batch or (32 if args.device.startswith("cuda") else 8),
+            max_batch=most,
             loader=loader,
             security=security,
             admin_token=admin_token,
