@@ -159,7 +159,7 @@ def test_a_drained_policy_takes_no_requests_and_comes_back(server, admin):
     with PolicyClient(server.address) as client:
         reply = admin.DrainPolicy(pb.DrainPolicyRequest(policy="default", timeout_s=5), timeout=10)
         assert reply.empty
-        with pytest.raises(PolicyUnavailable, match="policy 'default' takes no requests now"):
+        with pytest.raises(PolicyUnavailable, match="policy 'default' takes no requests now$"):
             ask(client)
         admin.PromotePolicy(pb.PromotePolicyRequest(policy="default"), timeout=10)
         assert ask(client) == (1, "1")
@@ -170,6 +170,14 @@ def test_a_drained_policy_takes_no_requests_and_comes_back(server, admin):
         admin.DrainPolicy(pb.DrainPolicyRequest(policy="more", timeout_s=5), timeout=10)
         admin.UnloadPolicy(pb.UnloadPolicyRequest(policy="more", timeout_s=5), timeout=10)
         assert states(admin) == {("default", "1"): "CURRENT"}
+
+
+def test_a_policy_that_never_answered_cannot_be_drained(server, admin):
+    admin.LoadPolicy(pb.LoadPolicyRequest(policy="more", path="5"), timeout=10)
+    with pytest.raises(grpc.RpcError) as caught:
+        admin.DrainPolicy(pb.DrainPolicyRequest(policy="more"), timeout=10)
+    assert caught.value.code() is CODES.FAILED_PRECONDITION
+    assert caught.value.details() == "policy 'more' has no revision that answers (standing by: 1)"
 
 
 CODES = grpc.StatusCode

@@ -100,6 +100,8 @@ def _of(
     if code is codes.DEADLINE_EXCEEDED:
         return PolicyTimeout(f"{address}: no answer before the deadline ({text})")
     if code in (codes.UNAVAILABLE, codes.CANCELLED):
+        if details:  # the server's own word: it is there
+            return PolicyUnavailable(f"{address}: {text}")
         hint = next((hint for words, hint in _HINTS if words in text), "is vla-serve running there?")
         return PolicyUnavailable(f"{address}: {text}; {hint}")
     if code is codes.UNAUTHENTICATED:
