@@ -159,7 +159,7 @@ def test_a_drained_policy_takes_no_requests_and_comes_back(server, admin):
     with PolicyClient(server.address) as client:
         reply = admin.DrainPolicy(pb.DrainPolicyRequest(policy="default", timeout_s=5), timeout=10)
         assert reply.empty
-        with pytest.raises(PolicyUnavailable, match="policy 'default' takes no requests now$"):
+        with pytest.raises(PolicyUnavailable, match=r"policy 'default' takes no requests now$"):
             ask(client)
         admin.PromotePolicy(pb.PromotePolicyRequest(policy="default"), timeout=10)
         assert ask(client) == (1, "1")

@@ -177,6 +177,8 @@ def test_what_is_kept_has_a_bound():
         report, pictures = recorder.report([""], contracts=True)
         assert list(report["shown"]) == [last[:8]]
         assert len(pictures) == len(SPEC.observation.cameras)
+        axes = [group["axes"] for group in report["shown"][last[:8]]["actions"]]
+        assert axes == [["x", "y", "z"], ["x", "y", "z"], ["0"]]
         assert len(report["sessions"]) == len(clients)
         assert last not in str(report)
         for client in clients:

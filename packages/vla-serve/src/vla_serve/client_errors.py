@@ -55,11 +55,13 @@ class PolicyUnavailable(PolicyServerError, ConnectionError):
     """No server at the address, or one that is shutting down."""
 
 
-_CUT_OFF = ("Socket closed", "Connection reset", "End of TCP stream", "before receiving SETTINGS")
+_CUT_OFF = ("Socket closed", "Connection reset", "End of TCP stream")
 _HINTS = (
     ("WRONG_VERSION_NUMBER", "is this a server without TLS?"),
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is not of the authority that was given, or has expired"),
     ("Hostname Verification Check failed", "its certificate is of another name (--tls_server_name)"),
+    ("before receiving SETTINGS", "vla-serve may still be loading there; wait for it"),
+    ("connect() timed out", "vla-serve may still be loading there, or the address is wrong"),
     *((words, "is vla-serve running there, and does it ask for TLS?") for words in _CUT_OFF),
 )
 """Words of gRPC's for a connection that failed -> what that means."""
