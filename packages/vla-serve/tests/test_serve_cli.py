@@ -198,6 +198,29 @@ def test_damaged_checkpoints_are_one_line_and_exit_code_2(checkpoint, tmp_path, 
     assert words in line
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ckpt_pth", "x"], "vla-serve: unknown option --ckpt_pth (did you mean --ckpt_path?)"),
+        (["prob"], "vla-serve: no program 'prob' (did you mean 'probe'?)"),
+        (["probe", "--adress=x"], "vla-serve probe: unknown option --adress (did you mean --address?)"),
+        (["doctor", "--address", "x", "--dta", "y"], "unknown option --dta (did you mean --data?)"),
+        (["--nonsense"], "vla-serve: unknown option --nonsense;"),
+        (["bridge"], "the following arguments are required: --address"),
+        (["--compile", "all"], "argument --compile: invalid choice: 'all'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_the_nearest(capsys, words, said):
+    from vla_serve.server_cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert line.endswith("--help")
+
+
 def pickled(weights, content):
     """In place of the weights, under the name that a pickle has."""
     weights.unlink()

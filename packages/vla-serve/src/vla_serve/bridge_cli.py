@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
 from vla_serve.async_client import AsyncPolicyClient
@@ -22,7 +23,7 @@ from vla_serve.listen import Reservation, Security, read_token
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-serve bridge",
         description="Answer WebSocket clients of openpi, StarVLA and vla-eval from a server that runs.",
     )

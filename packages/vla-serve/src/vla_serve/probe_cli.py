@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
 from vla_serve.arguments import seconds
@@ -18,7 +19,7 @@ from vla_serve.probe_report import latency_lines, repeats_line
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-serve probe",
         description="Ask a server what it serves, and how it answers made-up observations.",
     )

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vla_core.errors import UserError
+from vla_core.errors import UserError, suggest
 
 from vla_serve.logs import set_up
 from vla_serve.memory import keep_freed_memory
@@ -142,7 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in PROGRAMS:
         program: Any = importlib.import_module(PROGRAMS[words[0]])
         return int(program.main(words[1:]))
-    args = _parser().parse_args(words)
+    parser = _parser()
+    if words and not words[0].startswith("-"):
+        parser.error(f"no program '{words[0]}'{suggest(words[0], PROGRAMS)}")
+    args = parser.parse_args(words)
     set_up(args.log_format, args.log_level)
     try:
         return _serve(args)
