@@ -81,6 +81,10 @@ def test_mistakes_are_one_line(capsys, tmp_path):
         assert "config.embodiment: the policy has no 'toi' (did you mean 'toy'?)" in capsys.readouterr().err
         assert probe(server, "--requests", "0") == 2
         assert "--requests: must be at least 1" in capsys.readouterr().err
+        assert probe(server, "--tolerance", "nan") == 2
+        assert "--tolerance: must be finite and not negative" in capsys.readouterr().err
+        assert probe(server, "--wait_s", "-1") == 2
+        assert "wait_s: must be positive" in capsys.readouterr().err
         assert probe(server, "--token_file", str(tmp_path / "none")) == 2
         assert "cannot be read" in capsys.readouterr().err
         assert probe(server, "--timeout_s", "inf") == 2

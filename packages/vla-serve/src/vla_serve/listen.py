@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 from vla_core.errors import UserError
 
+from vla_serve.arguments import within
 from vla_serve.tls_files import check_authority, check_pair, readable
 
 
@@ -97,9 +98,6 @@ def read_token(path: Path, option: str = "token_file") -> str:
     return token
 
 
-MOST_PORTS = 65535
-
-
 class Reservation:
     """The addresses of a host name with one port, kept from others until a server takes them.
 
@@ -113,8 +111,7 @@ class Reservation:
     """
 
     def __init__(self, host: str, port: int, option: str = "port") -> None:
-        if not 0 <= port <= MOST_PORTS:
-            raise UserError(f"{option}: {port} is outside 0 to {MOST_PORTS}")
+        within(option, port, 0, 65535)
         self.host = host
         self._sockets: list[socket.socket] = []
         self.addresses: list[str] = []
