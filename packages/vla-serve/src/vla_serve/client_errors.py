@@ -47,6 +47,10 @@ class PolicyBusy(PolicyServerError):
         self.retry_after_s = retry_after_s
 
 
+class PolicySuperseded(PolicyServerError):
+    """A newer request of the session, which said so, took the place of this one in the queue."""
+
+
 class PolicyTimeout(PolicyServerError, TimeoutError):
     """No answer before the deadline."""
 
@@ -99,6 +103,8 @@ def _of(
         if "larger than max" in text:  # gRPC's own words, before any of our code runs
             return PolicyClientError(f"{text}; send smaller images, or raise the server's --max_message_mb")
         return PolicyBusy(f"{address}: {text}", 1.0)
+    if code is codes.ABORTED:
+        return PolicySuperseded(f"{address}: {text}")
     if code is codes.DEADLINE_EXCEEDED:
         return PolicyTimeout(f"{address}: no answer before the deadline ({text})")
     if code in (codes.UNAVAILABLE, codes.CANCELLED):
