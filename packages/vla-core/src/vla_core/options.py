@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 
@@ -15,7 +15,7 @@ class Options(argparse.ArgumentParser):
     Options with a dot in their name (``--env.key``) are another's affair: :func:`vla_core.dotted.dotted`.
     """
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """As the parser's own, after a look at the names: what is missing may only be misspelt."""
         words = list(sys.argv[1:] if args is None else args)
         for word in words[: words.index("--")] if "--" in words else words:
