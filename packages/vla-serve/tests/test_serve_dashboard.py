@@ -152,7 +152,7 @@ def test_what_cannot_be_is_one_line(monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"dashboard: {port} of 127.0.0.1: Address already in use"):
+        with pytest.raises(UserError, match=f"dashboard: {port} of 127.0.0.1 is taken; choose"):
             PolicyServer(TimedPolicy(SPEC), dashboard=port).start()
     with pytest.raises(UserError, match="dashboard: 70000 is outside"):
         PolicyServer(TimedPolicy(SPEC), dashboard=70000)

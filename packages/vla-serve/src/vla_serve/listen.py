@@ -17,6 +17,9 @@ from vla_core.errors import UserError
 from vla_serve.arguments import within
 from vla_serve.tls_files import check_authority, check_pair, readable
 
+LOCAL = "127.0.0.1"
+"""This machine alone."""
+
 
 @dataclass(frozen=True)
 class Security:
@@ -128,7 +131,7 @@ class Reservation:
                 if not last and error.errno not in _TAKEN:
                     continue
                 self.release()
-                raise UserError(_why(host, address, port, error, option)) from None
+                raise UserError(why_not(host, address, port, error, option)) from None
 
     def _bind(self, family: socket.AddressFamily, address: str) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -218,7 +221,8 @@ def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
     return [(family, address) for family, address in unique]
 
 
-def _why(host: str, address: str, port: int, error: OSError, option: str) -> str:
+def why_not(host: str, address: str, port: int, error: OSError, option: str) -> str:
+    """Why nothing can listen there, and what to do."""
     where = host if host == address else f"{host} ({address})"
     if error.errno in _TAKEN:
         return f"{option}: {port} of {where} is taken; choose another (0: a free one)"
