@@ -221,6 +221,29 @@ def test_a_wrong_option_is_one_line_that_names_the_nearest(capsys, words, said):
     assert line.endswith("--help")
 
 
+@pytest.mark.parametrize(
+    ("words", "inside", "name"),
+    [
+        (["--ckpt_path", "x"], "vla_serve.server_cli._server", "vla-serve"),
+        (["probe", "--address", "127.0.0.1:1"], "vla_serve.probe_cli._run", "vla-serve probe"),
+        (
+            ["doctor", "--address", "127.0.0.1:1", "--data", "x"],
+            "vla_serve.doctor_cli._run",
+            "vla-serve doctor",
+        ),
+    ],
+)
+def test_an_interruption_is_one_line(monkeypatch, capsys, words, inside, name):
+    from vla_serve.server_cli import main
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inside, interrupt)
+    assert main(words) == 130
+    assert capsys.readouterr().err.strip() == f"{name}: interrupted"
+
+
 def pickled(weights, content):
     """In place of the weights, under the name that a pickle has."""
     weights.unlink()

@@ -136,9 +136,7 @@ def _write_port(path: Path, port: int) -> None:
     temporary.replace(path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 after a clean stop, 1 when the model failed, 2 for a mistake."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def _run(words: list[str]) -> int:
     if words and words[0] in PROGRAMS:
         program: Any = importlib.import_module(PROGRAMS[words[0]])
         return int(program.main(words[1:]))
@@ -152,6 +150,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vla-serve: {error}", file=sys.stderr)
         return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 after a clean stop, 1 when the model failed, 2 for a mistake,
+    130 when it was interrupted before it served.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        name = " ".join(["vla-serve", *(word for word in words[:1] if word in PROGRAMS)])
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
