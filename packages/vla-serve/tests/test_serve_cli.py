@@ -147,6 +147,15 @@ def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "cuda"), "no CUDA device here"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "tpu"), "--device tpu: expected cpu, cuda"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "mps"), "--device mps: expected cpu, cuda"),
+        (
+            ("--ckpt_path", "CHECKPOINT", "--port", 0, "--port_file", "/proc/none/port"),
+            "port_file: /proc/none",
+        ),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--port_file", "/"), "port_file: / is a directory"),
+        (
+            ("--ckpt_path", "CHECKPOINT", "--port", 0, "--admin_port", 0, "--admin_token_file", "/"),
+            "admin_token_file: / is a directory",
+        ),
         (("--ckpt_path", "CHECKPOINT", "--port", 99999), "port: 99999 is outside 0 to 65535"),
         (("--ckpt_path", "CHECKPOINT", "--port", -1), "port: -1 is outside 0 to 65535"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--max_batch", 0), "max_batch: 0 is outside 1 to"),

@@ -86,6 +86,8 @@ def own_token(path: Path) -> str:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
     except FileExistsError:
+        if path.is_dir():
+            raise UserError(f"admin_token_file: {path} is a directory; name a file") from None
         if path.stat().st_mode & 0o077:
             raise UserError(f"admin_token_file: {path} is open to other accounts; chmod 600 it") from None
     except OSError as error:

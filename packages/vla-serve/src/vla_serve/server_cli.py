@@ -49,6 +49,8 @@ def _server(args: argparse.Namespace) -> Any:
     paths = checkpoints(args)
     if not 0 <= args.grace_s < math.inf:
         raise UserError(f"grace_s: must be finite and not negative, got {args.grace_s}")
+    if args.port_file is not None:
+        _check_port_file(args.port_file)
     if args.admin_token_file is not None and args.admin_port is None:
         raise UserError("admin_token_file: there is no --admin_port")
     if args.admin_port is not None and args.admin_token_file is None and args.token_file is None:
@@ -128,9 +130,18 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_port_file(path: Path) -> None:
+    """Raise :class:`UserError` where it could not be written once all is loaded."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"port_file: {path.parent} cannot be made ({error.strerror})") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"port_file: {path} is a directory, or in one that cannot be written")
+
+
 def _write_port(path: Path, port: int) -> None:
     # A reader sees nothing or the whole number.
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(f"{port}\n")
     temporary.replace(path)
