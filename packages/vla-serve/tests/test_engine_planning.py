@@ -49,6 +49,19 @@ def test_rows_that_a_larger_run_would_make_late_are_left_out():
     assert late == waiting[8:]
 
 
+def test_rows_that_only_a_small_run_answers_in_time_take_no_place_of_a_large_one():
+    """They did, and under load a fifth of each run was empty."""
+
+    def seconds(steps, size):
+        return {1: 0.13, 2: 0.14, 4: 0.16, 8: 0.2}[size]
+
+    hurried = [ticket(deadline=0.15) for _ in range(3)]
+    others = [ticket(deadline=1.0) for _ in range(8)]
+    batch, late = choose([*hurried, *others], 0.0, seconds, 0.0, (1, 2, 4, 8))
+    assert batch == others
+    assert late == []
+
+
 def test_expected_times():
     assert ahead_of("me", {"flood": 50}) == 1  # turns: one of the flood's goes before
     assert ahead_of("me", {"flood": 50, "me": 2}) == 5

@@ -285,7 +285,9 @@ def test_the_program_fails_when_an_episode_does(address, toy, tmp_path, capfd):
     [
         (["--env.max_stepz", "3"], 2, "max_steps"),
         (["--env.max_steps"], 2, "--env.max_steps: a value is missing"),
-        (["--nonsense"], 2, "unknown argument '--nonsense'"),
+        (["--out", "/proc/none"], 2, "out: /proc/none cannot be written"),
+        (["--out", "/etc/passwd"], 2, "out: /etc/passwd cannot be written"),
+        (["nonsense"], 2, "unknown argument 'nonsense'"),
         (["--address", "127.0.0.1:1"], 1, "is vla-serve running there"),
     ],
 )

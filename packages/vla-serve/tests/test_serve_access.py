@@ -152,3 +152,42 @@ def test_open_after_a_lost_session_opens_another():
 def test_a_deadline_without_end_is_none():
     with pytest.raises(UserError, match="timeout_s: must be positive and finite"):
         PolicyClient("127.0.0.1:1", timeout_s=float("inf"))
+
+
+def test_files_that_are_no_certificates_are_named_before_anything_starts(certificates):
+    def file(name):
+        return certificates / name
+
+    encrypted = ["openssl", "rsa", "-aes256", "-passout", "pass:x", "-in", file("robot.key")]
+    subprocess.run([*encrypted, "-out", file("locked.key")], check=True, capture_output=True)
+    for cert, key, words in (
+        ("names", "server.key", "tls_cert, tls_key: .*names and .*server.key are no certificate and its key"),
+        ("server.pem", "robot.key", "key values mismatch"),
+        ("robot.pem", "locked.key", "tls_key: .*locked.key has a password"),
+        ("server.pem", "nothing", "tls_key: .*nothing cannot be read"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Security(file(cert), file(key)).check(["127.0.0.1"])
+        with pytest.raises(UserError, match=words):
+            PolicyClient("127.0.0.1:1", tls=TLS(cert=file(cert), key=file(key))).open()
+    with pytest.raises(UserError, match=r"tls_client_ca: .*server.key holds no certificate"):
+        Security(file("server.pem"), file("server.key"), file("server.key")).check(["127.0.0.1"])
+    with pytest.raises(UserError, match=r"tls_ca: .*names holds no certificate"):
+        PolicyClient("127.0.0.1:1", tls=TLS(file("names"))).open()
+
+
+def test_a_client_that_takes_a_server_for_one_with_or_without_tls_is_told(certificates):
+    security = Security(certificates / "server.pem", certificates / "server.key", token="secret")
+    tls = TLS(ca=certificates / "ca.pem")
+    with PolicyServer(TimedPolicy(SPEC), security=security) as server:
+        for options, words in (
+            ({}, "does it ask for TLS"),
+            ({"tls": TLS(ca=certificates / "foreign.pem")}, "not of the authority that was given"),
+        ):
+            with pytest.raises(PolicyServerError, match=words):
+                ask(server, token="secret", **options)
+    with (
+        PolicyServer(TimedPolicy(SPEC)) as server,
+        pytest.raises(PolicyServerError, match="a server without TLS"),
+    ):
+        ask(server, tls=tls)

@@ -74,7 +74,19 @@ def test_a_bridge_is_checked_before_it_listens(tmp_path, capsys):
                 "has no 'lift' (did",
             ),
             (REPACK, (), "give --openpi_port, --starvla_port or --vla_eval_port"),
-            (REPACK, (*left, "--host", "0.0.0.0"), "or say --insecure"),
+            (REPACK, (*left, "--host", "0.0.0.0"), "give --listen_cert and --listen_key with --listen_token"),
+            (REPACK, (*left[:2], "--openpi_port", "99999"), "openpi_port: 99999 is outside 0 to 65535"),
+            (
+                REPACK,
+                (*left, "--listen_cert", str(file), "--listen_key", str(file)),
+                "are no certificate and its key",
+            ),
+            (REPACK, (*left, "--max_message_mb", "0"), "max_message_mb: 0 is outside 1 to 1024"),
+            (REPACK, (*left, "--max_connections", "0"), "max_connections: 0 is outside 1 to"),
+            (REPACK, (*left, "--denoise_steps", "0"), "denoise_steps: 0 is outside 1 to 1000"),
+            (REPACK, (*left, "--denoise_steps", "1001"), "denoise_steps: 1001 is outside 1 to 1000"),
+            (REPACK, (*left, "--wait_s", "-1"), "wait_s: must be positive and finite"),
+            (REPACK, (*left, "--listen_token_file", "nowhere"), "listen_token_file: nowhere cannot be read"),
             ("[1", left, "is no YAML"),
         ):
             code, said = run(text, *words)

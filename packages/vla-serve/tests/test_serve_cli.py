@@ -145,6 +145,22 @@ def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
         ),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--cache_mib", 8), "cache_mib: given, but this policy"),
         (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "cuda"), "no CUDA device here"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "tpu"), "--device tpu: expected cpu, cuda"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--device", "mps"), "--device mps: expected cpu, cuda"),
+        (
+            ("--ckpt_path", "CHECKPOINT", "--port", 0, "--port_file", "/proc/none/port"),
+            "port_file: /proc/none",
+        ),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--port_file", "/"), "port_file: / is a directory"),
+        (
+            ("--ckpt_path", "CHECKPOINT", "--port", 0, "--admin_port", 0, "--admin_token_file", "/"),
+            "admin_token_file: / is a directory",
+        ),
+        (("--ckpt_path", "CHECKPOINT", "--port", 99999), "port: 99999 is outside 0 to 65535"),
+        (("--ckpt_path", "CHECKPOINT", "--port", -1), "port: -1 is outside 0 to 65535"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--max_batch", 0), "max_batch: 0 is outside 1 to"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--grace_s", -1), "grace_s: must be finite"),
+        (("--ckpt_path", "CHECKPOINT", "--port", 0, "--grace_s", "nan"), "grace_s: must be finite"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(checkpoint, capsys, arguments, words):
@@ -189,6 +205,52 @@ def test_damaged_checkpoints_are_one_line_and_exit_code_2(checkpoint, tmp_path, 
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("vla-serve: ")
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ckpt_pth", "x"], "vla-serve: unknown option --ckpt_pth (did you mean --ckpt_path?)"),
+        (["prob"], "vla-serve: no program 'prob' (did you mean 'probe'?)"),
+        (["probe", "--adress=x"], "vla-serve probe: unknown option --adress (did you mean --address?)"),
+        (["doctor", "--address", "x", "--dta", "y"], "unknown option --dta (did you mean --data?)"),
+        (["--nonsense"], "vla-serve: unknown option --nonsense;"),
+        (["bridge"], "the following arguments are required: --address"),
+        (["--compile", "all"], "argument --compile: invalid choice: 'all'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_the_nearest(capsys, words, said):
+    from vla_serve.server_cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert line.endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "inside", "name"),
+    [
+        (["--ckpt_path", "x"], "vla_serve.server_cli._server", "vla-serve"),
+        (["probe", "--address", "127.0.0.1:1"], "vla_serve.probe_cli._run", "vla-serve probe"),
+        (
+            ["doctor", "--address", "127.0.0.1:1", "--data", "x"],
+            "vla_serve.doctor_cli._run",
+            "vla-serve doctor",
+        ),
+    ],
+)
+def test_an_interruption_is_one_line(monkeypatch, capsys, words, inside, name):
+    from vla_serve.server_cli import main
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inside, interrupt)
+    assert main(words) == 130
+    assert capsys.readouterr().err.strip() == f"{name}: interrupted"
 
 
 def pickled(weights, content):

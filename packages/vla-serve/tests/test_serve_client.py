@@ -21,12 +21,13 @@ from vla_serve import (
     PolicyClient,
     PolicyClientError,
     PolicyServer,
+    PolicySuperseded,
     PolicyTimeout,
     PolicyUnavailable,
     SessionLost,
 )
 from vla_serve.engine.estimates import Estimates
-from vla_serve.testing import TimedPolicy
+from vla_serve.testing import GatedPolicy, TimedPolicy
 
 SPEC = make_spec()
 
@@ -229,6 +230,35 @@ def test_the_asynchronous_twin_fails_the_same():
             await AsyncPolicyClient(address).wait_ready(0.1)
 
     asyncio.run(nobody())
+
+
+def test_a_newer_observation_takes_the_place_of_those_that_wait():
+    policy = GatedPolicy(SPEC)
+
+    async def ask(server):
+        async with AsyncPolicyClient(server.address) as client, AsyncPolicyClient(server.address) as other:
+            policy.gate.clear()
+            first = asyncio.create_task(client.predict(make_observation(SPEC), seed=1))
+            while not server.engine._desk.running_s:
+                await asyncio.sleep(0.005)
+            tasks = [asyncio.create_task(client.predict(make_observation(SPEC), seed=n)) for n in (2, 3)]
+            tasks.append(asyncio.create_task(other.predict(make_observation(SPEC), seed=4)))
+            while server.engine.waiting < 3:
+                await asyncio.sleep(0.005)
+            newest = asyncio.create_task(client.predict(make_observation(SPEC), seed=5, supersedes=True))
+            for task in tasks[:2]:
+                with pytest.raises(PolicySuperseded, match="a newer observation of the session"):
+                    await task
+            policy.gate.set()
+            return [
+                round(float(chunk.actions[0, 0])) for chunk in [await first, await tasks[2], await newest]
+            ]
+
+    with PolicyServer(policy, max_batch=1) as server:
+        policy.runs.clear()
+        seeds = asyncio.run(ask(server))
+    assert np.diff(seeds).tolist() == [3, 1]  # seeds 1, 4 and 5
+    assert len(policy.runs) == 3
 
 
 SERVER = """

@@ -152,7 +152,7 @@ def test_what_cannot_be_is_one_line(monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"dashboard: {port} of 127.0.0.1: Address already in use"):
+        with pytest.raises(UserError, match=f"dashboard: {port} of 127.0.0.1 is taken; choose"):
             PolicyServer(TimedPolicy(SPEC), dashboard=port).start()
     with pytest.raises(UserError, match="dashboard: 70000 is outside"):
         PolicyServer(TimedPolicy(SPEC), dashboard=70000)
@@ -177,6 +177,8 @@ def test_what_is_kept_has_a_bound():
         report, pictures = recorder.report([""], contracts=True)
         assert list(report["shown"]) == [last[:8]]
         assert len(pictures) == len(SPEC.observation.cameras)
+        axes = [group["axes"] for group in report["shown"][last[:8]]["actions"]]
+        assert axes == [["x", "y", "z"], ["x", "y", "z"], ["0"]]
         assert len(report["sessions"]) == len(clients)
         assert last not in str(report)
         for client in clients:

@@ -120,6 +120,7 @@ def test_a_browser_sees_what_the_server_does(served):
     for group in (*SPEC.observation.state, *SPEC.action.groups):
         assert f"{group.name} [{group.unit}]" in page
     text = re.sub(r"<[^>]*>", " ", page)
+    assert re.search(rf"x\s+{seen.state[0]:.4g}\s+y\s+{seen.state[1]:.4g}\s+z\s", text)
     assert re.search(r"sessions\s+1 / 64", text)
     assert re.search(r"refused\s+1\s", text)
     assert re.search(r"p50\s+[\d.]+ ms", text)

@@ -276,7 +276,7 @@ def test_idle_watchers_and_held_sessions_do_not_hold_up_a_stop():
         assert next(watcher).status == health_pb2.HealthCheckResponse.SERVING
         start = time.monotonic()
         server.stop(30)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 15  # half of the grace
         assert next(watcher).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -350,7 +350,7 @@ def hang(process: subprocess.Popen[str], address: str) -> threading.Thread:
 def test_a_hung_model_ends_the_process(tmp_path):
     process, address = start(tmp_path, "--model_timeout_s", "1")
     thread = hang(process, address)
-    assert process.wait(10) == 1
+    assert process.wait(30) == 1  # half of what is allowed by default
     thread.join()
     assert "vla-serve: the model has not answered for 1 s" in process.communicate()[1]
 
@@ -366,7 +366,7 @@ def test_a_second_signal_ends_a_hung_model_too(tmp_path, second):
     time.sleep(0.5)
     assert process.poll() is None  # it finishes what is in flight
     process.send_signal(second)
-    assert process.wait(5) == 128 + second
+    assert process.wait(20) == 128 + second  # before the grace is over
     thread.join()
     process.communicate()
 
@@ -375,6 +375,6 @@ def test_the_grace_of_a_stop_ends(tmp_path):
     process, address = start(tmp_path, "--grace_s", "0.3")
     thread = hang(process, address)
     process.send_signal(signal.SIGTERM)
-    process.wait(5)
+    process.wait(20)
     thread.join()
     process.communicate()

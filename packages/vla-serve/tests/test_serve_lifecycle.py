@@ -52,7 +52,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(server, policy,
     start = time.monotonic()
     with pytest.raises(PolicyBusy, match="1 requests are waiting") as caught:
         ask(server, spec, 3)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # of the 20 that the model is held
     assert caught.value.retry_after_s > 0
     policy.gate.set()
     assert first.result() != second.result()
@@ -79,7 +79,7 @@ def test_a_deadline_during_the_run_frees_the_client(server, policy, spec):
     with PolicyClient(server.address) as client:
         with pytest.raises(PolicyTimeout, match="no answer before the deadline"):
             client.predict(make_observation(spec), timeout_s=0.2)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 10  # of the 20 that the model is held
         policy.gate.set()
         assert client.predict(make_observation(spec)).actions.shape == (4, 7)
 
@@ -96,7 +96,6 @@ def test_requests_in_flight_are_finished_and_new_ones_refused(policy, spec, pool
         until(lambda: server.engine.pending == 2)
         stopping = pool.submit(server.stop)
         until(lambda: server._health._gracefully_shutting_down)
-        time.sleep(0.1)
         with pytest.raises(PolicyUnavailable):
             late.predict(make_observation(spec))
         assert not stopping.done()

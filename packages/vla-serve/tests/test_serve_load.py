@@ -1,7 +1,6 @@
-"""More load than a server can answer, with figures of a server that collapsed under it.
+"""More load than a server can answer: who is refused, when, and with which words; and whose turn it is.
 
-The model sleeps, so that the machine's speed matters little, and shares are of how long it really slept.
-They are lower bounds, for a machine that does other work beside; docs/reliability.md has better figures.
+How many answers come in time: in simulated time in test_engine_load.py, measured by benchmarks/serve/load.py.
 """
 
 from __future__ import annotations
@@ -42,45 +41,16 @@ def clients():
         yield lambda drive, *arguments: pool.submit(drive, *arguments).result()
 
 
-def real_capacity(policy, rows: int) -> float:
-    return rows / float(np.mean([seconds for size, seconds in policy.runs if size == rows]))
-
-
-def measure_closed(clients, model_s: float, number: int, timeout_s: float, seconds: float):
-    policy = TimedPolicy(SPEC, model_s)
-    with PolicyServer(policy, max_batch=1) as server:
-        policy.runs.clear()
-        seen = [make_observation(SPEC, i) for i in range(number)]
-        outcome = clients(closed_loop, server.address, seen, seconds, timeout_s)
-    return outcome, outcome.rate / real_capacity(policy, 1)
-
-
 @pytest.mark.slow
-def test_16_clients_of_a_model_that_can_serve_10_in_their_deadline(clients):
-    """First in, first out gave 9 answers in 45 s, at ten times the time."""
-    outcome, share = measure_closed(clients, 0.1, 16, 1.0, 4.5)
-    assert share > 0.6
-    assert len(outcome.answered) >= 8
-
-
-@pytest.mark.slow
-def test_6_clients_with_a_second_on_a_model_of_200_ms(clients):
-    """First in, first out gave 4 answers in 15 s."""
-    outcome, share = measure_closed(clients, 0.2, 6, 1.0, 5.0)
-    assert share > 0.6
-    assert len(outcome.answered) >= 4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("factor", [1.0, 2.0, 10.0])
-def test_answers_in_time_at_any_load(clients, factor):
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_more_requests_than_can_be_answered_are_refused_with_a_time_to_come_back(clients, factor):
+    """How many are answered in time: test_engine_load.py, where no machine is slow."""
     rows = 4
     policy = TimedPolicy(SPEC, 0.18, 0.005)
     with PolicyServer(policy, max_batch=rows) as server:
-        policy.runs.clear()
         seen = make_observation(SPEC)
         outcome = clients(open_loop, server.address, seen, factor * rows / 0.2, 2.0, 1.0)
-    assert outcome.rate / min(real_capacity(policy, rows), factor * rows / 0.2) > 0.6
+    assert outcome.answered
     assert not outcome.other["without retry"]
     refused = {"resource_exhausted", "deadline_exceeded", "without retry"}
     assert set(outcome.other) <= refused

@@ -342,6 +342,7 @@ def test_a_reader_that_stopped_is_not_read_from():
 
         replies = stub.StreamActions(flood(), timeout=60)
         seen = -1
+        until(lambda: policy.runs)
         while seen != (seen := sum(rows for rows, _ in policy.runs)):
             time.sleep(0.5)
         assert 0 < seen < 400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vla_core.types import ActionChunk
 from vla_serve import PolicyServer
 from vla_serve.contract_text import contract_lines
 from vla_serve.made_up import made_up, variants
+from vla_serve.probe import load
 from vla_serve.server_cli import main
 from vla_serve.testing import TimedPolicy, ToyPolicy
 
@@ -81,6 +83,10 @@ def test_mistakes_are_one_line(capsys, tmp_path):
         assert "config.embodiment: the policy has no 'toi' (did you mean 'toy'?)" in capsys.readouterr().err
         assert probe(server, "--requests", "0") == 2
         assert "--requests: must be at least 1" in capsys.readouterr().err
+        assert probe(server, "--tolerance", "nan") == 2
+        assert "--tolerance: must be finite and not negative" in capsys.readouterr().err
+        assert probe(server, "--wait_s", "-1") == 2
+        assert "wait_s: must be positive" in capsys.readouterr().err
         assert probe(server, "--token_file", str(tmp_path / "none")) == 2
         assert "cannot be read" in capsys.readouterr().err
         assert probe(server, "--timeout_s", "inf") == 2
@@ -90,6 +96,18 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     assert "is vla-serve running there?" in capsys.readouterr().err
     assert main(["probe", "--address", address, "--wait_s", "0.1"]) == 1
     assert "not ready after 0.1 s" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_the_clients_too(monkeypatch):
+    class Interrupted(ThreadPoolExecutor):
+        def map(self, function, items):
+            for item in items:
+                self.submit(function, item)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("vla_serve.probe.ThreadPoolExecutor", Interrupted)
+    with PolicyServer(TimedPolicy(make_spec())) as server, pytest.raises(KeyboardInterrupt):
+        load(server.address, {}, 2, 10**9, 0, None)
 
 
 def test_the_program_needs_no_torch():

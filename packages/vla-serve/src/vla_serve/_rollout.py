@@ -194,9 +194,12 @@ def rollout(
     out = Path(out)
     recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}
     recorded["tasks"] = list(settings.tasks)
+    try:
+        (out / "thumbnails").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be written ({error.strerror})") from None
     before = Kept() if overwrite else kept(out, recorded, policy, seeds)
     done = before.done
-    (out / "thumbnails").mkdir(parents=True, exist_ok=True)
     base = _setup(settings, env_class, out)
     said: dict[int, str] = {}
     if settings.instruction_from is not None:

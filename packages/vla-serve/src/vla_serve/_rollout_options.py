@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vla_core.options import Options
+
 from vla_serve.ensemble_args import add_ensemble
 
 
@@ -19,7 +21,7 @@ def _steps(text: str) -> int | str:
 
 def make_parser() -> argparse.ArgumentParser:
     """All but those of the simulator."""
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-rollout",
         description="Success rates of a served policy in a simulator.",
         epilog="Options of the simulator: --env.KEY VALUE, for example --env.image_size 128. "

@@ -49,6 +49,12 @@ def seconds(value: Any, field: str = "timeout_s") -> float:
     return number
 
 
+def within(option: str, value: float | None, low: float, high: float) -> None:
+    """Raise :class:`UserError` for a number that is given and outside of what makes sense."""
+    if value is not None and not low <= value <= high:
+        raise UserError(f"{option}: {value} is outside {low} to {high}")
+
+
 def address(value: Any) -> str:
     """``HOST:PORT``, or what else gRPC resolves (``unix:PATH``)."""
     if not isinstance(value, str):

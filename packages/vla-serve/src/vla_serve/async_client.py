@@ -77,10 +77,11 @@ class AsyncPolicyClient(ClientSession):
         denoise_steps: int | None = None,
         previous: Continuation | None = None,
         view_keys: Mapping[str, str] | None = None,
+        supersedes: bool = False,
     ) -> ServedChunk:
         """As :meth:`PolicyClient.predict`."""
         start = time.perf_counter()
-        what = (observation, seed, step, denoise_steps, previous, view_keys)
+        what = (observation, seed, step, denoise_steps, previous, view_keys, supersedes)
         if self._encoding == "raw":
             data = self._predict_request(*what)
         else:  # milliseconds that the loop has for others

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
+from vla_serve.arguments import seconds, within
 from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.client_errors import PolicyServerError
 from vla_serve.listen import Reservation, Security, read_token
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-serve bridge",
         description="Answer WebSocket clients of openpi, StarVLA and vla-eval from a server that runs.",
     )
@@ -53,8 +55,11 @@ async def _run(args: argparse.Namespace) -> None:
     ports = {"openpi": args.openpi_port, "starvla": args.starvla_port, "vla_eval": args.vla_eval_port}
     if all(port is None for port in ports.values()):
         raise UserError("give --openpi_port, --starvla_port or --vla_eval_port")
-    token = None if args.listen_token_file is None else read_token(args.listen_token_file)
-    security = Security(args.listen_cert, args.listen_key, None, token, args.insecure)
+    within("max_message_mb", args.max_message_mb, 1, 1024)
+    within("max_connections", args.max_connections, 1, 100_000)
+    names = ("listen_cert", "listen_key", "listen_token_file")
+    token = None if args.listen_token_file is None else read_token(args.listen_token_file, names[2])
+    security = Security(args.listen_cert, args.listen_key, None, token, args.insecure, names)
     options = access(args)
     embodiment = options.pop("embodiment")
     connect = partial(AsyncPolicyClient, args.address, **options)
@@ -62,11 +67,14 @@ async def _run(args: argparse.Namespace) -> None:
         reserved = {}
         for name, port in ports.items():
             if port is not None:
-                reserved[name] = Reservation(args.host, port)
+                reserved[name] = Reservation(args.host, port, f"{name}_port")
                 stack.callback(reserved[name].release)
                 security.check(reserved[name].addresses)
         info = connect()
-        await info.wait_ready(args.wait_s)
+        await info.wait_ready(seconds(args.wait_s, "wait_s"))
+        if args.denoise_steps is not None:
+            most = (await info.server_info()).limits.max_denoise_steps
+            within("denoise_steps", args.denoise_steps, 1, most)
         speakers = await start.speakers(
             connect,
             list(reserved),

@@ -119,6 +119,7 @@ class PolicyClient(BatchCalls):
         denoise_steps: int | None = None,
         previous: Continuation | None = None,
         view_keys: Mapping[str, str] | None = None,
+        supersedes: bool = False,
     ) -> ServedChunk:
         """The action chunk ``[T, A]`` for an observation, in real units.
 
@@ -138,9 +139,11 @@ class PolicyClient(BatchCalls):
             view_keys: camera name -> key of its picture, for cameras that stand still before a scene that
                 does not change: the policy's geometry encoder uses what it knows of that key, and does not
                 look at the image. Keys are this session's, this camera's, and forgotten by :meth:`reset`.
+            supersedes: what the session asked before, and still waits, is given up for this: those calls
+                raise :class:`~vla_serve.PolicySuperseded`.
         """
         start = time.perf_counter()
-        data = self._predict_request(observation, seed, step, denoise_steps, previous, view_keys)
+        data = self._predict_request(observation, seed, step, denoise_steps, previous, view_keys, supersedes)
         self._stay()
         reply: pb.PredictResponse = self._call(self._connection.predict, data, timeout_s)
         return self._answer(reply, previous, (time.perf_counter() - start) * 1000)

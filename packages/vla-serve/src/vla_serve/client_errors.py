@@ -47,12 +47,28 @@ class PolicyBusy(PolicyServerError):
         self.retry_after_s = retry_after_s
 
 
+class PolicySuperseded(PolicyServerError):
+    """A newer request of the session, which said so, took the place of this one in the queue."""
+
+
 class PolicyTimeout(PolicyServerError, TimeoutError):
     """No answer before the deadline."""
 
 
 class PolicyUnavailable(PolicyServerError, ConnectionError):
     """No server at the address, or one that is shutting down."""
+
+
+_CUT_OFF = ("Socket closed", "Connection reset", "End of TCP stream")
+_HINTS = (
+    ("WRONG_VERSION_NUMBER", "is this a server without TLS?"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not of the authority that was given, or has expired"),
+    ("Hostname Verification Check failed", "its certificate is of another name (--tls_server_name)"),
+    ("before receiving SETTINGS", "vla-serve may still be loading there; wait for it"),
+    ("connect() timed out", "vla-serve may still be loading there, or the address is wrong"),
+    *((words, "is vla-serve running there, and does it ask for TLS?") for words in _CUT_OFF),
+)
+"""Words of gRPC's for a connection that failed -> what that means."""
 
 
 def from_rpc(error: Any, address: str) -> PolicyClientError | PolicyServerError:
@@ -87,10 +103,15 @@ def _of(
         if "larger than max" in text:  # gRPC's own words, before any of our code runs
             return PolicyClientError(f"{text}; send smaller images, or raise the server's --max_message_mb")
         return PolicyBusy(f"{address}: {text}", 1.0)
+    if code is codes.ABORTED:
+        return PolicySuperseded(f"{address}: {text}")
     if code is codes.DEADLINE_EXCEEDED:
         return PolicyTimeout(f"{address}: no answer before the deadline ({text})")
     if code in (codes.UNAVAILABLE, codes.CANCELLED):
-        return PolicyUnavailable(f"{address}: {text}; is vla-serve running there?")
+        if details:  # the server's own word: it is there
+            return PolicyUnavailable(f"{address}: {text}")
+        hint = next((hint for words, hint in _HINTS if words in text), "is vla-serve running there?")
+        return PolicyUnavailable(f"{address}: {text}; {hint}")
     if code is codes.UNAUTHENTICATED:
         return PolicyClientError(f"token: {address}: {text}", {"token": text})
     if code is codes.UNIMPLEMENTED:

@@ -192,6 +192,7 @@ class ClientSession:
         denoise_steps: int | None,
         previous: Continuation | None,
         view_keys: Mapping[str, str] | None,
+        supersedes: bool = False,
     ) -> bytes:
         """A request, checked against the contract."""
         request = pb.PredictRequest(session_id=self._open_session())
@@ -212,6 +213,7 @@ class ClientSession:
         write_options(request, seed, step, denoise_steps)
         write_previous(request, previous)
         write_view_keys(request, view_keys)
+        request.supersedes = bool(supersedes)
         data = serialise(request, raw_images)
         if len(data) > self._max_bytes:
             raise PolicyClientError(

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla_core.options import Options
+
 from vla_serve._rollout_compare import compare, text
 from vla_serve._rollout_results import save
 from vla_serve._rollout_resume import read_results
@@ -13,7 +15,7 @@ from vla_serve._rollout_resume import read_results
 
 def make_parser() -> argparse.ArgumentParser:
     """Its options."""
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-rollout compare",
         description="The paired difference of two results over the same tasks and seeds, and what flipped.",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from vla_core.errors import UserError
 
+from vla_serve.tls_files import check_authority, check_pair, readable
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
@@ -75,14 +76,11 @@ def _channel(address: str, tls: TLS | None) -> grpc.Channel:
     options = list(_OPTIONS)
     if tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
-    credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
+    if tls.cert is not None and tls.key is not None:
+        check_pair(tls.cert, tls.key)
+    if tls.ca is not None:
+        check_authority(tls.ca, "tls_ca")
+    given = ((tls.ca, "tls_ca"), (tls.key, "tls_key"), (tls.cert, "tls_cert"))
+    files = [None if path is None else readable(path, option) for path, option in given]
+    credentials = grpc.ssl_channel_credentials(*files)
     return grpc.secure_channel(address, credentials, options=options)
-
-
-def _read(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"tls: {path} cannot be read ({error.strerror})") from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from vla_core.dotted import dotted
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
 from vla_serve.client import PolicyClient
@@ -24,7 +25,7 @@ from vla_serve.doctor.robot_code import function
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-serve doctor",
         description="Replay recorded frames through a server, compare its answers with the recording, and "
         "try the usual causes of a difference.",

@@ -14,6 +14,12 @@ from pathlib import Path
 import grpc
 from vla_core.errors import UserError
 
+from vla_serve.arguments import within
+from vla_serve.tls_files import check_authority, check_pair, readable
+
+LOCAL = "127.0.0.1"
+"""This machine alone."""
+
 
 @dataclass(frozen=True)
 class Security:
@@ -24,6 +30,7 @@ class Security:
         client_ca: PEM file; clients must have a certificate of this authority (mutual TLS).
         token: every call must bring it.
         insecure: an address that others can reach needs none of that.
+        options: what the program calls certificate, key and token, for errors.
     """
 
     cert: Path | None = None
@@ -31,31 +38,41 @@ class Security:
     client_ca: Path | None = None
     token: str | None = None
     insecure: bool = False
+    options: tuple[str, str, str] = ("tls_cert", "tls_key", "token_file")
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            raise UserError("tls: a certificate needs its key (--tls_cert, --tls_key)")
+            raise UserError(f"tls: a certificate needs its key (--{self.options[0]}, --{self.options[1]})")
         if self.client_ca is not None and self.cert is None:
             raise UserError("tls: --tls_client_ca needs --tls_cert and --tls_key")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
             raise UserError("token: must be one line of printable ASCII")
 
     def check(self, addresses: Sequence[str]) -> None:
-        """Raise :class:`UserError` for addresses that others can reach, without a way to know who calls."""
+        """Raise :class:`UserError` for addresses that others can reach, without a way to know who calls.
+
+        And for files that are no certificates or keys: gRPC would say so late, as of a taken port.
+        """
         open_ones = [a for a in addresses if not ipaddress.ip_address(a.partition("%")[0]).is_loopback]
         known = self.cert is not None and (self.token is not None or self.client_ca is not None)
         if open_ones and not known and not self.insecure:
+            cert, key, token = self.options
+            or_else = " or --tls_client_ca" if cert == "tls_cert" else ""
             raise UserError(
-                f"host: others can reach {', '.join(open_ones)}; give --tls_cert and --tls_key with "
-                "--token_file or --tls_client_ca, or say --insecure"
+                f"host: others can reach {', '.join(open_ones)}; give --{cert} and --{key} with "
+                f"--{token}{or_else}, or say --insecure"
             )
+        if self.cert is not None and self.key is not None:
+            check_pair(self.cert, self.key, self.options[:2])
+        if self.client_ca is not None:
+            check_authority(self.client_ca, "tls_client_ca")
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """For gRPC; None: no TLS."""
         if self.cert is None or self.key is None:
             return None
-        pair = (_read(self.key, "tls_key"), _read(self.cert, "tls_cert"))
-        ca = None if self.client_ca is None else _read(self.client_ca, "tls_client_ca")
+        pair = (readable(self.key, "tls_key"), readable(self.cert, "tls_cert"))
+        ca = None if self.client_ca is None else readable(self.client_ca, "tls_client_ca")
         return grpc.ssl_server_credentials([pair], ca, ca is not None)
 
 
@@ -69,6 +86,8 @@ def own_token(path: Path) -> str:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
     except FileExistsError:
+        if path.is_dir():
+            raise UserError(f"admin_token_file: {path} is a directory; name a file") from None
         if path.stat().st_mode & 0o077:
             raise UserError(f"admin_token_file: {path} is open to other accounts; chmod 600 it") from None
     except OSError as error:
@@ -76,19 +95,12 @@ def own_token(path: Path) -> str:
     return read_token(path)
 
 
-def read_token(path: Path) -> str:
+def read_token(path: Path, option: str = "token_file") -> str:
     """The token in a file; :class:`UserError` when there is none."""
-    token = _read(path, "token_file").decode("ascii", "replace").strip()
+    token = readable(path, option).decode("ascii", "replace").strip()
     if not token:
-        raise UserError(f"token_file: {path} is empty")
+        raise UserError(f"{option}: {path} is empty")
     return token
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{name}: {path} cannot be read ({error.strerror})") from None
 
 
 class Reservation:
@@ -100,10 +112,11 @@ class Reservation:
         option: what the port is called in errors.
 
     Raises:
-        UserError: no such host, not an address of this machine, or a port that is taken.
+        UserError: no such host, not an address of this machine, or a port that is taken or none.
     """
 
     def __init__(self, host: str, port: int, option: str = "port") -> None:
+        within(option, port, 0, 65535)
         self.host = host
         self._sockets: list[socket.socket] = []
         self.addresses: list[str] = []
@@ -120,7 +133,7 @@ class Reservation:
                 if not last and error.errno not in _TAKEN:
                     continue
                 self.release()
-                raise UserError(_why(host, address, port, error, option)) from None
+                raise UserError(why_not(host, address, port, error, option)) from None
 
     def _bind(self, family: socket.AddressFamily, address: str) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -210,7 +223,8 @@ def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
     return [(family, address) for family, address in unique]
 
 
-def _why(host: str, address: str, port: int, error: OSError, option: str) -> str:
+def why_not(host: str, address: str, port: int, error: OSError, option: str) -> str:
+    """Why nothing can listen there, and what to do."""
     where = host if host == address else f"{host} ({address})"
     if error.errno in _TAKEN:
         return f"{option}: {port} of {where} is taken; choose another (0: a free one)"

@@ -51,8 +51,7 @@ class CheckpointLoader:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads: must be at least 1, got {self.threads}")
-        if self._cuda and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device}: no CUDA device here; use --device cpu")
+        _check_device(self.device)
         if self.fp8:
             check(self.device, self.dtype)
         self._fastest: int | None = None
@@ -112,6 +111,21 @@ class CheckpointLoader:
         gc.collect()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch's own words list devices that nothing here runs on
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: no CUDA device here; use --device cpu")
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(f"--device {name}: there are cuda:0 to cuda:{count - 1}")
 
 
 def digests_of(path: Path) -> Digests:

@@ -9,6 +9,7 @@ from vla_core.errors import UserError
 
 from vla_serve.engine.sessions import Session
 from vla_serve.engine.ticket import Answer
+from vla_serve.listen import LOCAL, why_not
 from vla_serve.watching import Watcher
 
 if TYPE_CHECKING:
@@ -106,9 +107,9 @@ class Metrics(Watcher):
         from prometheus_client import start_http_server
 
         try:
-            server, thread = start_http_server(port, "127.0.0.1", self.registry)
+            server, thread = start_http_server(port, LOCAL, self.registry)
         except OSError as error:
-            raise UserError(f"metrics_port: {port} of 127.0.0.1: {error.strerror}") from None
+            raise UserError(why_not(LOCAL, LOCAL, port, error, "metrics_port")) from None
 
         def stop() -> None:
             server.shutdown()

@@ -5,6 +5,7 @@ Shapes: T action steps, A action dims.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,19 +74,19 @@ def load(
     address: str, options: dict[str, Any], clients: int, requests: int, seed: int, denoise_steps: int | None
 ) -> Load:
     """``clients`` sessions, each of which asks ``requests`` times, as soon as it has an answer."""
-    found = Load()
+    found, over = Load(), threading.Event()
 
     def drive(number: int) -> tuple[Sequence[Timings], int]:
         timings: list[Timings] = []
         refused = 0
         with PolicyClient(address, **options) as client:
             observation = made_up(client.contract.observation, seed + number, inputs=client.camera_inputs)
-            while len(timings) < requests:
+            while len(timings) < requests and not over.is_set():
                 try:
                     client.predict(observation, seed=seed + len(timings), denoise_steps=denoise_steps)
                 except PolicyBusy as error:
                     refused += 1
-                    time.sleep(error.retry_after_s)
+                    over.wait(error.retry_after_s)
                     continue
                 assert client.timings is not None
                 timings.append(client.timings)
@@ -93,8 +94,11 @@ def load(
 
     with ThreadPoolExecutor(clients) as pool:
         start = time.perf_counter()
-        for timings, refused in pool.map(drive, range(clients)):
-            found.timings += timings
-            found.refused += refused
+        try:
+            for timings, refused in pool.map(drive, range(clients)):
+                found.timings += timings
+                found.refused += refused
+        finally:
+            over.set()  # interrupted, or one of them failed: the others need not go on
         found.seconds = time.perf_counter() - start
     return found

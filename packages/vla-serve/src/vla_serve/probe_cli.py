@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
 from vla_serve.arguments import seconds
@@ -18,7 +20,7 @@ from vla_serve.probe_report import latency_lines, repeats_line
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-serve probe",
         description="Ask a server what it serves, and how it answers made-up observations.",
     )
@@ -42,6 +44,8 @@ def _check(args: argparse.Namespace) -> None:
     for name, least in (("requests", 1), ("clients", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name}: must be at least {least}, got {getattr(args, name)}")
+    if not 0 <= args.tolerance < math.inf:
+        raise UserError(f"--tolerance: must be finite and not negative, got {args.tolerance}")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.wait_s:
-            PolicyClient(args.address, **access(args)).wait_ready(args.wait_s)
+            PolicyClient(args.address, **access(args)).wait_ready(seconds(args.wait_s, "wait_s"))
         return _run(args)
     except UserError as error:
         print(f"vla-serve probe: {error}", file=sys.stderr)

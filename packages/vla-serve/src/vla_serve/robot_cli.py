@@ -130,7 +130,9 @@ def _run(args: Any, words: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns 0 after a stop, 1 when server or robot failed, 2 for a mistake."""
+    """Entry point; returns 0 after a stop, 1 when server or robot failed, 2 for a mistake, 130 when it was
+    interrupted before the robot moved.
+    """
     args, words = make_parser().parse_known_args(argv)
     try:
         dotted(words, "robot", "vla-robot")  # a mistake in it needs no server
@@ -141,6 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PolicyServerError, OSError) as error:  # lerobot's errors of a device are ConnectionErrors
         print(f"vla-robot: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nvla-robot: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

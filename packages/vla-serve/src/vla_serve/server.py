@@ -25,7 +25,7 @@ from vla_serve.engine.policy import ActingPolicy, Policy
 from vla_serve.engine.sessions import Sessions
 from vla_serve.engine.shelf import Digests, Shelf
 from vla_serve.in_flight import InFlight, RpcLimits
-from vla_serve.listen import Reservation, Security, channel_options, open_ports
+from vla_serve.listen import LOCAL, Reservation, Security, channel_options, open_ports
 from vla_serve.lookouts import Lookouts
 from vla_serve.message_size import Sizes
 from vla_serve.predict_request import MAX_DENOISE_STEPS
@@ -44,7 +44,6 @@ log = logging.getLogger("vla_serve.server")
 _health_aio: Any = importlib.import_module("grpc_health.v1.health").aio
 
 SWEEP_S = 1.0
-LOCAL = "127.0.0.1"
 
 
 class PolicyServer:

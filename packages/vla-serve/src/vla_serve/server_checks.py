@@ -7,6 +7,7 @@ from typing import Any
 
 from vla_core.errors import UserError
 
+from vla_serve.arguments import within
 from vla_serve.predict_request import MAX_DENOISE_STEPS
 
 _RANGES: dict[str, tuple[int, int]] = {
@@ -30,9 +31,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raise :class:`UserError` for an option of ``PolicyServer`` that makes no sense, by name."""
     ranges = {**_RANGES, "denoise_steps": (1, options["max_denoise_steps"])}
     for option, (low, high) in ranges.items():
-        value = options[option]
-        if value is not None and not low <= value <= high:
-            raise UserError(f"{option}: {value} is outside {low} to {high}")
+        within(option, options[option], low, high)
     for option in ("session_idle_s", "body_timeout_s", "model_timeout_s"):
         if not options[option] > 0:
             raise UserError(f"{option}: must be positive, got {options[option]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vla_core.errors import UserError
+from vla_core.errors import UserError, suggest
 
 from vla_serve.logs import set_up
 from vla_serve.memory import keep_freed_memory
@@ -46,6 +47,10 @@ def _server(args: argparse.Namespace) -> Any:
     from vla_serve.listen import Reservation, Security, own_token, read_token
 
     paths = checkpoints(args)
+    if not 0 <= args.grace_s < math.inf:
+        raise UserError(f"grace_s: must be finite and not negative, got {args.grace_s}")
+    if args.port_file is not None:
+        _check_port_file(args.port_file)
     if args.admin_token_file is not None and args.admin_port is None:
         raise UserError("admin_token_file: there is no --admin_port")
     if args.admin_port is not None and args.admin_token_file is None and args.token_file is None:
@@ -64,6 +69,7 @@ def _server(args: argparse.Namespace) -> Any:
         loader = _loader(args)
     except ModuleNotFoundError as error:
         raise UserError(f"'{error.name}' is not installed: pip install 'vla-serve[server]'") from error
+    most = (32 if args.device.startswith("cuda") else 8) if args.max_batch is None else args.max_batch
     reservation = Reservation(args.host, args.port)
     names = (
         "max_queue max_sessions session_idle_s denoise_steps max_denoise_steps max_message_mb max_in_flight "
@@ -76,7 +82,7 @@ def _server(args: argparse.Namespace) -> Any:
         server = PolicyServer(
             {name: loader(path) for name, path in paths.items()},
             host=args.host,
-            max_batch=args.max_batch or (32 if args.device.startswith("cuda") else 8),
+            max_batch=most,
             loader=loader,
             security=security,
             admin_token=admin_token,
@@ -124,27 +130,50 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_port_file(path: Path) -> None:
+    """Raise :class:`UserError` where it could not be written once all is loaded."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"port_file: {path.parent} cannot be made ({error.strerror})") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"port_file: {path} is a directory, or in one that cannot be written")
+
+
 def _write_port(path: Path, port: int) -> None:
     # A reader sees nothing or the whole number.
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(f"{port}\n")
     temporary.replace(path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 after a clean stop, 1 when the model failed, 2 for a mistake."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def _run(words: list[str]) -> int:
     if words and words[0] in PROGRAMS:
         program: Any = importlib.import_module(PROGRAMS[words[0]])
         return int(program.main(words[1:]))
-    args = _parser().parse_args(words)
+    parser = _parser()
+    if words and not words[0].startswith("-"):
+        parser.error(f"no program '{words[0]}'{suggest(words[0], PROGRAMS)}")
+    args = parser.parse_args(words)
     set_up(args.log_format, args.log_level)
     try:
         return _serve(args)
     except UserError as error:
         print(f"vla-serve: {error}", file=sys.stderr)
         return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 after a clean stop, 1 when the model failed, 2 for a mistake,
+    130 when it was interrupted before it served.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        name = " ".join(["vla-serve", *(word for word in words[:1] if word in PROGRAMS)])
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

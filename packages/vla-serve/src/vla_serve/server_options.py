@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    out = argparse.ArgumentParser(
+    out = Options(
         prog="vla-serve",
         description="Answer action requests from a checkpoint over gRPC.",
         epilog="Clients of a server that runs: vla-serve probe | doctor | bridge --help.",

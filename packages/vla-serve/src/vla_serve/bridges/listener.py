@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
-from vla_core.errors import UserError
 from vla_core.types import Observation
 
 from vla_serve.async_client import AsyncPolicyClient
@@ -165,8 +164,5 @@ def _context(security: Security) -> ssl.SSLContext | None:
     if security.cert is None or security.key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(security.cert, security.key)
-    except (OSError, ssl.SSLError) as error:
-        raise UserError(f"tls: {security.cert} and {security.key} cannot be used ({error})") from None
+    context.load_cert_chain(security.cert, security.key)  # looked into by Security.check
     return context

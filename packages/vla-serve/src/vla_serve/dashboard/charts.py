@@ -83,7 +83,7 @@ def parts(medians: Mapping[str, float]) -> Options:
 
 def batches(counts: Sequence[tuple[int, int]]) -> Options:
     """How many answers came of runs of how many rows."""
-    x = _axis("category", "rows of a run", data=[str(rows) for rows, _ in counts])
+    x = _axis("category", "answers, by the rows of their run", data=[str(rows) for rows, _ in counts])
     series = {"type": "bar", "name": "answers", "data": [count for _, count in counts], "barMaxWidth": 36}
     return _chart(x, _axis("value", minInterval=1), [{**series, "itemStyle": {"color": COLOURS[2]}}])
 
@@ -112,12 +112,12 @@ def chunk(group: Mapping[str, Any], control_hz: float) -> Options:
     series = [
         {
             "type": "line",
-            "name": f"dim {i}" if several else group["name"],
+            "name": axis if several else group["name"],
             "symbolSize": 4,
             "data": [[round(step / control_hz, 4), value] for step, value in enumerate(values)],
             "lineStyle": {"width": 2},
         }
-        for i, values in enumerate(dims)
+        for axis, values in zip(group["axes"], dims, strict=True)
     ]
     x = _axis("value", "seconds from the observation", max=round((len(dims[0]) - 1) / control_hz, 4) or 1)
     return _chart(x, _axis("value", scale=True), series, legend=several and len(dims) <= 8)

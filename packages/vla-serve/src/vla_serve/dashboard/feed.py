@@ -20,6 +20,7 @@ import numpy as np
 from vla_core.errors import UserError
 
 from vla_serve.dashboard.recorder import Recorder
+from vla_serve.listen import LOCAL, why_not
 from vla_serve.standing import Standing
 
 log = logging.getLogger("vla_serve.server")
@@ -53,11 +54,11 @@ class Dashboard:
         with listener, theirs:
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind(("127.0.0.1", port))
+                listener.bind((LOCAL, port))
                 listener.listen()
             except OSError as error:
                 ours.close()
-                raise UserError(f"dashboard: {port} of 127.0.0.1: {error.strerror}") from None
+                raise UserError(why_not(LOCAL, LOCAL, port, error, "dashboard")) from None
             bound = int(listener.getsockname()[1])
             files = (listener.fileno(), theirs.fileno())
             self._process = subprocess.Popen(

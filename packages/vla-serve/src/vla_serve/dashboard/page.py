@@ -11,7 +11,7 @@ from vla_serve.dashboard import charts
 from vla_serve.dashboard.history import WINDOW_S, History
 
 REFRESH_S = 0.5
-_CARD = "w-full p-4 gap-2 shadow-none border border-slate-200 rounded-lg"
+_CARD = "w-full overflow-x-auto p-4 gap-2 shadow-none border border-slate-200 rounded-lg"
 _TITLE = "text-xs font-semibold uppercase tracking-wide text-slate-500"
 
 
@@ -66,7 +66,7 @@ def _head(history: History) -> Any:
 
 def _figures(history: History) -> Any:
     labels: dict[str, ui.label] = {}
-    with ui.row().classes("w-full gap-4 no-wrap"):
+    with ui.grid().classes("w-full gap-4 grid-cols-2 sm:grid-cols-4 lg:grid-cols-7"):
         for name in ("chunks/s", "p50", "p99", "waiting", "under way", "sessions", "refused"):
             with ui.card().classes(_CARD):
                 ui.label(name).classes(_TITLE)
@@ -89,6 +89,15 @@ def _figures(history: History) -> Any:
             labels[name].text = str(text)
 
     return update
+
+
+def _numbers(group: Mapping[str, Any]) -> str:
+    """Of a state group, each with its axis if there are several."""
+    named = len(group["axes"]) > 1
+    return "  ".join(
+        f"{axis} {dim[0]:.4g}" if named else f"{dim[0]:.4g}"
+        for axis, dim in zip(group["axes"], group["values"], strict=True)
+    )
 
 
 def _ms(value: float | None) -> str:
@@ -174,7 +183,7 @@ def _last(history: History, looking: Looking) -> Any:
             choice.set_options(options)
         seen = report["shown"].get(choice.value or report["latest"])
         if seen is None:
-            said.text = "no answer yet"
+            said.text = "no open session has an answer"
             return
         said.text = (
             f"session {choice.value or report['latest']}..., {seen['age_s']:.0f} s ago, "
@@ -189,7 +198,7 @@ def _last(history: History, looking: Looking) -> Any:
                 parts["image", name].set_source(image)
         parts["instruction"].text = seen["instruction"]
         for group in seen["state"]:
-            parts["state", group["name"]].text = "  ".join(f"{dim[0]:.4g}" for dim in group["values"])
+            parts["state", group["name"]].text = _numbers(group)
         for group in seen["actions"]:
             _show(parts["action", group["name"]], charts.chunk(group, seen["control_hz"]))
 
@@ -224,7 +233,7 @@ def _table(title: str, columns: Mapping[str, str], key: str, rows: int = 0) -> u
         ui.label(title).classes(_TITLE)
         described = [{"name": n, "label": label, "field": n, "align": "left"} for n, label in columns.items()]
         table = ui.table(columns=described, rows=[], row_key=key, pagination=rows or None)
-        return table.props("flat dense").classes("w-full")
+        return table.props("flat dense no-data-label='none'").classes("w-full")
 
 
 def _tables(history: History) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from vla_core.axes import axes_of
 from vla_core.specs import GroupSpec, RobotSpec
 
 from vla_serve.contract_text import contract_lines
@@ -208,7 +209,7 @@ def _shown(seen: Seen, now: float) -> dict[str, Any]:
 
 
 def _groups(groups: tuple[GroupSpec, ...], rows: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """Of an array ``[T, A]``: each group's name, unit, meaning and numbers, a list for each dim."""
+    """Of an array ``[T, A]``: each group's name, unit, meaning, axes and numbers, a list for each dim."""
     out, start = [], 0
     for group in groups:
         values = [[float(f"{x:.5g}") for x in column] for column in rows[:, start : start + group.dim].T]
@@ -217,6 +218,7 @@ def _groups(groups: tuple[GroupSpec, ...], rows: NDArray[np.float32]) -> list[di
                 "name": group.name,
                 "unit": group.unit,
                 "representation": group.representation,
+                "axes": axes_of(group),
                 "values": values,
             }
         )

@@ -55,7 +55,7 @@ def choose(
     if not waiting:
         return [], late
     steps, kind = waiting[0].steps, waiting[0].kind
-    alike = [ticket for ticket in waiting if ticket.kind == kind][: known[-1]]
+    alike = [ticket for ticket in waiting if ticket.kind == kind]
     best: list[Ticket] = []
     best_rate = 0.0
     for size in known:

@@ -179,9 +179,13 @@ class Shelf:
 
     def drain(self, name: str) -> Served:
         """The revision that answered takes no more requests."""
-        served = next((s for s in self._revisions.get(name, ()) if s.state is not State.STANDBY), None)
-        if served is None:
+        if name not in self._revisions:
             raise FieldError("policy", f"'{name[:64]}' is not served{suggest(name[:64], self._revisions)}")
+        revisions = self._revisions[name]
+        served = next((s for s in revisions if s.state is not State.STANDBY), None)
+        if served is None:
+            known = ", ".join(s.revision for s in revisions)
+            raise WrongState(f"policy '{name}' has no revision that answers (standing by: {known})")
         served.state = State.DRAINED
         return served
 

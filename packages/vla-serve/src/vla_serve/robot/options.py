@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 from vla_serve.access_args import add_access
 from vla_serve.ensemble_args import add_ensemble
@@ -14,7 +15,7 @@ from vla_serve.ensemble_args import add_ensemble
 
 def make_parser() -> argparse.ArgumentParser:
     """All but those of the robot."""
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="vla-robot",
         description="Drive a robot with a served policy.",
         epilog="The robot: --robot.type NAME of lerobot (or MODULE:CLASS) and its options, "

@@ -1,0 +1,40 @@
+"""The options of a program: a mistake is one line, with the nearest name of an option that is unknown."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+class Options(argparse.ArgumentParser):
+    """As :class:`argparse.ArgumentParser`, without a screenful of usage around each mistake.
+
+    Options with a dot in their name (``--env.key``) are another's affair: :func:`vla_core.dotted.dotted`.
+    """
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """As the parser's own, after a look at the names: what is missing may only be misspelt."""
+        words = list(sys.argv[1:] if args is None else args)
+        for word in words[: words.index("--")] if "--" in words else words:
+            name = word.partition("=")[0]
+            if name.startswith("--") and "." not in name and not self._knows(name):
+                self.error(f"unknown option {name}{_nearest(name, self._names())}")
+        return super().parse_known_args(words, namespace)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def _knows(self, name: str) -> bool:
+        return any(known == name or (self.allow_abbrev and known.startswith(name)) for known in self._names())
+
+    def error(self, message: str) -> NoReturn:
+        """One line and exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name[2:], [other[2:] for other in known], n=1)
+    return f" (did you mean --{near[0]}?)" if near else ""
