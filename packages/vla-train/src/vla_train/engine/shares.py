@@ -101,8 +101,12 @@ class Share:
 
 
 def share_of(tensor: Any) -> Share | None:
-    """The share behind a parameter without memory."""
-    return getattr(tensor, _KEY, None) if isinstance(tensor, Tensor) else None
+    """The share behind a parameter without memory, in the type that the parameter has by now."""
+    share: Share | None = getattr(tensor, _KEY, None) if isinstance(tensor, Tensor) else None
+    if share is not None and share.rows.dtype != tensor.dtype:
+        share = replace(share, rows=share.rows.to(tensor.dtype))
+        setattr(tensor, _KEY, share)
+    return share
 
 
 class keeping_shares(TorchDispatchMode):
@@ -152,6 +156,10 @@ class keeping_shares(TorchDispatchMode):
             out = func(*args, **kwargs)
             for part, share in zip(out if isinstance(out, (list, tuple)) else [out], view, strict=True):
                 setattr(part, _KEY, share)
+            return out
+        if first is not None and name == "_to_copy" and not (kwargs.keys() - {"dtype"}):
+            out = func(*args, **kwargs)
+            setattr(out, _KEY, replace(first, rows=first.rows.to(out.dtype, copy=True)))
             return out
         returned = func._schema.returns
         if any(r.alias_info is not None and not r.alias_info.is_write for r in returned):
@@ -218,8 +226,8 @@ def check_complete(model: nn.Module) -> None:
     Raises:
         NotByShares: it has a parameter or buffer without numbers.
     """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    lost = [name for name, tensor in tensors if tensor.is_meta and share_of(tensor) is None]
+    lost = [name for name, tensor in model.named_parameters() if tensor.is_meta and share_of(tensor) is None]
+    lost += [name for name, tensor in model.named_buffers() if tensor.is_meta]
     if lost:
         raise NotByShares(f"'{lost[0]}' is left without numbers")
 
@@ -230,7 +238,7 @@ def complete(modules: Iterable[nn.Module], device: torch.device) -> None:
         for parameter in module.parameters():
             share = share_of(parameter)
             if share is not None:
-                whole = share.gathered(device).reshape(parameter.shape).to(parameter.dtype)
+                whole = share.gathered(device).reshape(parameter.shape)
                 _exchange(parameter, nn.Parameter(whole, requires_grad=parameter.requires_grad), None)
 
 
