@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,39 +12,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from vla_train.composition import Composed, compose
 from vla_train.engine.shares import NotByShares, check_complete, keeping_shares, share_of
 from vla_train.lora import LoRAConfig, apply_lora
 from vla_train.presets import load_run_tree
 from vla_train.testing import framework_tree
-
-
-class Ledger(TorchDispatchMode):
-    """The most bytes that tensors made within the block had at one moment."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and not leaf.is_meta:
-                storage = leaf.untyped_storage()
-                key = storage._cdata
-                if key not in self._known:
-                    self._known.add(key)
-                    self.live += storage.nbytes()
-                    weakref.finalize(storage, self._gone, key, storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return out
+from vla_train.testing.ledger import Ledger
 
 
 class Model(nn.Module):

@@ -4,7 +4,8 @@ Within :class:`keeping_shares` a parameter is moved to the meta device as soon a
 rows are kept for :func:`complete`. What initialises it afterwards is done to the rows: a random fill draws
 the whole parameter, so that the numbers are those of one process, and keeps its part. What reads its values
 gathers them, which all ranks do together, for all build the same. The most that lives beside the shares is
-one parameter while the model is built, and the layers of one group while it is spread.
+one parameter while the model is built, and what its engine takes at once while it is spread: the layers of
+one group, or one parameter.
 """
 
 from __future__ import annotations
@@ -236,10 +237,15 @@ def complete(modules: Iterable[nn.Module], device: torch.device) -> None:
     """Give the parameters of ``modules`` their memory back, whole, on ``device``; called by all ranks."""
     for module in modules:
         for parameter in module.parameters():
-            share = share_of(parameter)
-            if share is not None:
-                whole = share.gathered(device).reshape(parameter.shape)
-                _exchange(parameter, nn.Parameter(whole, requires_grad=parameter.requires_grad), None)
+            fill(parameter, device)
+
+
+def fill(parameter: nn.Parameter, device: torch.device) -> None:
+    """Give one parameter its memory back, if it has a share; called by all ranks."""
+    share = share_of(parameter)
+    if share is not None:
+        whole = share.gathered(device).reshape(parameter.shape)
+        _exchange(parameter, nn.Parameter(whole, requires_grad=parameter.requires_grad), None)
 
 
 def _exchange(parameter: nn.Parameter, other: nn.Parameter, share: Share | None) -> None:
