@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from vla_train.composition import Composed, compose
 from vla_train.engine.shares import NotByShares, check_complete, keeping_shares, share_of
+from vla_train.lora import LoRAConfig, apply_lora
 from vla_train.presets import load_run_tree
 from vla_train.testing import framework_tree
-
-
-class Ledger(TorchDispatchMode):
-    """The most bytes that tensors made within the block had at one moment."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and not leaf.is_meta:
-                storage = leaf.untyped_storage()
-                key = storage._cdata
-                if key not in self._known:
-                    self._known.add(key)
-                    self.live += storage.nbytes()
-                    weakref.finalize(storage, self._gone, key, storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return out
+from vla_train.testing.ledger import Ledger
 
 
 class Model(nn.Module):
@@ -96,6 +70,25 @@ def test_shares_are_those_of_the_whole(world: int) -> None:
         assert torch.equal(joined(parts, name, value), value), name
 
 
+def test_a_type_is_changed_in_place() -> None:
+    def build() -> nn.Linear:
+        layer = nn.Linear(4, 7).to(torch.bfloat16)
+        nn.init.normal_(layer.bias)
+        return layer
+
+    torch.manual_seed(0)
+    whole = build()
+    parts: list[nn.Module] = []
+    for rank in range(2):
+        torch.manual_seed(0)
+        with keeping_shares(rank, 2):
+            part = build()
+        assert all(p.is_meta and p.dtype == torch.bfloat16 for p in part.parameters())
+        parts.append(part)
+    for name, value in whole.named_parameters():
+        assert torch.equal(joined(parts, name, value), value), name
+
+
 def test_what_shares_cannot_follow_is_said() -> None:
     with keeping_shares(0, 2):
         layer = nn.Linear(4, 4)
@@ -103,6 +96,11 @@ def test_what_shares_cannot_follow_is_said() -> None:
             layer.weight.t().data.zero_()
         layer.register_buffer("lost", torch.empty(3, device=layer.weight.device))
     with pytest.raises(NotByShares, match="'lost'"):
+        check_complete(layer)
+    with keeping_shares(0, 2):
+        layer = nn.Linear(4, 4)
+        layer.register_buffer("seen", layer.weight.detach())
+    with pytest.raises(NotByShares, match="'seen'"):
         check_complete(layer)
 
 
@@ -143,6 +141,8 @@ def compared(config: Path) -> Composed:
 def test_presets_are_kept_by_shares(toy_config: Path, preset: str) -> None:
     node = yaml.safe_load(toy_config.read_text())
     node["framework"] = framework_tree(preset, "tiny").data["framework"] | {"horizon": 4}
+    if node["framework"].get("geometry"):
+        node["framework"]["geometry"] |= {"bf16": True, "trainable": False}
     toy_config.write_text(yaml.safe_dump(node))
     compared(toy_config)
 
@@ -163,6 +163,36 @@ def test_published_weights_are_kept_by_shares(toy_config: Path, tmp_path: Path) 
     assert torch.equal(whole.model.get_parameter(name), weights[name.removeprefix("vlm.")])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_kept_by_shares(toy_config: Path, dtype: str) -> None:
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree("QwenGR00T", "tiny").data["framework"] | {"horizon": 4}
+    node["framework"]["vlm"] |= {"dtype": dtype}
+    toy_config.write_text(yaml.safe_dump(node))
+    tree = load_run_tree([toy_config])
+    config = LoRAConfig(("vlm.model.language_model",), rank=4)
+
+    def adapted(rank: int, world: int) -> tuple[nn.Module, Tensor]:
+        def sharing() -> Any:
+            return keeping_shares(rank, world) if world > 1 else nullcontext()
+
+        composed = compose(tree, sharing=sharing)
+        assert not composed.notes
+        with Ledger() as ledger, sharing():
+            apply_lora(composed.model, config)
+        # In fp32: a rank's rows of all adapters, and one adapter.
+        size = sum(4 * p.numel() for n, p in composed.model.named_parameters() if ".lora_" in n)
+        assert world == 1 or 0.5 * size < ledger.peak < 0.7 * size
+        return composed.model, torch.rand(1)
+
+    whole, drawn = adapted(0, 1)
+    parts, streams = zip(*(adapted(rank, 2) for rank in range(2)), strict=True)
+    assert all(torch.equal(stream, drawn) for stream in streams)
+    for name, value in whole.named_parameters():
+        assert torch.equal(joined([*parts], name, value), value), name
+        assert all(p.get_parameter(name).requires_grad == value.requires_grad for p in parts), name
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ranks_begin_and_go_on_from_a_checkpoint_as_one_process(toy_config: Path, two_ranks: Any) -> None:
@@ -176,18 +206,31 @@ def test_two_ranks_begin_and_go_on_from_a_checkpoint_as_one_process(toy_config: 
     start = f"trainer.pretrained_checkpoint={runs / 'begun' / 'checkpoints' / 'steps_2'}"
     lora = 'trainer.lora={"modules": ["vlm.model.language_model"], "rank": 2}'
     shares = [*words, "trainer.sharding=fsdp2"]
+    low = "trainer.precision=bf16"
     two_ranks.launch(
         {
             "begun": [*shares, "run_id=begun"],
-            "whole": [*words, "run_id=whole", start, "trainer.precision=bf16"],
-            "shares": [*shares, "run_id=shares", start, "trainer.precision=bf16"],
-            "adapters": [*shares, "run_id=adapters", start, lora],
+            "whole": [*words, "run_id=whole", start, low],
+            "shares": [*shares, "run_id=shares", start, low],
+            "whole_adapters": [*words, "run_id=whole_adapters", lora],
+            "adapters": [*shares, "run_id=adapters", lora],
+            "whole_begun": [*words, "run_id=whole_begun", start, lora, low],
+            "adapters_begun": [*shares, "run_id=adapters_begun", start, lora, low],
         }
     )
-    lines = [(runs / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "shares")]
-    losses = [[json.loads(line)["loss"] for line in of] for of in lines]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    one, other = (
-        load_file(runs / name / "checkpoints/steps_2/model.safetensors") for name in ("whole", "shares")
-    )
-    assert one.keys() == other.keys()
+    for one, other in (
+        ("whole", "shares"),
+        ("whole_adapters", "adapters"),
+        ("whole_begun", "adapters_begun"),
+    ):
+        lines = [(runs / name / "metrics.jsonl").read_text().splitlines() for name in (one, other)]
+        losses = [[json.loads(line)["loss"] for line in of] for of in lines]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3), other
+        ours, theirs = (
+            load_file(runs / name / "checkpoints/steps_2/model.safetensors") for name in (one, other)
+        )
+        assert ours.keys() == theirs.keys()
+        for rank in (0, 1):
+            seen = [two_ranks.seen(name, rank) for name in (one, other)]
+            assert seen[0]["draws"] == seen[1]["draws"], other
+            assert seen[0]["first"] == seen[1]["first"], other

@@ -179,7 +179,7 @@ def compose(
             _start_from(policy.model, config.trainer)
         return policy
 
-    policy, said = _made(make, sharing, config)
+    policy, said = _made(make, sharing)
     notes = [*data.notes, *said] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
@@ -214,7 +214,7 @@ def _compose_backbone(
             _start_from(trained.model, config.trainer)
         return trained
 
-    trained, said = _made(make, sharing, config)
+    trained, said = _made(make, sharing)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
     return Composed(config, None, trained, (*notes, *said), conversations)
 
@@ -223,13 +223,11 @@ P = TypeVar("P", VLAPolicy, BackbonePolicy)
 
 
 def _made(
-    make: Callable[[], P], sharing: Callable[[], AbstractContextManager[Any]], config: RunConfig
+    make: Callable[[], P], sharing: Callable[[], AbstractContextManager[Any]]
 ) -> tuple[P, tuple[str, ...]]:
     """What ``make`` makes, and a line to say where each rank had to make the whole of it."""
     try:
         with sharing() as kept:
-            if kept is not None and config.trainer.lora is not None:
-                raise NotByShares("trainer.lora puts adapters beside its weights")
             made = make()
         if kept is not None:
             check_complete(made.model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -93,10 +94,17 @@ def _near(entry: str, layers: Iterable[str]) -> set[str]:
     return heads | {p[-1] for p in parts} if depth == 1 else heads
 
 
-def apply_lora(policy: nn.Module, config: LoRAConfig) -> list[str]:
+def apply_lora(
+    policy: nn.Module, config: LoRAConfig, sharing: AbstractContextManager[Any] | None = None
+) -> list[str]:
     """Put adapters around the layers, in place, and freeze all but them and ``train_modules``.
 
     An adapter starts as zero, so the policy's outputs stay. Returns the layers' names.
+
+    Args:
+        policy: what gets adapters.
+        config: where, and of which size.
+        sharing: around what makes them, as :meth:`vla_train.engine.Engine.sharing`.
 
     Raises:
         ConfigError: names that fit no module or overlap, or peft is not installed.
@@ -114,9 +122,15 @@ def apply_lora(policy: nn.Module, config: LoRAConfig) -> list[str]:
     peft_config = LoraConfig(
         r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=layers
     )
-    inject_adapter_in_model(peft_config, policy, adapter_name=ADAPTER)
+    with sharing or nullcontext():
+        inject_adapter_in_model(peft_config, policy, adapter_name=ADAPTER)
+    adapted: list[Any] = [module for module in policy.modules() if _is_adapted(module)]
+    for layer in adapted:
+        # Without memory, as where an engine keeps shares, peft leaves them as they are.
+        for adapter in (layer.lora_A, layer.lora_B):
+            adapter.to(layer.base_layer.weight.dtype)
     # What is gathered by itself is so with its adapter.
-    mark(m for m in policy.modules() if _is_adapted(m) and isinstance(m.base_layer, ShardUnit))
+    mark(layer for layer in adapted if isinstance(layer.base_layer, ShardUnit))
     for name in whole:
         policy.get_submodule(name).requires_grad_(True)
     return layers

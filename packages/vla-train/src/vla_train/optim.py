@@ -12,6 +12,7 @@ from torch import nn
 from vla_core.errors import ConfigError, suggest
 
 from vla_train.config import TrainerConfig
+from vla_train.parts import shape
 
 
 def _modules(model: nn.Module) -> list[str]:
@@ -84,7 +85,7 @@ def parameter_groups(
             continue
         matching = [p for p in rates if p != "base" and _under(name, p)]
         prefix = max(matching, key=len, default="base")
-        decays = parameter.ndim >= 2
+        decays = len(shape(parameter)) >= 2
         start = (starts or {}).get(name, 1)
         group = groups.setdefault(
             (prefix, decays, start),

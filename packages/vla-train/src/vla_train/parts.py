@@ -11,6 +11,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def shape(tensor: Tensor) -> tuple[int, ...]:
+    """That of all of ``tensor``, which DeepSpeed empties between its uses where it spreads parameters."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of ``tensor``, gathered by all ranks together; the tensor itself where every rank has it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

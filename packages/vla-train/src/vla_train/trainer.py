@@ -98,7 +98,7 @@ class Trainer:
         if self.robots:
             self.augment.check(composed.policy.collator.state_dim > 0)
         if self.settings.lora is not None:
-            apply_lora(self.model, self.settings.lora)
+            apply_lora(self.model, self.settings.lora, self.engine.sharing())
         freeze(self.model, self.settings.freeze_modules)
         set_precision(self.model, self.settings, self.engine)
         one, whole = (probe(self.robots, self.conversations, sized) for sized in (False, True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from vla_train.engine.base import WHOLE, Copy, Engine, save_objects
 from vla_train.engine.gathering import Part, gathered
+from vla_train.engine.shares import keeping_shares
 
 
 class DeepSpeed(Engine):
@@ -42,7 +44,7 @@ class DeepSpeed(Engine):
         for key, value in _zero(stage, bucket_mb, 2 if low else 4).items():
             plugin.deepspeed_config["zero_optimization"].setdefault(key, value)
         # At stage 3 transformers would split its modules while they are made, already rounded, and DeepSpeed
-        # would then take ours for split ones as well. `prepare` splits the whole model.
+        # would then take ours for split ones as well. `split` has all of them split.
         unset_hf_deepspeed_config()
         # The average is ours, and so whole.
         spread = ("masters", "moments", "gradients", "weights")[: stage + 1] if stage else ()
@@ -58,6 +60,19 @@ class DeepSpeed(Engine):
         self.gathers_inside = stage == 3
         places = (plugin.offload_optimizer_device, plugin.offload_param_device)
         self.offloads = any(place not in (None, "none") for place in places)
+
+    def sharing(self) -> AbstractContextManager[Any]:
+        """See the base; at stage 3 each rank keeps its rows until DeepSpeed has its part."""
+        if self.shards and self.world > 1:
+            return keeping_shares(self.rank, self.world, self.device)
+        return nullcontext()
+
+    def split(self, model: nn.Module) -> None:
+        """See the base; at stage 3 parameter by parameter."""
+        if self.shards:
+            from vla_train.engine.partitioning import partition
+
+            partition(model, self.accelerator.state.deepspeed_plugin.deepspeed_config, self.device)
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """See the base."""

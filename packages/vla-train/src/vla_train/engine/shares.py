@@ -4,7 +4,8 @@ Within :class:`keeping_shares` a parameter is moved to the meta device as soon a
 rows are kept for :func:`complete`. What initialises it afterwards is done to the rows: a random fill draws
 the whole parameter, so that the numbers are those of one process, and keeps its part. What reads its values
 gathers them, which all ranks do together, for all build the same. The most that lives beside the shares is
-one parameter while the model is built, and the layers of one group while it is spread.
+one parameter while the model is built, and what its engine takes at once while it is spread: the layers of
+one group, or one parameter.
 """
 
 from __future__ import annotations
@@ -101,8 +102,12 @@ class Share:
 
 
 def share_of(tensor: Any) -> Share | None:
-    """The share behind a parameter without memory."""
-    return getattr(tensor, _KEY, None) if isinstance(tensor, Tensor) else None
+    """The share behind a parameter without memory, in the type that the parameter has by now."""
+    share: Share | None = getattr(tensor, _KEY, None) if isinstance(tensor, Tensor) else None
+    if share is not None and share.rows.dtype != tensor.dtype:
+        share = replace(share, rows=share.rows.to(tensor.dtype))
+        setattr(tensor, _KEY, share)
+    return share
 
 
 class keeping_shares(TorchDispatchMode):
@@ -152,6 +157,10 @@ class keeping_shares(TorchDispatchMode):
             out = func(*args, **kwargs)
             for part, share in zip(out if isinstance(out, (list, tuple)) else [out], view, strict=True):
                 setattr(part, _KEY, share)
+            return out
+        if first is not None and name == "_to_copy" and not (kwargs.keys() - {"dtype"}):
+            out = func(*args, **kwargs)
+            setattr(out, _KEY, replace(first, rows=first.rows.to(out.dtype, copy=True)))
             return out
         returned = func._schema.returns
         if any(r.alias_info is not None and not r.alias_info.is_write for r in returned):
@@ -218,8 +227,8 @@ def check_complete(model: nn.Module) -> None:
     Raises:
         NotByShares: it has a parameter or buffer without numbers.
     """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    lost = [name for name, tensor in tensors if tensor.is_meta and share_of(tensor) is None]
+    lost = [name for name, tensor in model.named_parameters() if tensor.is_meta and share_of(tensor) is None]
+    lost += [name for name, tensor in model.named_buffers() if tensor.is_meta]
     if lost:
         raise NotByShares(f"'{lost[0]}' is left without numbers")
 
@@ -228,10 +237,15 @@ def complete(modules: Iterable[nn.Module], device: torch.device) -> None:
     """Give the parameters of ``modules`` their memory back, whole, on ``device``; called by all ranks."""
     for module in modules:
         for parameter in module.parameters():
-            share = share_of(parameter)
-            if share is not None:
-                whole = share.gathered(device).reshape(parameter.shape).to(parameter.dtype)
-                _exchange(parameter, nn.Parameter(whole, requires_grad=parameter.requires_grad), None)
+            fill(parameter, device)
+
+
+def fill(parameter: nn.Parameter, device: torch.device) -> None:
+    """Give one parameter its memory back, if it has a share; called by all ranks."""
+    share = share_of(parameter)
+    if share is not None:
+        whole = share.gathered(device).reshape(parameter.shape)
+        _exchange(parameter, nn.Parameter(whole, requires_grad=parameter.requires_grad), None)
 
 
 def _exchange(parameter: nn.Parameter, other: nn.Parameter, share: Share | None) -> None:
