@@ -50,6 +50,18 @@ grab black bowl on ramekin and set it on plate
 lift bowl from stove and set on plate
 lift bowl from cabinet and put on plate
 """
+THINGS = """
+alphabet soup
+cream cheese
+salad dressing
+bbq sauce
+ketchup
+tomato sauce
+butter
+milk
+chocolate pudding
+orange juice
+"""
 
 
 @pytest.mark.parametrize(
@@ -73,9 +85,11 @@ def test_every_sentence_fits_the_prompt(configs: list[str], script: str, count: 
     "config",
     [FOLDER / "closed_loop/libero/train.yaml", FOLDER.parent / "examples/LIBERO/train_files/train.yaml"],
 )
-def test_every_sentence_of_libero_spatial_fits_the_prompt(config: Path) -> None:
+def test_every_sentence_of_two_suites_of_libero_fits_the_prompt(config: Path) -> None:
     plain = [f"pick up the black bowl {place} and place it on the plate" for place in _lines(PLACES)]
-    _read([str(config)], [*plain, *_lines(REWORDED)])
+    things = [f"pick up the {thing} and place it in the basket" for thing in _lines(THINGS)]
+    reworded = [f"lift {thing} and put it into basket" for thing in _lines(THINGS)]
+    _read([str(config)], [*plain, *_lines(REWORDED), *things, *reworded])
 
 
 def _lines(text: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_variants_expert_and_other_sentences_have_their_places(tmp_path: Path) -
     brought = [(said,), (usual,), (usual,)]
     episodes = [EpisodeResult(usual, n, usual in done, 90, achieved=done) for n, done in enumerate(brought)]
     episodes.append(EpisodeResult(usual, 3, error="the server went away"))
-    write(tmp_path, "seed_0/other_libero_spatial_0", episodes, instruction_from=said)
+    write(tmp_path, "seed_0/other_libero_spatial_0_libero_spatial_1", episodes, instruction_from=said)
     write(tmp_path, "seed_0_second/plain", solved((3, 1)))
     out = tmp_path / "table.md"
     assert table("--results", str(tmp_path), "--out", str(out)).returncode == 0
@@ -58,7 +58,7 @@ def test_variants_expert_and_other_sentences_have_their_places(tmp_path: Path) -
     assert rows["libero_spatial_0"] == ["4/4 (51-100)", "-", "0/4 (0-49)", "4/4 (51-100)", "-"]
     assert [cell.split(" (")[0] for cell in rows["mean"]] == ["**75 %**", "-", "**12 %**", "**100 %**", "-"]
     assert "| libero_spatial_0 | libero_spatial_1 | 1/3 (6-79) | 2/3 (21-94) |" in lines
-    assert "| all | | 1/3 (6-79) | 2/3 (21-94) |" in lines
+    assert "| all | any | 1/3 (6-79) | 2/3 (21-94) |" in lines
     assert any(line.endswith("1 of 4 episodes did not end") for line in lines)
     assert (
         "official initial states 0 to 3, 8 actions a request, wall time 12 s, 90 steps a success"
@@ -66,9 +66,31 @@ def test_variants_expert_and_other_sentences_have_their_places(tmp_path: Path) -
     )
 
 
-def test_a_task_is_told_the_sentence_that_fits_its_second_bowl() -> None:
+def test_of_six_things_on_the_floor_a_third_may_come(tmp_path: Path) -> None:
+    usual, said, third = "libero_object_0", "libero_object_1", "libero_object_2"
+    plain = [EpisodeResult(usual, n, n < 2, 90, achieved=(usual,) if n < 2 else ()) for n in range(3)]
+    plain.append(EpisodeResult(usual, 3, False, 280, achieved=(third,)))
+    write(tmp_path, "seed_0/plain", [*plain, *(EpisodeResult(said, n, True, 90) for n in range(4))])
+    brought: list[tuple[str, ...]] = [(third,), (said, third), (usual,), ()]
+    episodes = [EpisodeResult(usual, n, usual in done, 90, achieved=done) for n, done in enumerate(brought)]
+    write(tmp_path, f"seed_0/other_{usual}_{said}", episodes, instruction_from=said)
+    out = tmp_path / "table.md"
+    assert table("--results", str(tmp_path), "--out", str(out)).returncode == 0
+    text = out.read_text()
+    assert (
+        "| scene of | told the sentence of | brings what is named | brings the usual | brings a third |"
+        in text
+    )
+    assert f"| {usual} | {said} | 1/4 (5-70) | 1/4 (5-70) | 1/4 (5-70) |" in text
+    assert f"latency p50 6 ms, brought that of {third} in the scene of {usual} 1 times" in text
+
+
+def test_a_task_is_told_the_sentences_that_fit_its_scene() -> None:
     asked = table("--others", *TASKS, "libero_spatial_2", "libero_object_3").stdout
     assert asked == "libero_spatial_0 libero_spatial_1\n"
+    asked = table("--others", "libero_object_0", "libero_object_1", "libero_object_3").stdout
+    pairs = [tuple(line.replace("libero_object_", "").split()) for line in asked.splitlines()]
+    assert pairs == [("0", "1"), ("1", "0"), ("3", "0"), ("3", "1")]
 
 
 def test_without_results_it_says_what_to_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ for ((part = 0; part < ${PARTS:-1}; part++)); do
 done
 # The same scenes with the sentence that asks for the second bowl: pictures alone no longer say what to do.
 if [[ -n $SECOND_BOWLS ]]; then
+  [[ $SECOND_BOWLS != *libero_object* ]] || { echo "SECOND_BOWLS: $SECOND_BOWLS; only scenes of libero_spatial have one"; exit 2; }
   while read -r task said; do
     [[ " $SECOND_BOWLS " == *" $task "* ]] || continue
     [[ -d $DATA/second_$task ]] && { echo "$DATA/second_$task is there already"; continue; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Success over official initial states, through the server, and that of the expert beside. KINDS: plain, language and swap of
-# LIBERO-PRO, other (the sentence of another of the TASKS, which asks for the second bowl of the same scene), expert,
+# LIBERO-PRO, other (the sentences of the other TASKS that ask for something else in the same scene), expert,
 # expert_swap. What is finished is skipped, what was cut off goes on, and more EPISODES add to them; results.json and the table are in RESULTS.
 #   SEED=0 EPISODES=50 DEVICE=cuda WORKERS=16 bash benchmarks/closed_loop/libero/3_evaluate.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
@@ -50,7 +50,7 @@ if [[ " $kinds " =~ \ (plain|other|language|swap)\  ]]; then
       language | swap) roll_out "$RUN/$kind" "${tasks[@]}" "${policy[@]}" --env.variant "$kind" ;;
       other)
         while read -r task said; do
-          roll_out "$RUN/other_$task" --task "$task" --instruction_from "$said" "${policy[@]}"
+          roll_out "$RUN/other_${task}_$said" --task "$task" --instruction_from "$said" "${policy[@]}"
         done < <("${run[@]}" python $HERE/table.py --others "${names[@]}")
         ;;
     esac

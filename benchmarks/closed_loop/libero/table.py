@@ -3,15 +3,16 @@
     uv run python benchmarks/closed_loop/libero/table.py --results runs/closed_libero/results --out table.md
     uv run python benchmarks/closed_loop/libero/table.py --others libero_spatial_0 libero_spatial_1
 
-Reads ``RUN/{plain,language,swap,other_TASK}/results.json`` and ``expert/{plain,swap}/results.json`` below
-``--results``, one RUN a training seed. ``--others`` prints which task's sentence asks for the second bowl of
-each task's scene, where that task is named too.
+Reads ``RUN/{plain,language,swap,other_TASK_SAID}/results.json`` and ``expert/{plain,swap}/results.json``
+below ``--results``, one RUN a training seed. ``--others`` prints TASK and SAID: which of the tasks that are
+named ask for something else in each one's scene (a second bowl, another thing on the floor).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,9 @@ Results = dict[str, Any]
 Outcomes = NDArray[np.float64]
 
 
-def others(tasks: Sequence[str]) -> dict[str, str]:
-    """Task -> the one of ``tasks`` whose sentence asks for the second bowl of its scene."""
-    second = {task: find(task, "none").second for task in tasks}
-    return {task: found[0] for task, found in second.items() if found is not None and found[0] in tasks}
+def others(tasks: Sequence[str]) -> list[tuple[str, str]]:
+    """Each of ``tasks`` with every other one of them whose sentence fits its scene."""
+    return [(task, said) for task in tasks for said in find(task, "none").others if said in tasks]
 
 
 def read(files: Iterable[Path]) -> list[Results]:
@@ -74,9 +74,10 @@ def column(results: Sequence[Results], tasks: Sequence[str]) -> list[str]:
     return [*each, f"**{100 * mean:.0f} %** ({100 * interval[0]:.0f}-{100 * interval[1]:.0f})"]
 
 
-def obeyed(results: Sequence[Results]) -> tuple[int, int, int]:
-    """With another task's sentence: how often the named bowl came, how often the usual, of how many."""
-    named = usual = ended = 0
+def obeyed(results: Sequence[Results]) -> tuple[int, int, int, int]:
+    """With another task's sentence: how often the named object came, how often the usual, how often a third
+    without these, of how many."""
+    named = usual = third = ended = 0
     for one in results:
         said = one["settings"]["instruction_from"]
         for episode in one["episodes"]:
@@ -84,7 +85,8 @@ def obeyed(results: Sequence[Results]) -> tuple[int, int, int]:
                 ended += 1
                 named += said in episode["achieved"]
                 usual += episode["success"]
-    return named, usual, ended
+                third += bool(episode["achieved"]) and not ({said, episode["task"]} & {*episode["achieved"]})
+    return named, usual, third, ended
 
 
 def render(root: Path) -> str:
@@ -104,8 +106,8 @@ def _group(root: Path, runs: Sequence[str]) -> str:
     expert = {kind: read([root / "expert" / kind / "results.json"]) for kind in EXPERT}
     tasks = [node["task"] for node in policy["plain"][0]["tasks"]]
     swapped = {
-        task: (said, read(root / run / f"other_{task}" / "results.json" for run in runs))
-        for task, said in others(tasks).items()
+        (task, said): read(root / run / f"other_{task}_{said}" / "results.json" for run in runs)
+        for task, said in others(tasks)
     }
     named_results = {
         **{POLICY[kind]: results for kind, results in policy.items()},
@@ -115,17 +117,19 @@ def _group(root: Path, runs: Sequence[str]) -> str:
     lines = ["| task | " + " | ".join(named_results) + " |", "|---|" + "---|" * len(named_results)]
     for name, *cells in zip([*tasks, "mean"], *columns, strict=True):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| scene of | told the sentence of | brings the bowl that is named | brings the usual one |",
-    ]
-    lines.append("|---|---|---|---|")
-    for task, (said, results) in swapped.items():
-        named, usual, ended = obeyed(results)
-        lines.append(f"| {task} | {said} | {rate(named, ended)} | {rate(usual, ended)} |")
-    named, usual, ended = obeyed([one for _, results in swapped.values() for one in results])
-    lines += [f"| all | | {rate(named, ended)} | {rate(usual, ended)} |", ""]
-    named_results |= {f"{task}, told {said}": results for task, (said, results) in swapped.items()}
+    # Of a second bowl, that or the usual one; of six things on the floor, a third as well.
+    thirds = any(len(find(task, "none").others) > 1 for task in tasks)
+    titles = ["brings what is named", "brings the usual", *(["brings a third"] if thirds else [])]
+    lines += ["", "| scene of | told the sentence of | " + " | ".join(titles) + " |"]
+    lines.append("|---|---|" + "---|" * len(titles))
+    rows = [(*pair, told) for pair, told in swapped.items()]
+    everything = [one for of_pair in swapped.values() for one in of_pair]
+    for task, said, told in [*rows, ("all", "any", everything)]:
+        *counts, ended = obeyed(told)
+        cells = [rate(count, ended) for count in counts[: len(titles)]]
+        lines.append(f"| {task} | {said} | " + " | ".join(cells) + " |")
+    lines.append("")
+    named_results |= {f"{task}, told {said}": told for task, said, told in rows}
     return (
         "\n".join([*lines, *(how(title, results) for title, results in named_results.items() if results)])
         + "\n"
@@ -146,9 +150,20 @@ def how(title: str, results: Sequence[Results]) -> str:
     p50 = [one["total"]["latency_ms"]["p50"] for one in results]
     if all(p50):
         text += f", latency p50 {', '.join(f'{ms:.0f}' for ms in p50)} ms"
+    text += _instead(results)
     planned = sum(len(one["tasks"]) * one["settings"]["episodes"] for one in results)
     ended = sum(e["success"] is not None for one in results for e in one["episodes"])
     return text + (f", {planned - ended} of {planned} episodes did not end" if ended < planned else "")
+
+
+def _instead(results: Sequence[Results]) -> str:
+    """What was brought that was neither named nor usual: which task's object, in whose scene, how often."""
+    brought: Counter[str] = Counter()
+    for one in results:
+        for episode in one["episodes"]:
+            others = {*episode["achieved"]} - {episode["task"], one["settings"].get("instruction_from")}
+            brought.update(f"that of {other} in the scene of {episode['task']}" for other in others)
+    return "".join(f", brought {what} {count} times" for what, count in sorted(brought.items()))
 
 
 def main() -> None:
@@ -163,7 +178,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.others:
-        for task, said in others(args.others).items():
+        for task, said in others(args.others):
             print(task, said)
         return
     if args.results is None or args.out is None:

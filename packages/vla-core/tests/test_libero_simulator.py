@@ -81,9 +81,42 @@ def test_second_bowls_stand_where_the_table_of_tasks_says():
         for n in (1, 2)
     )
     for index, where in enumerate(second):
-        other, predicate = _libero_tasks.LiberoTask("libero_spatial", index).second
+        ((other, predicate),) = _libero_tasks.LiberoTask("libero_spatial", index).others.items()
         assert first[int(other.rpartition("_")[2])] == where
         assert predicate == ("on", "akita_black_bowl_2", "plate_1")
+
+
+@pytest.mark.parametrize("variant", ["none", "language", "swap"])
+def test_things_on_the_floor_are_those_that_the_table_of_tasks_says(variant):
+    from libero.libero import get_libero_path
+    from libero.libero.benchmark import task_maps
+
+    folder = _libero_tasks.LiberoTask("libero_object", 0, variant).folder
+    scenes = Path(get_libero_path("bddl_files")) / folder
+    texts = [(scenes / task.bddl_file).read_text() for task in task_maps[folder].values()]
+    goals = [re.search(r"\(In (\w+) basket_1_contain_region\)", text).group(1) for text in texts]
+    for index, text in enumerate(texts):
+        there = set(re.findall(r"\(On (\w+) floor_\w+\)", text)) - {"basket_1", goals[index]}
+        others = _libero_tasks.LiberoTask("libero_object", index, variant).others
+        assert {predicate[1] for predicate in others.values()} == there
+        for name, predicate in others.items():
+            assert predicate == ("in", goals[int(name.rpartition("_")[2])], "basket_1_contain_region")
+
+
+def test_another_thing_in_the_basket_is_told():
+    made = LiberoEnv(LiberoConfig(task="libero_object_0", variant="task", image_size=32))
+    made.reset(0)
+    others = _libero_tasks.LiberoTask("libero_object", 0).others
+    assert tuple(word.lower() for word in made._sim.goal[0]) == others["libero_object_1"], (
+        "the same thing as that task's goal"
+    )
+    result = made.step(made.expert_action())
+    assert not any(made._sim.holds(other) for other in others.values())
+    while not (result.terminated or result.truncated):
+        result = made.step(made.expert_action())
+    assert result.success
+    assert [name for name, other in others.items() if made._sim.holds(other)] == ["libero_object_1"]
+    made.close()
 
 
 def test_predicates_are_told(env):

@@ -36,7 +36,18 @@ _SECOND_BOWL = {0: 1, 1: 6, 2: 8, 3: 9, 4: 9, 5: 3, 6: 7, 7: 9, 8: 1, 9: 7}
 """Number in ``libero_spatial`` -> the task that asks for its scene's second bowl: by the scenes' files that
 bowl begins in the region where the other task's bowl does."""
 
+_OBJECTS = (
+    *("alphabet_soup", "cream_cheese", "salad_dressing", "bbq_sauce", "ketchup"),
+    *("tomato_sauce", "butter", "milk", "chocolate_pudding", "orange_juice"),
+)
+"""What task 0, 1, ... of ``libero_object`` puts into the basket."""
+
+_CIRCLE = (0, 1, 7, 5, 6, 9, 8, 3, 4, 2)
+"""Numbers in ``libero_object``: by the scenes' files the five other objects of a task's scene are those of
+the task before it in this circle and of the four behind it."""
+
 _SAME_SCENE = frozenset({"none", "language"})
+_SAME_OBJECTS = frozenset({"none", "language", "swap"})
 _SAY_ANOTHER = frozenset({"language", "task"})
 
 
@@ -59,12 +70,18 @@ class LiberoTask:
         return HORIZONS[self.suite]
 
     @property
-    def second(self) -> tuple[str, tuple[str, str, str]] | None:
-        """Another task whose sentence fits this scene, and the predicate by which it is done; None: no such
-        task is known."""
-        if self.suite != "libero_spatial" or self.variant not in _SAME_SCENE:
-            return None
-        return f"libero_spatial_{_SECOND_BOWL[self.index]}", ("on", "akita_black_bowl_2", "plate_1")
+    def others(self) -> dict[str, tuple[str, str, str]]:
+        """Other tasks whose sentences fit this scene -> the predicate by which each is done. Known for
+        ``libero_spatial`` (the second bowl) and ``libero_object`` (the five other things on the floor)."""
+        if self.suite == "libero_spatial" and self.variant in _SAME_SCENE:
+            return {f"libero_spatial_{_SECOND_BOWL[self.index]}": ("on", "akita_black_bowl_2", "plate_1")}
+        if self.suite == "libero_object" and self.variant in _SAME_OBJECTS:
+            at = _CIRCLE.index(self.index)
+            there = sorted(_CIRCLE[(at + step) % len(_CIRCLE)] for step in (-1, 1, 2, 3, 4))
+            return {
+                f"libero_object_{n}": ("in", f"{_OBJECTS[n]}_1", "basket_1_contain_region") for n in there
+            }
+        return {}
 
     def sentence(self, of_file_name: str, of_scene: str) -> str:
         """What a policy is told.

@@ -94,9 +94,10 @@ class LiberoEnv:
     Action ``[7]``: change of the hand's pose in units of the controller's range (1 is 5 cm or half a
     radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
 
-    A scene of ``libero_spatial`` has a second bowl, which another task's sentence asks for:
-    ``StepResult.achieved`` has that task's name while this bowl is on the plate (``vla-rollout
-    --instruction_from``: which of the two does the policy follow?).
+    Other tasks' sentences fit the scenes of two suites: those of ``libero_spatial`` have a second bowl, those
+    of ``libero_object`` five other things on the floor. ``StepResult.achieved`` has such a task's name while
+    its bowl is on the plate or its thing in the basket (``vla-rollout --instruction_from``: whom does the
+    policy follow?).
 
     Raises:
         ConfigError: unknown task, variant or camera, a number out of range, or no simulator installed.
@@ -114,7 +115,7 @@ class LiberoEnv:
         self._sim = LiberoSimulator(task, config.image_size, config.rendering == "official")
         self._instruction = sentence_of(told) if told else config.instruction
         self._suite = task.suite
-        self._second = task.second
+        self._others = task.others
         self._expert: _libero_expert.PickAndPlace | None = None
         self._raw: Raw | None = None
         self._steps = 0
@@ -157,8 +158,9 @@ class LiberoEnv:
         result = until_success(self._observe(), success, self._config.task, self._steps, self.max_steps)
         if success:
             self._steps = self.max_steps  # the simulator refuses to go on
-        elif self._second is not None and self._sim.holds(self._second[1]):
-            result = replace(result, achieved=frozenset({self._second[0]}))
+        else:
+            brought = {name for name, predicate in self._others.items() if self._sim.holds(predicate)}
+            result = replace(result, achieved=frozenset(brought))
         return result
 
     def expert_action(self) -> NDArray[np.float32]:
