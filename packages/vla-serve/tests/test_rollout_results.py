@@ -235,6 +235,15 @@ def test_a_task_counts_once_however_many_of_its_episodes_ended():
     assert mean_of_tasks(np.full((1, 2, 2), np.nan)) is None
 
 
+def test_an_output_that_cannot_be_written_is_one_line(toy_with_expert, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["--env", "toy_expert", "--task", "left", "--policy", "expert", "--episodes", "1"]
+    assert main([*words, "--videos", "none", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"vla-rollout: out: {tmp_path}/file/out can't be written (Not a directory)\n"
+    )
+
+
 def test_an_expert_needs_no_server(toy_with_expert, tmp_path, capsys):
     words = ["--env", "toy_expert", "--task", "left", "--videos", "none", "--out", str(tmp_path)]
     assert main([*words, "--policy", "expert", "--episodes", "2"]) == 0

@@ -196,7 +196,10 @@ def rollout(
     recorded["tasks"] = list(settings.tasks)
     before = Kept() if overwrite else kept(out, recorded, policy, seeds)
     done = before.done
-    (out / "thumbnails").mkdir(parents=True, exist_ok=True)
+    try:
+        (out / "thumbnails").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: {out} can't be written ({error.strerror})") from error
     base = _setup(settings, env_class, out)
     said: dict[int, str] = {}
     if settings.instruction_from is not None:

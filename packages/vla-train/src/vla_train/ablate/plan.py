@@ -126,6 +126,8 @@ def make_plan(
         raise UserError("--axis is missing, e.g. --axis fusion=none,mean_pool,gated")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError("--seeds must list different whole numbers, e.g. 0,1,2")
+    if out_of_range := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"--seeds must be in [0, 4294967295], got {out_of_range[0]}")
     check_apart(axes, overrides)
     variants: list[Variant] = []
     for values in itertools.product(*(axis.values for axis in axes)):
