@@ -73,8 +73,6 @@ def resolve(tree: Tree) -> dict[str, Any]:
         ConfigError: one line that names file, key and fix.
     """
     config = build_config(RunConfig, tree.data, "", tree)
-    if "jsonl" not in config.trackers:
-        raise ConfigError(f"{tree.where('trackers')}trackers: an ablation reads metrics.jsonl; keep 'jsonl'")
     framework = build_config(FrameworkConfig, config.framework, "framework", tree)
     try:
         branch = framework.has_geometry
