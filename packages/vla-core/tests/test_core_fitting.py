@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from vla_core.errors import ConfigError
+from vla_core.errors import ConfigError, UserError
 from vla_core.fitting import FitCache, fit
 from vla_core.framework import FrameworkConfig
 from vla_core.registry import override
@@ -81,6 +81,13 @@ def test_a_second_run_reads_no_rows(resolved, tmp_path):
     assert again.statistics == first.statistics
     assert again.head_assets == first.head_assets
     assert [p.name for p in (tmp_path / "cache").iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(resolved, tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = FitCache(tmp_path / "file" / "cache", "data 1")
+    with pytest.raises(UserError, match=r"file/cache: cannot be written \(Not a directory\)$"):
+        fit(resolved(), {"default": SPEC}, {"default": Rows()}, cache=cache)
 
 
 def test_all_that_changes_it_is_in_the_key(resolved, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from vla_train import trackers
 from vla_train.cli import main
+from vla_train.config import DatasetsConfig, RunConfig
 from vla_train.trackers import Tracked, TrackingConfig
 
 
@@ -60,6 +61,15 @@ def wandb_runs(run: Path) -> list[dict[str, Any]]:
 def losses(run: Path) -> list[float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_jsonl_is_written_whatever_is_named(toy_config: Path) -> None:
+    twice = RunConfig(datasets=DatasetsConfig(train=[{"name": "toy"}]), trackers=("tensorboard",) * 2)
+    assert twice.trackers == ("jsonl", "tensorboard")
+    assert call(toy_config, "trackers=[]", "trainer.max_steps=2", "trainer.log_every=1") == 0
+    run = toy_config.parent / "runs" / "toy"
+    assert len(losses(run)) == 2
+    assert (run / "report.html").is_file()
 
 
 @pytest.mark.slow

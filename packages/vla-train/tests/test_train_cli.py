@@ -91,6 +91,15 @@ def test_files_that_are_not_there(
     assert f"{tmp_path}/nothing" in err
 
 
+@pytest.mark.parametrize("mode", [(), ("--dry_run",)])
+def test_a_folder_of_runs_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], toy_config: Path, mode: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    err = fails(capsys, "--config", str(toy_config), f"run_root_dir={tmp_path}/file/runs", *mode)
+    assert f"run_root_dir: {tmp_path}/file/runs/toy cannot be written ({tmp_path}/file: a file)" in err
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [

@@ -80,6 +80,8 @@ def _reason(error: Exception) -> str:
 
 
 def _read(path: Path) -> tuple[DictConfig, yaml.Node | None]:
+    if path.is_dir():
+        raise ConfigError(f"{path}: a directory; name a config file in it")
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     try:

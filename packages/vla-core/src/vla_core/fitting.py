@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_core.answers import Chunks, FittedHead
+from vla_core.errors import UserError
 from vla_core.resolve import Resolved
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
@@ -137,9 +138,12 @@ def _chunks(pipelines: Mapping[str, Pipeline], rows: Mapping[str, Rows] | None) 
 
 def _keep(made: Path, entry: Path) -> Path:
     """A copy under the final name, whole from its first moment; one that was made meanwhile is kept."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".fit-", dir=entry.parent))
-    shutil.copytree(made, temporary, dirs_exist_ok=True)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".fit-", dir=entry.parent))
+        shutil.copytree(made, temporary, dirs_exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{entry.parent}: cannot be written ({error.strerror or error})") from error
     try:
         os.rename(temporary, entry)
     except OSError:

@@ -252,7 +252,8 @@ class RunConfig:
         run_root_dir: where runs live.
         run_id: name of the run's folder; null: framework name, date and time.
         seed: of weights, order, augmentation, noise and time.
-        trackers: of ``jsonl``, ``tensorboard``, ``wandb`` and ``trackio``.
+        trackers: of ``jsonl`` (``metrics.jsonl``, which is written whether it is named or not),
+            ``tensorboard``, ``wandb`` and ``trackio``.
         tracking: where the last two put the run, see :class:`~vla_train.trackers.TrackingConfig`.
     """
 
@@ -266,6 +267,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trackers", tuple(dict.fromkeys(("jsonl", *self.trackers))))
         if self.run_id is not None and not re.fullmatch(r"(?!\.)[^/\\\0]+", self.run_id):
             raise ConfigError(
                 f"run_id must be the name of one folder (in run_root_dir), without '/', got '{self.run_id}'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -191,9 +192,13 @@ def run_directory(root: str, run_id: str, resuming: bool, replacing: bool = Fals
     """``root/run_id``, made sure to be new (or there, when resuming; or else to be set aside first).
 
     Raises:
-        UserError: it holds a run already, or there is none to resume.
+        UserError: it holds a run already, there is none to resume, or it cannot be written.
     """
     path = Path(root) / run_id
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "read-only, or no right to" if there.is_dir() else "a file"
+        raise UserError(f"run_root_dir: {path} cannot be written ({there}: {reason})")
     if resuming and newest(path) is None:
         raise UserError(f"trainer.resume: {path} has no resume state; check run_root_dir and run_id")
     if not (resuming or replacing) and (path / "checkpoints").exists():

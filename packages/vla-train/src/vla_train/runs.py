@@ -101,10 +101,7 @@ class Run:
 
     def report(self) -> None:
         """Write ``report.html``."""
-        if "jsonl" in self.composed.config.trackers:
-            announce.line(self.console, f"report      {write_report(self.run_dir)}")
-        else:
-            announce.line(self.console, "no report: it reads metrics.jsonl, and 'jsonl' is not in trackers")
+        announce.line(self.console, f"report      {write_report(self.run_dir)}")
 
     def _say(self, speak: Callable[[], None]) -> None:
         if self.engine.is_main:

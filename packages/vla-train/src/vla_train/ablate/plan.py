@@ -73,8 +73,6 @@ def resolve(tree: Tree) -> dict[str, Any]:
         ConfigError: one line that names file, key and fix.
     """
     config = build_config(RunConfig, tree.data, "", tree)
-    if "jsonl" not in config.trackers:
-        raise ConfigError(f"{tree.where('trackers')}trackers: an ablation reads metrics.jsonl; keep 'jsonl'")
     framework = build_config(FrameworkConfig, config.framework, "framework", tree)
     try:
         branch = framework.has_geometry
@@ -126,6 +124,8 @@ def make_plan(
         raise UserError("--axis is missing, e.g. --axis fusion=none,mean_pool,gated")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError("--seeds must list different whole numbers, e.g. 0,1,2")
+    if out_of_range := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"--seeds must be in [0, 4294967295], got {out_of_range[0]}")
     check_apart(axes, overrides)
     variants: list[Variant] = []
     for values in itertools.product(*(axis.values for axis in axes)):

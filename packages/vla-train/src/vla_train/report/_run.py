@@ -120,7 +120,7 @@ class Run:
 
 
 def _read_metrics(path: Path) -> Metrics:
-    fix = "give the folder of a run in which at least one step was logged (trackers: [jsonl])"
+    fix = "give the folder of a run in which at least one step was logged"
     if not path.is_file():
         raise UserError(f"{path.parent}: there is no metrics.jsonl; {fix}")
     curves: dict[str, dict[int, float]] = {}
