@@ -264,6 +264,14 @@ def test_a_signal_saves_and_leaves(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_dry_run_knows_the_terms_of_the_loss(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(toy_config, "--dry_run", "trainer.loss_weights.action_l2=2") == 2
+    assert (
+        "trainer.loss_weights: no loss term 'action_l2' (did you mean 'action_l1'" in capsys.readouterr().err
+    )
+    assert call(toy_config, "--dry_run", "trainer.loss_weights.action_l1=2") == 0
+
+
 def test_a_dry_run_writes_nothing(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(toy_config, "--dry_run") == 0
     out = capsys.readouterr().out

@@ -77,6 +77,7 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
         gradients=int(share * ledger.gradients),
         budget=settings.activation_budget if settings.compile == "blocks" else None,
         accumulates=accumulates,
+        terms=step.terms,
     )
 
 
@@ -87,6 +88,7 @@ class _Step(nn.Module):
         super().__init__()
         self.model = model
         self.engine, self.ledger, self.kept = engine, ledger, kept
+        self.terms: tuple[str, ...] = ()
 
     def forward(self, batch: AnyBatch) -> None:
         """One micro-batch."""
@@ -94,6 +96,7 @@ class _Step(nn.Module):
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             with self.engine.autocast():
                 terms: dict[str, Tensor] = dict(self.model(batch))
+            self.terms = tuple(terms)
             loss = torch.stack([term.float() for term in terms.values()]).sum()
         terms.clear()
         backward(loss)

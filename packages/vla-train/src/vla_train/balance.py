@@ -13,7 +13,7 @@ variance) is what it is for its rows, so that it depends on how they are divided
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from vla_core.batch import Batch, ConversationBatch
 from vla_core.conversing import CONVERSATION_LOSS
 from vla_core.errors import ConfigError, suggest
 
+from vla_train.auxiliary import weights_at
+from vla_train.config import RunConfig
 from vla_train.conversation_config import LossScale
 from vla_train.engine import Engine
 
@@ -100,10 +102,8 @@ class Balance:
         # Nothing to count anywhere: the terms are 0, whatever they are multiplied with.
         return list(torch.where(mean > 0, local / mean.clamp(min=1e-9), 1.0))
 
-    def __call__(
-        self, terms: Mapping[str, Tensor], share: Tensor, scheduled: Mapping[str, float]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to differentiate, and the terms weighted by their share, for the log.
+    def check(self, terms: Iterable[str], scheduled: Iterable[str]) -> None:
+        """Of the names of a step's terms, and of those with a schedule.
 
         Raises:
             ConfigError: ``trainer.loss_weights`` names no term, or one with a schedule of its own.
@@ -113,6 +113,16 @@ class Balance:
                 raise ConfigError(f"trainer.loss_weights: '{name}' has its weight in framework.auxiliary")
             if name not in terms:
                 raise ConfigError(f"trainer.loss_weights: no loss term '{name}'{suggest(name, terms)}")
+
+    def __call__(
+        self, terms: Mapping[str, Tensor], share: Tensor, scheduled: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to differentiate, and the terms weighted by their share, for the log.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        self.check(terms, scheduled)
         weights = {**self.weights, **scheduled}
         shared = {
             name: term * share[KINDS.index(self.means.get(name, "actions"))] for name, term in terms.items()
@@ -120,3 +130,16 @@ class Balance:
         weighed = [weights.get(name, 1.0) * self._scale(name) * term for name, term in shared.items()]
         loss = torch.stack(weighed).sum()
         return loss, shared
+
+
+def balance_of(model: Any, engine: Engine, config: RunConfig, terms: Sequence[str]) -> Balance:
+    """As a run's config asks for; ``terms``: names of the model's, () where they are not known yet.
+
+    Raises:
+        ConfigError: as :meth:`Balance.check`.
+    """
+    settings = config.trainer
+    balance = Balance(means_of(model), engine, settings.loss_weights, settings.loss_scale.of(config.job))
+    if terms:
+        balance.check(terms, weights_at(model, 1))
+    return balance

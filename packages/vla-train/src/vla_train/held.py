@@ -76,6 +76,7 @@ class Activations:
         gradients: all of them, of this process.
         budget: the share that compiled blocks keep; None: they are not compiled.
         accumulates: the gradients are there from micro-batch to micro-batch.
+        terms: names of the loss's terms, found on the way.
         why_not: where nothing was found, the reason.
     """
 
@@ -87,6 +88,7 @@ class Activations:
     gradients: int = 0
     budget: float | None = None
     accumulates: bool = False
+    terms: tuple[str, ...] = ()
     why_not: str = ""
 
     @property

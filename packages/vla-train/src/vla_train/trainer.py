@@ -19,7 +19,7 @@ from vla_train.against_mean import in_words
 from vla_train.augment import Augmentation, moments
 from vla_train.auxiliary import weights_at
 from vla_train.bad_steps import BadSteps
-from vla_train.balance import Balance, means_of
+from vla_train.balance import balance_of
 from vla_train.closed_loop import ClosedLoop, due
 from vla_train.compiling import compile_model
 from vla_train.composition import Composed
@@ -121,8 +121,7 @@ class Trainer:
         self.by_data = DataMeter(
             robots.labels if robots else (), robots.mixture if robots else None, self.engine
         )
-        scale = self.settings.loss_scale.of(self.config.job)
-        self.balance = Balance(means_of(self.model), self.engine, self.settings.loss_weights, scale)
+        self.balance = balance_of(self.model, self.engine, self.config, self.activations.terms)
         self.ema = EMA(moving, self.settings.ema_decay) if self.settings.ema_decay else None
         if self.ema:
             self.engine.remember(self.ema)
