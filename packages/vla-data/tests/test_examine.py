@@ -65,6 +65,15 @@ def test_describe_tells_by_numbers(data, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
 
 
+def test_describe_says_where_it_cannot_write(data, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["describe", str(data), "--out", str(file / "of" / "robot.yaml")]) == 2
+    assert capsys.readouterr().err == (
+        f"vla-data describe: {file / 'of'} cannot be read or written (Not a directory)\n"
+    )
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_describe_tells_by_names(data, tmp_path, capsys, nested):
     state = ["x", "y", "z", "qw", "qx", "qy", "qz", "gripper.pos"]

@@ -198,8 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = _parser().parse_known_args(argv)
     try:
         code: int | None = args.run(args, rest)
-    except (UserError, OSError) as error:  # OSError: a directory that cannot be read or written
+    except UserError as error:
         print(f"vla-data {args.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        said = f"{error.filename} cannot be read or written ({error.strerror})" if error.filename else error
+        print(f"vla-data {args.command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nvla-data {args.command}: interrupted", file=sys.stderr)
