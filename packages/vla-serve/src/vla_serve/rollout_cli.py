@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vla_core import registry
 from vla_core.dotted import dotted
 from vla_core.envs.recorded import read
 from vla_core.errors import UserError
@@ -19,6 +20,9 @@ from vla_serve._rollout_results import text
 from vla_serve._rollout_worker import Done
 from vla_serve.client_errors import PolicyServerError
 
+LISTED = 150
+"""So many tasks are named where none was: all of most simulators."""
+
 
 def _progress(done: Done, count: int, total: int) -> None:
     episode = done.episode
@@ -28,6 +32,12 @@ def _progress(done: Done, count: int, total: int) -> None:
     print(f"[{count}/{total}] {episode.task} seed {episode.seed}: {outcome}", flush=True)
 
 
+def _tasks_of(env: str) -> str:
+    known = registry.load("vla.envs", env).tasks()
+    shown = [*known[:LISTED], f"... ({len(known):,} in all)"] if len(known) > LISTED else known
+    return f" of {env}: {', '.join(shown)}" if shown else ""
+
+
 def _what(given: Mapping[str, Any], tasks: tuple[str, ...]) -> tuple[str, tuple[str, ...], int]:
     """Simulator, tasks and episodes per task: as said, or as the replayed data set has them."""
     env, episodes = given["env"], given["episodes"]
@@ -35,9 +45,10 @@ def _what(given: Mapping[str, Any], tasks: tuple[str, ...]) -> tuple[str, tuple[
         recorded, seeds = _rollout_replay.chosen(given["replay"], tasks, None)
         longest = max(map(len, seeds.values()))
         return env or recorded.env, tuple(seeds), longest if episodes is None else episodes
-    for option, value in (("--env", env), ("--task", tasks)):
-        if not value:
-            raise UserError(f"{option}: say which (see vla-rollout --help)")
+    if not env:
+        raise UserError(f"--env: say which: {', '.join(registry.names('vla.envs'))} (see vla-rollout --help)")
+    if not tasks:
+        raise UserError(f"--task: say which{_tasks_of(env)} (see vla-rollout --help)")
     return env, tasks, 20 if episodes is None else episodes
 
 
