@@ -310,13 +310,6 @@ def test_the_program_says_mistakes_in_one_line(address, toy, tmp_path, capsys, e
     assert len(error.splitlines()) == 1
 
 
-def test_without_a_task_those_that_there_are_are_named(toy, tmp_path, capsys):
-    assert main(["--env", "toy", "--policy", "expert", "--out", str(tmp_path)]) == 2
-    assert "--task: say which of toy: left, right (see" in capsys.readouterr().err
-    assert main(["--policy", "expert", "--out", str(tmp_path)]) == 2
-    assert "metaworld, " in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
     # Published values (Newcombe 1998, table I, method 3, and the closed form at the ends).

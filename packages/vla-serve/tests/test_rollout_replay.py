@@ -99,3 +99,10 @@ def test_data_without_starts(tmp_path, toy, capsys):
 def test_without_a_replay_simulator_and_task_must_be_said(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "out"), "--task", "left"]) == 2
     assert "--env: say which" in capsys.readouterr().err
+
+
+def test_without_a_task_those_that_there_are_are_named(toy, tmp_path, capsys):
+    assert main(["--env", "toy", "--policy", "expert", "--out", str(tmp_path)]) == 2
+    assert "--task: say which of toy: left, right (see" in capsys.readouterr().err
+    assert main(["--policy", "expert", "--out", str(tmp_path)]) == 2
+    assert "metaworld, " in capsys.readouterr().err
