@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from vla_core.checkpoint import read_checkpoint
 from vla_core.errors import UserError
 from vla_core.files import sha256_of
 from vla_core.graphs import GraphedPolicy, compile_blocks
+from vla_core.heap import settle_heap
 from vla_core.packing import pack
 from vla_core.policy import VLAPolicy
 from vla_core.threads import fastest_thread_count
@@ -108,7 +108,7 @@ class CheckpointLoader:
             log.info("threads %s", self._fastest)
 
     def _on_gone(self) -> None:
-        gc.collect()
+        settle_heap()
         if self._cuda:
             torch.cuda.empty_cache()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_core.errors import UserError, suggest
+from vla_core.heap import settle_heap
 
 from vla_serve.logs import set_up
 from vla_serve.memory import keep_freed_memory
@@ -114,6 +115,7 @@ def _serve(args: argparse.Namespace) -> int:
     keep_freed_memory()
     server = _server(args)
     server.start()
+    settle_heap()
     _Signals(server.interrupt)
     try:
         if server.dashboard_url:

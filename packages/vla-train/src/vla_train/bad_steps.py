@@ -23,30 +23,12 @@ from vla_core.errors import UserError
 from vla_train.conversations import AnyBatch
 from vla_train.ema import EMA
 from vla_train.engine import Engine
+from vla_train.later import Later
 
 if TYPE_CHECKING:
     from vla_train.robot_data import RobotData
 SHOWN = 8
 """Samples in a line; all are in the file."""
-
-
-class _Later:
-    """A number of the device, on its way to the host, which waits for nothing that came after."""
-
-    def __init__(self, value: Tensor) -> None:
-        self._event = None
-        if value.device.type == "cuda":
-            self._host = torch.empty_like(value, device="cpu", pin_memory=True)
-            self._host.copy_(value, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._host = value
-
-    def read(self) -> bool:
-        if self._event is not None:
-            self._event.synchronize()
-        return bool(self._host)
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ class BadSteps:
         self.count = 0
         """Left out since the run began."""
         self._now: list[_Micro] = []
-        self._pending: tuple[int, _Later, list[_Micro]] | None = None
+        self._pending: tuple[int, Later, list[_Micro]] | None = None
 
     def see(self, batch: AnyBatch, loss: Tensor, rows: Tensor | None) -> Tensor:
         """A micro-batch; returns its loss, with a gradient that is not finite where the loss is not."""
@@ -94,7 +76,7 @@ class BadSteps:
     def end(self, step: int, norm: Tensor) -> Tensor:
         """The gradients of a step are exchanged; returns whether the step counts, on the device."""
         fine = norm.detach().isfinite()
-        self._pending, self._now = (step, _Later(fine), self._now), []
+        self._pending, self._now = (step, Later(fine), self._now), []
         return fine
 
     def settle(self) -> None:

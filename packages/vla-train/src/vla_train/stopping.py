@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from vla_train.engine import Engine
+from vla_train.later import Later
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-EVERY = 8
-"""Ranks ask each other every so many steps: each time costs a wait for the device."""
+EVERY = 4
+"""Ranks ask each other every so many steps, and read the answer when they ask again: by then it is there, and
+nobody waits for the device."""
 
 
 class Stop:
@@ -22,6 +24,7 @@ class Stop:
     def __init__(self) -> None:
         self._signalled = False
         self._before: dict[int, Any] = {}
+        self._answer: Later | None = None
 
     def __enter__(self) -> Stop:
         # Handlers can be set in the main thread alone; elsewhere the caller has its own.
@@ -37,10 +40,11 @@ class Stop:
         self._signalled = True
 
     def asked(self, engine: Engine, step: int) -> bool:
-        """Whether some rank was signalled; all ranks answer alike, at most :data:`EVERY` steps later."""
+        """Whether some rank was signalled; all ranks answer alike, within twice :data:`EVERY` steps."""
         if engine.world == 1:
             return self._signalled
         if step % EVERY:
             return False
-        flag = torch.tensor(float(self._signalled), device=engine.device)
-        return bool(engine.sum(flag) > 0)
+        flag = torch.full((), float(self._signalled), device=engine.device)  # a copy from the host would wait
+        before, self._answer = self._answer, Later(engine.sum(flag) > 0)
+        return before is not None and before.read()

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from vla_core.batch import Batch
 from vla_core.features import ROWS
+from vla_core.heap import settle_heap, settled_heap
 
 from vla_train import resume
 from vla_train.activations import activations
@@ -90,7 +91,7 @@ class Trainer:
         self.choice = choice or Choice(resume.newest(run_dir), ())
         self.device = self.engine.device
         self.model, self.conversations = composed.model, composed.conversations
-        self.robots = None if composed.robots is None else RobotData(composed, self.model)
+        self.robots = robots = None if composed.robots is None else RobotData(composed, self.model)
         self.validation = self.robots and self.robots.validation
         augmentation = self.config.datasets.augmentation
         frames = moments(composed.policy.specs, augmentation) if self.robots else 1
@@ -112,12 +113,11 @@ class Trainer:
         self.utilisation = utilisation(self.model, one, self.engine, self.settings.peak_tflops)
         self.notes = [*unused(self.settings, self.engine, self.utilisation is not None), *filter(None, made)]
         groups = parameter_groups(self.model, self.settings, self.stages.starts)
-        optimizer = make_optimizer(groups, self.settings, self.engine)
+        self.optimizer = optimizer = make_optimizer(groups, self.settings, self.engine)
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.stages.enter(1)
         self.rates = Rates(optimizer, self.settings)
         self.engine.prepare(self.model, optimizer)
-        robots = self.robots
         self.by_data = DataMeter(
             robots.labels if robots else (), robots.mixture if robots else None, self.engine
         )
@@ -133,7 +133,6 @@ class Trainer:
         self.saver = Saver(composed, self.engine, run_dir)
         self.closed_loop = ClosedLoop(self.settings.evaluation, self.engine, run_dir)
         self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-        self.optimizer = optimizer
 
     def train(self) -> Outcome:
         """Run to ``max_steps``; returns the last checkpoint.
@@ -163,7 +162,8 @@ class Trainer:
         bar = ProgressBar(settings.max_steps, start, self.console, engine.is_main)
         writer = self.saver.writer  # it may wait for other ranks, and so ends while its peers watch
         peers = Peers(engine, meter, settings.hang_timeout_s)
-        with self._trackers(start) as trackers, bar as progress, Stop() as stop, peers, writer:
+        trackers = self._trackers(start)
+        with trackers, bar as progress, Stop() as stop, peers, writer, settled_heap():
             for step in range(start + 1, settings.max_steps + 1):
                 writer.check(step)
                 with meter.waiting(step):
@@ -175,6 +175,7 @@ class Trainer:
                     # What it waited for, compilation above all, is over: from here on the rate is steady.
                     self.guard.check()
                     progress.first(step)
+                    settle_heap()
                 if last or step % settings.log_every == 0:
                     # One of the few places where the loop waits for the device.
                     self.guard.check()
