@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ def test_what_the_estimate_says() -> None:
     # Most activations are there before the gradients are, and the optimizer steps without any.
     assert estimate(found(3, 5)).peak == 11 * GIB
     assert estimate(found(1, 1)).peak == 8 * GIB
-    assert "11.00 at the peak" in estimate(found(3, 5)).line("one process")
+    assert "which gradients replace; 11.00 at the peak" in estimate(found(3, 5)).line("one process")
+    # ZeRO-3 has room for its gradients before there are any.
+    early = replace(estimate(found(3, 5)), gathered=GIB, early=True)
+    assert early.peak == 14 * GIB
+    assert early.line("ZeRO-3").endswith("activations 3.00, gathered 1.00; 14.00 at the peak")
     assert estimate(Activations(why_not="RuntimeError: no")).peak is None
     assert "not estimated: RuntimeError: no" in estimate(Activations(why_not="RuntimeError: no")).line("one")
 

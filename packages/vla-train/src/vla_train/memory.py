@@ -34,6 +34,7 @@ class Estimate:
         wide: bytes a weight that moments could do without.
         activations: of one micro-batch; None: not looked for.
         gathered: what an engine that spreads weights or gradients has whole for a moment.
+        early: there is room for the gradients from the start on, not only once activations go.
     """
 
     whole: Mapping[str, int]
@@ -43,6 +44,7 @@ class Estimate:
     wide: int
     activations: Activations | None = None
     gathered: int = 0
+    early: bool = False
 
     @property
     def parts(self) -> dict[str, int]:
@@ -65,6 +67,8 @@ class Estimate:
         """
         if self.activations is None or self.activations.why_not:
             return None
+        if self.early:
+            return self.total + self.activations.peak + self.gathered
         gradients = self.parts["gradients"]
         return self.total - gradients + max(gradients, self.activations.peak + self.gathered)
 
@@ -80,9 +84,9 @@ class Estimate:
         if found.why_not or self.peak is None:
             return f"{kept}, and activations on top (not estimated: {found.why_not})"
         gathered = f", gathered {self.gathered / GIB:.2f}" if self.gathered else ""
+        then = "" if self.early else ", which gradients replace"
         return (
-            f"{kept}; activations {found.saved / GIB:.2f}{gathered}, which gradients replace; "
-            f"{self.peak / GIB:.2f} at the peak"
+            f"{kept}; activations {found.saved / GIB:.2f}{gathered}{then}; {self.peak / GIB:.2f} at the peak"
         )
 
     def check(self, capacity: int) -> None:
@@ -140,6 +144,7 @@ def estimate(
         4 if settings.moments == "fp32" and not engine.has_masters else 0,
         activations,
         _gathered(model, settings, engine),
+        engine.early_gradients,
     )
 
 
@@ -148,7 +153,10 @@ def _gathered(model: nn.Module, settings: TrainerConfig, engine: Engine) -> int:
     if "gradients" not in engine.spreads:
         return 0
     if "bucket_mb" in engine.uses:  # ZeRO: one bucket is filled while another one is exchanged
-        return 2 * settings.bucket_mb * 2**20
+        numbers = sum(engine.numel(p) for p in model.parameters())
+        size = sum(engine.numel(p) * p.element_size() for p in model.parameters())
+        kept = min(engine.most_whole, numbers) * size // max(1, numbers)
+        return 2 * settings.bucket_mb * 2**20 + kept
     sizes = {id(p): engine.numel(p) * p.element_size() for p in model.parameters()}
     units = []
     for unit in shard_units(model):  # inner ones first: what they have is not their holder's

@@ -63,6 +63,10 @@ class Engine:
         """The model computes, forward and backward, before :meth:`prepare`."""
         self.gathers_inside = False
         """It gathers parameters inside of layers, module by module."""
+        self.most_whole = 0
+        """Numbers of parameters that it may keep whole from one layer to the next."""
+        self.early_gradients = False
+        """It has room for all gradients from the start on, beside the activations."""
         self._remembered: list[Any] = []
         self.offloads = False
         """Some of what it keeps lies in the memory of the host."""

@@ -57,7 +57,9 @@ class DeepSpeed(Engine):
             spreads=spread,
         )
         self.uses = frozenset({"bucket_mb"})
-        self.gathers_inside = stage == 3
+        self.gathers_inside = self.early_gradients = stage == 3
+        if stage == 3:
+            self.most_whole = int(plugin.deepspeed_config["zero_optimization"]["stage3_max_live_parameters"])
         places = (plugin.offload_optimizer_device, plugin.offload_param_device)
         self.offloads = any(place not in (None, "none") for place in places)
 
@@ -141,7 +143,8 @@ def _zero(stage: int, bucket_mb: int, width: int) -> dict[str, Any]:
     numbers = bucket_mb * 2**20 // width
     shared = {"overlap_comm": True, "contiguous_gradients": True, "reduce_bucket_size": numbers}
     if stage == 3:
-        return shared
+        # DeepSpeed's own, said here since the estimate of memory counts with it.
+        return {**shared, "stage3_max_live_parameters": 1_000_000_000}
     return {**shared, "allgather_bucket_size": numbers}
 
 
