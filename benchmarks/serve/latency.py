@@ -6,10 +6,13 @@
 
 Random weights of the true shapes (the presets of vla-train at size full: Qwen2.5-VL-3B with the head of the
 framework, PI0 with PaliGemma), bf16, 2 x 224 RAW images and state, the preset's denoise steps unless --steps.
-The server is a process of its own; clients share another. Beside each case: the model alone (one row from the
+The server is a process of its own; the clients share up to --client_processes others, as robots don't share
+an interpreter with each other. Beside each case: the model alone (one row from the
 host and back), the largest error and the cosine against the same weights in eager fp32 (of normalised actions
-of four observations), launches of kernels in one chunk, memory, and seconds from start to ready; and for each
-number of clients what the model's thread ran (``runs``: rows of a run, share of the time, pauses).
+of four observations), launches of kernels in one chunk, memory, and seconds from start to ready; the parts of
+a lone request beside the model (``parts_ms``, medians: what the server says, and ``outside`` of it: gRPC both
+ways and the client); and for each number of clients what the model's thread ran (``runs``: rows of a run,
+share of the time, pauses).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import multiprocessing
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -74,6 +79,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     rows = [Row(observation, i) for i, observation in enumerate(observations(exact, 4))]
     with torch.inference_mode():
         expected = exact.predict(exact.prepare(rows))
+    report["device"] = torch.cuda.get_device_name() if cuda else "CPU"
     report["parameters"] = sum(p.numel() for p in exact.model.parameters())
     del exact
     began = time.perf_counter()
@@ -127,11 +133,42 @@ def launches(run: Any) -> dict[str, int]:
     }
 
 
-def drive(pipe: Connection, address: str, seconds: float) -> None:
-    """All clients, in a process of their own, which says after each number of them how many they were."""
+PARTS = ("queue_ms", "decode_ms", "prepare_ms", "finish_ms")
+
+
+def parts_of(seen: list[Any]) -> dict[str, float]:
+    """Medians of the parts of ``seen`` timings that are not the model's."""
+    columns = {name.removesuffix("_ms"): [getattr(t, name) for t in seen] for name in PARTS}
+    columns["outside"] = [t.round_trip_ms - t.server_ms for t in seen]
+    columns["rest_of_server"] = [
+        t.server_ms - t.model_ms - sum(getattr(t, name) for name in PARTS) for t in seen
+    ]
+    return {name: round(statistics.median(values), 3) for name, values in columns.items()}
+
+
+def in_turn(observations: list[Any], processes: int) -> list[list[Any]]:
+    """So many groups of clients at most, as even as can be."""
+    return [observations[i::processes] for i in range(min(processes, len(observations)))]
+
+
+def merged(outcomes: list[Any]) -> Any:
+    """What came of all clients together."""
+    whole = outcomes[0]
+    for number, outcome in enumerate(outcomes[1:], 1):
+        whole.answered.update({(number, client): n for client, n in outcome.answered.items()})
+        whole.latencies_ms += outcome.latencies_ms
+        whole.other.update(outcome.other)
+    return whole
+
+
+def drive(pipe: Connection, address: str, seconds: float, processes: int) -> None:
+    """All clients, in processes of their own; says after each number of them how many they were."""
     from vla_core.testing import make_observation
     from vla_serve import PolicyClient
     from vla_serve._load import closed_loop
+
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context)
 
     with PolicyClient(address) as client:
         spec = client.contract
@@ -146,9 +183,11 @@ def drive(pipe: Connection, address: str, seconds: float) -> None:
             parts.append(client.timings)
     beside = [t.round_trip_ms - t.model_ms for t in parts]
     pipe.send(0)  # what was seen until here
-    rows = {"beside_model_ms": statistics.median(beside), "clients": {}}
+    rows = {"beside_model_ms": statistics.median(beside), "parts_ms": parts_of(parts), "clients": {}}
+    loop = partial(closed_loop, address, seconds=seconds, timeout_s=60)
+    list(pool.map(abs, range(4 * processes)))  # all have started
     for count in CLIENTS:
-        outcome = closed_loop(address, seen[:count], seconds, timeout_s=60)
+        outcome = merged(list(pool.map(loop, in_turn(seen[:count], processes))))
         rows["clients"][count] = {
             "p50_ms": outcome.percentile(50),
             "p99_ms": outcome.percentile(99),
@@ -156,6 +195,7 @@ def drive(pipe: Connection, address: str, seconds: float) -> None:
             "other": dict(outcome.other),
         }
         pipe.send(count)
+    pool.shutdown()
     pipe.send(rows)
 
 
@@ -168,7 +208,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     theirs.close()
     address, _ = ours.recv()
     mine, other = context.Pipe()
-    clients = context.Process(target=drive, args=(other, address, args.seconds))
+    clients = context.Process(target=drive, args=(other, address, args.seconds, args.client_processes))
     clients.start()
     other.close()
     while isinstance(rows := mine.recv(), int):
@@ -214,6 +254,7 @@ def main() -> None:
     parser.add_argument("--compile", choices=("off", "blocks"), default="off")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--max_batch", type=int, help="default: 32, on a CPU 8")
+    parser.add_argument("--client_processes", type=int, default=4, help="most that the clients share")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each number of clients")
     parser.add_argument("--out", type=Path, help="all figures as JSON")
     args = parser.parse_args()
