@@ -193,7 +193,7 @@ class Desk:
             while self._ended is None:
                 if self._jobs:
                     return self._jobs.popleft()
-                ticket = next(iter(self._incoming), None)
+                ticket = self._incoming.first()
                 if ticket is not None and (
                     len(self._ready) + self._preparing < ahead or not self._ready.of(ticket.session)
                 ):

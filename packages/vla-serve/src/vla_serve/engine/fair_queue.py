@@ -34,6 +34,11 @@ class FairQueue:
         """Session -> tickets."""
         return {session: len(line) for session, line in self._lines.items()}
 
+    def first(self) -> Ticket | None:
+        """The one that is due, which :meth:`__iter__` begins with; it takes no order of all."""
+        session = min(self._lines, key=lambda session: self._served.get(session, 0), default=None)
+        return None if session is None else self._lines[session][0]
+
     def push(self, ticket: Ticket) -> None:
         """Add one at the end of its session's line."""
         self._lines.setdefault(ticket.session, deque()).append(ticket)
