@@ -65,6 +65,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     """Build, compare with fp32, serve; in a process of its own."""
     import torch
     from vla_core.graphs import GraphedPolicy, compile_blocks
+    from vla_core.heap import settle_heap
     from vla_core.packing import pack
     from vla_core.rows import Row
     from vla_serve import PolicyServer
@@ -104,6 +105,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
             torch.cuda.empty_cache()
             report["memory_GiB"] = torch.cuda.memory_reserved() / 2**30
         runs = Runs(server.engine)
+        settle_heap()  # as the program does, once it is ready
         pipe.send((server.address, report))
         report["runs"] = {}
         while (clients := pipe.recv()) is not None:  # so many have just been served

@@ -74,6 +74,7 @@ def slept() -> int:
 
 def serve(pipe: Connection, args: argparse.Namespace, loop: str | None = None) -> None:
     """The server, which says between two words how much CPU time it used, how often it slept, what it ran."""
+    from vla_core.heap import settle_heap
     from vla_serve import PolicyServer
     from vla_serve.memory import keep_freed_memory
 
@@ -87,6 +88,7 @@ def serve(pipe: Connection, args: argparse.Namespace, loop: str | None = None) -
     policy = build(args)
     with PolicyServer(policy, max_batch=args.max_batch) as server:
         runs = Runs(server.engine)
+        settle_heap()
         pipe.send(server.address)
         while pipe.recv() == "start":
             runs.clear()
