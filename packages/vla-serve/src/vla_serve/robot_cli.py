@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from vla_core.dotted import dotted
 from vla_core.errors import UserError
+from vla_core.heap import settle_heap, settled_heap
 
 from vla_serve import arguments
 from vla_serve.access_args import access
@@ -105,8 +106,10 @@ def _run(args: Any, words: Sequence[str]) -> int:
         recorder = _recorder(args, client, commander, stack)
         stack.enter_context(_connected(robot))
         keys = stack.enter_context(StopKeys())
+        stack.enter_context(settled_heap())
         _say("q, Esc, space or Ctrl-C stops the robot" + (", n ends an episode" if args.episodes > 1 else ""))
         for episode in range(args.episodes):
+            settle_heap()  # a full collection within the episode would hold commands back
             try:
                 report = drive(
                     *(robot, client, loop, wiring, commander, settings),

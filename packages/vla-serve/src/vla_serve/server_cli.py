@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_core.errors import UserError, suggest
-from vla_core.heap import settle_heap
+from vla_core.heap import settle_heap, settled_heap
 
 from vla_serve.logs import set_up
 from vla_serve.memory import keep_freed_memory
@@ -115,14 +115,15 @@ def _serve(args: argparse.Namespace) -> int:
     keep_freed_memory()
     server = _server(args)
     server.start()
-    settle_heap()
     _Signals(server.interrupt)
     try:
-        if server.dashboard_url:
-            print(f"dashboard {server.dashboard_url}", flush=True)
-        if args.port_file is not None:
-            _write_port(args.port_file, server.port)
-        server.wait()
+        with settled_heap():
+            settle_heap()
+            if server.dashboard_url:
+                print(f"dashboard {server.dashboard_url}", flush=True)
+            if args.port_file is not None:
+                _write_port(args.port_file, server.port)
+            server.wait()
     finally:
         server.stop(0.0 if server.failure else args.grace_s)
     if server.failure:
