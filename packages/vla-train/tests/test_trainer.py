@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from vla_core.errors import ConfigError, UserError
+from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_train.composition import compose
 from vla_train.ema import EMA
@@ -18,13 +20,17 @@ from vla_train.resume import run_directory
 from vla_train.trainer import Outcome, Trainer
 
 
-def train(config: Path, *overrides: str) -> tuple[Outcome, Path]:
+def trainer_of(config: Path, *overrides: str) -> Trainer:
     composed = compose(load_run_tree([config], list(overrides)))
     run = composed.config
     run_dir = run_directory(run.run_root_dir, run.run_id or "run", run.trainer.resume)
-    trainer = Trainer(composed, run_dir, Console(quiet=True), "test")
+    return Trainer(composed, run_dir, Console(quiet=True), "test")
+
+
+def train(config: Path, *overrides: str) -> tuple[Outcome, Path]:
+    trainer = trainer_of(config, *overrides)
     trainer.describe()
-    return trainer.train(), run_dir
+    return trainer.train(), trainer.run_dir
 
 
 def lines(run_dir: Path) -> list[dict[str, float]]:
@@ -37,6 +43,24 @@ def curves(run_dir: Path) -> list[dict[str, float]]:
         {key: value for key, value in line.items() if key.startswith(("step", "loss", "val", "lr"))}
         for line in lines(run_dir)
     ]
+
+
+def test_every_part_trains_whatever_mode_it_was_left_in(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, modes = VLAModel.forward, []
+
+    def seen(self: VLAModel, *args: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            modes.append(all(module.training for module in self.modules()))
+        return forward(self, *args, **options)
+
+    trainer = trainer_of(toy_config, "trainer.max_steps=6", "trainer.val_every=2")
+    trainer.describe()
+    next(trainer.model.head.children()).eval()
+    monkeypatch.setattr(VLAModel, "forward", seen)
+    trainer.train()
+    assert modes == [True] * 6
 
 
 def test_learns_and_leaves_a_whole_run(toy_config: Path) -> None:

@@ -117,7 +117,7 @@ class Trainer:
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.stages.enter(1)
         self.rates = Rates(optimizer, self.settings)
-        self.engine.prepare(self.model, optimizer)
+        self.engine.prepare(self.model.eval(), optimizer)
         self.by_data = DataMeter(
             robots.labels if robots else (), robots.mixture if robots else None, self.engine
         )
@@ -179,7 +179,7 @@ class Trainer:
                 if last or step % settings.log_every == 0:
                     # One of the few places where the loop waits for the device.
                     self.guard.check()
-                    metrics = meter.read(self._mean) | self.rates.read() | weights | engine.memory()
+                    metrics = meter.read(engine.mean) | self.rates.read() | weights | engine.memory()
                     metrics |= self.by_data.read(step * resume.samples_a_step(settings, engine.world))
                     metrics |= quarantine.check() if quarantine else {}
                     metrics["eta_s"] = progress.left(step)
@@ -221,7 +221,8 @@ class Trainer:
     def _step(self, step: int, batches: Sequence[AnyBatch], meter: Meter) -> dict[str, float]:
         """One optimisation step; returns the scheduled weights of auxiliary terms, for the log."""
         engine, scheduled = self.engine, weights_at(self.model, step)
-        engine.module.train()
+        if not self.model.training:  # to look at each of a thousand modules takes milliseconds
+            engine.module.train()
         if self.stages.enter(step):
             engine.regroup()
         self.rates.apply(step)
@@ -260,9 +261,6 @@ class Trainer:
         # A service that cannot be reached ends all ranks, before the first step.
         self.engine.agree(lambda: made.append(Trackers(self.config.trackers, run)))
         return made[0] if made else Trackers((), run)
-
-    def _mean(self, values: Tensor) -> Tensor:
-        return self.engine.sum(values) / self.engine.world
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.ema.applied() if self.ema else nullcontext()

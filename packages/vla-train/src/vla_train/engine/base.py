@@ -225,6 +225,10 @@ class Engine:
         """Sum over ranks; ``tensor`` itself in one process."""
         return cast(Tensor, self.accelerator.reduce(tensor, "sum")) if self.world > 1 else tensor
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over ranks."""
+        return self.sum(tensor) / self.world
+
     def gather(self, things: list[T]) -> list[T]:
         """The lists of all ranks one after the other, on every rank; plain data."""
         return cast("list[T]", gather_object(things)) if self.world > 1 else things
