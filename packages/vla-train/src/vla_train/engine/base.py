@@ -86,6 +86,8 @@ class Engine:
         self.model = model
         self.masters = optimizer if isinstance(optimizer, MasterAdamW) else None
         self.module, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Walking through the modules in each step would take the host as long as a hundred kernels.
+        self.parameters = list(model.parameters())
 
     def regroup(self) -> None:
         """Other parameters have gradients from now on, between two steps; most engines look each time."""
@@ -122,8 +124,8 @@ class Engine:
     def clip(self, clip_norm: float, leave_out: bool = False) -> Any:
         """Bound the gradient of a step; returns its norm before, or None where it is not known."""
         if self.masters is None:
-            return self.accelerator.clip_grad_norm_(self.module.parameters(), clip_norm)
-        norm = total_norm(p.grad for p in self.module.parameters() if p.grad is not None)
+            return self.accelerator.clip_grad_norm_(self.parameters, clip_norm)
+        norm = total_norm(p.grad for p in self.parameters if p.grad is not None)
         self.masters.limit(norm, clip_norm, leave_out)
         return norm
 

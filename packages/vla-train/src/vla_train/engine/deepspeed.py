@@ -43,6 +43,12 @@ class DeepSpeed(Engine):
         low = accelerator.mixed_precision == "bf16"
         for key, value in _zero(stage, bucket_mb, 2 if low else 4).items():
             plugin.deepspeed_config["zero_optimization"].setdefault(key, value)
+        # Its clock has the host wait for the device at both ends of a step, for a rate that nobody reads.
+        plugin.deepspeed_config.setdefault("timers", {"throughput": {"enabled": False}})
+        if low:
+            # It would look for what is not finite in each gradient, the host would wait for the answer, and
+            # the step be left out. The norm tells the guard, and the run ends.
+            plugin.deepspeed_config.setdefault("bf16", {}).setdefault("check_grad_overflow", False)
         # At stage 3 transformers would split its modules while they are made, already rounded, and DeepSpeed
         # would then take ours for split ones as well. `split` has all of them split.
         unset_hf_deepspeed_config()
@@ -79,9 +85,15 @@ class DeepSpeed(Engine):
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """See the base."""
         from vla_train.engine.deepspeed_writer import check_writer
+        from vla_train.engine.lean_zero import make_lean
 
         super().prepare(model, optimizer)
         check_writer(self.module.checkpoint_engine)
+        make_lean(self.module.optimizer)
+
+    def update(self, clip_norm: float, leave_out: bool = False) -> Any:
+        """See the base; all is done by now, and the norm stays on the device."""
+        return self.module.get_global_grad_norm() if self.accelerator.sync_gradients else None
 
     def numel(self, parameter: Tensor) -> int:
         """See the base; at stage 3 a parameter between its uses is empty."""
@@ -145,7 +157,8 @@ def _zero(stage: int, bucket_mb: int, width: int) -> dict[str, Any]:
     if stage == 3:
         # DeepSpeed's own, said here since the estimate of memory counts with it.
         return {**shared, "stage3_max_live_parameters": 1_000_000_000}
-    return {**shared, "allgather_bucket_size": numbers}
+    # Its reduce-scatter is an all-reduce of parts that are copied together and apart, gradient by gradient.
+    return {**shared, "allgather_bucket_size": numbers, "reduce_scatter": False}
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -81,6 +81,7 @@ class FSDP2(Engine):
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take over a model that was :meth:`split`, and an optimizer of its parameters."""
         self.model = self.module = model
+        self.parameters = list(model.parameters())
         self.optimizer = optimizer
         self.masters = optimizer if isinstance(optimizer, MasterAdamW) else None
 
@@ -122,8 +123,9 @@ class FSDP2(Engine):
 
     def clip(self, clip_norm: float, leave_out: bool = False) -> Any:
         """See the base; the norm is that of all shares together."""
-        # Detached, a gradient's share is an attribute of it; else it would be a node of the graph.
-        gradients = [local(p.grad.detach()) for p in self.module.parameters() if p.grad is not None]
+        # Without a graph, a gradient's share is an attribute of it; else, or detached, it is an operation.
+        with torch.no_grad():
+            gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
         norm = self.sum(total_norm(gradients).to(self.device).square()).sqrt()
         if self.masters is not None:
             self.masters.limit(norm, clip_norm, leave_out)

@@ -1,0 +1,95 @@
+"""What one rank does in the test of the lean ZeRO: ``python lean_program.py LEAN`` (``true`` or ``false``).
+
+It trains a stack of layers in both precisions, two micro-batches a step, in buckets that hold a few
+gradients, with one gradient that is larger than a bucket; and writes losses, norms and weights to
+``LEAN-RANK.json``. ``false`` is DeepSpeed's own optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from vla_train.config import TrainerConfig
+from vla_train.engine import deepspeed as settings_of_zero
+from vla_train.engine import lean_zero, make_engine
+from vla_train.parts import local
+
+WIDTH = 12
+SIZES = {"reduce_bucket_size": 400, "allgather_bucket_size": 400}
+
+
+class Stack(nn.Module):
+    """Of matrices, vectors and a large table, some rows of which are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, WIDTH)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(9))
+
+    def forward(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A loss."""
+        x = self.table(rows)
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return {"loss": x.float().square().mean()}
+
+
+def train(lean: bool, precision: Any, broken: bool) -> dict[str, Any]:
+    """Four steps; ``broken``: the gradient of the third is not finite on the second rank."""
+    settings = TrainerConfig(
+        precision=precision, device="auto", batch_size=3, gradient_accumulation_steps=2, clip_norm=0.05
+    )
+    torch.manual_seed(5)
+    engine = make_engine(settings)
+    model = Stack()
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    engine.prepare(model, torch.optim.AdamW(groups, lr=1e-2))
+    assert isinstance(engine.module.optimizer, lean_zero.LeanZero) == lean
+    draw = torch.Generator().manual_seed(engine.rank)
+    losses, norms = [], []
+    for micro in range(8):
+        with engine.micro_batch():
+            loss = engine.forward(torch.randint(50, (3,), generator=draw))["loss"]
+            losses.append(float(loss))
+            spoilt = broken and micro == 4 and engine.rank == 1
+            engine.backward(loss * torch.tensor(torch.inf if spoilt else 1.0))
+            norm = engine.update(settings.clip_norm)
+        if norm is not None:
+            norms.append(float(norm))
+        if broken and norm is not None and norms[-1] == torch.inf:
+            break
+    weights = {name: local(p.detach()).float().tolist() for name, p in model.named_parameters()}
+    return {"losses": losses, "norms": norms, "weights": None if broken else weights}
+
+
+def main(lean: bool) -> None:
+    """All of it, on the CPU."""
+    import deepspeed.ops
+
+    # It would be compiled first, for minutes.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    told = settings_of_zero._zero
+    more = SIZES if lean else {**SIZES, "reduce_scatter": True}
+    # As a file of DeepSpeed's own settings could say.
+    settings_of_zero._zero = lambda *words: {**told(*words), **more}
+    if not lean:
+        lean_zero.make_lean = lambda optimizer: False
+    found = {
+        f"{precision} {'broken' if broken else ''}": train(lean, precision, broken)
+        for precision in ("fp32", "bf16")
+        for broken in (False, True)
+    }
+    Path(f"{json.dumps(lean)}-{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(json.loads(sys.argv[1]))
