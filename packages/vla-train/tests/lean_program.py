@@ -1,4 +1,4 @@
-"""What one rank does in the test of the lean ZeRO: ``python lean_program.py LEAN [WIDTH]``.
+"""What one rank does in the test of the lean ZeRO: ``python lean_program.py LEAN [WIDTH|streams]``.
 
 It trains a stack of layers in both precisions, two micro-batches a step, in buckets that hold a few
 gradients, with one gradient that is larger than a bucket; and writes losses, norms and a digest of the
@@ -8,6 +8,8 @@ both must agree as well, in layers that take their time::
     export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE=2 ACCELERATE_MIXED_PRECISION=no
     for lean in true false; do torchrun --nproc_per_node 2 lean_program.py $lean 2048; done
     cmp true-0.json false-0.json && cmp true-1.json false-1.json
+
+With ``streams`` the CPU is taken for a device with streams; who waits for whom goes to ``LEAN-RANK.txt``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +79,47 @@ def train(lean: bool, width: int, precision: Any, broken: bool) -> dict[str, Any
     return {"losses": losses, "norms": norms, "weights": None if broken else digest.hexdigest()}
 
 
+LOG: list[str] = []
+
+
+@dataclass(frozen=True)
+class Pretended:
+    """A stream by its name."""
+
+    name: str
+
+    def wait_stream(self, other: Pretended) -> None:
+        """For what the other has to do by now."""
+        LOG.append(f"{self.name} waits for {other.name}")
+
+
+def pretend_streams() -> None:
+    """DeepSpeed finds a device with streams; they only write down what they are told."""
+    from deepspeed import comm
+    from deepspeed.accelerator import get_accelerator
+
+    device, current, reduce = get_accelerator(), [Pretended("main")], comm.all_reduce
+
+    @contextmanager
+    def entered(stream: Pretended) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    def all_reduce(tensor: torch.Tensor, *words: Any, **more: Any) -> Any:
+        LOG.append(f"{current[-1].name} reduces {tensor.numel()}")
+        return reduce(tensor, *words, **more)
+
+    comm.all_reduce = all_reduce
+    kind: Any = type(device)
+    kind.Stream = property(lambda self: lambda *words, **more: Pretended("exchange"))
+    kind.current_stream = lambda *words: current[-1]
+    kind.stream = lambda self, stream: entered(stream)
+    kind.resolves_data_dependency = kind.is_synchronized_device = lambda self: False
+    kind.synchronize = lambda *words: LOG.append("the host waits")
+    torch.Tensor.record_stream = lambda tensor, stream: LOG.append(f"{stream.name} keeps {tensor.numel()}")
+
+
 def main(lean: bool, width: int) -> None:
     """All of it."""
     import deepspeed.ops
@@ -93,9 +139,14 @@ def main(lean: bool, width: int) -> None:
         for precision in ("fp32", "bf16")
         for broken in (False, True)
     }
-    Path(f"{json.dumps(lean)}-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    out = Path(f"{json.dumps(lean)}-{os.environ['RANK']}.json")
+    out.write_text(json.dumps(found))
+    out.with_suffix(".txt").write_text("\n".join(LOG))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(json.loads(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 12)
+    how = sys.argv[2] if len(sys.argv) > 2 else "12"
+    if how == "streams":
+        pretend_streams()
+    main(json.loads(sys.argv[1]), 12 if how == "streams" else int(how))
