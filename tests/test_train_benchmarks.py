@@ -51,3 +51,13 @@ def test_a_curve_is_judged_by_the_noise_of_seeds(monkeypatch: pytest.MonkeyPatch
     assert not verdict["within"]
     assert verdict["noise"] == pytest.approx(0.4 / 3)
     assert verdict["distance"] == pytest.approx(0.3)
+
+
+def test_the_model_of_host_costs_is_cut_as_finely_as_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vla_core.shard import shard_units
+
+    host = load("host", monkeypatch)
+    model = host.model_of(0)
+    assert (len(shard_units(model)), len(list(model.parameters()))) == (110, 1604)
+    assert host.environment("zero2")["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "2"
+    assert host.environment("fsdp2") == {}

@@ -47,8 +47,10 @@ def make_lean(optimizer: Any) -> bool:
     return True
 
 
-class LeanZero(DeepSpeedZeroOptimizer):  # type: ignore[misc]
+class LeanZero(DeepSpeedZeroOptimizer):
     """DeepSpeed's, made by :func:`make_lean`; every method overrides one of its."""
+
+    overlap_comm: bool
 
     def start(self) -> None:
         """What this class keeps."""
@@ -66,7 +68,7 @@ class LeanZero(DeepSpeedZeroOptimizer):  # type: ignore[misc]
     @property
     def _streams(self) -> bool:
         """Whether the exchange has a stream of its own."""
-        return bool(self.overlap_comm) and not get_accelerator().resolves_data_dependency()
+        return self.overlap_comm and not get_accelerator().resolves_data_dependency()
 
     # ------------------------------------------------------------------ when a gradient arrives
 
