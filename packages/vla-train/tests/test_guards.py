@@ -153,6 +153,10 @@ def test_a_mistake_in_the_data_is_one_line(
         (["trainer.freeze_modules=['vlm\\.nothing.*']"], "no module"),
         (["trainer.keep_statistics=true"], "pretrained_checkpoint is not"),
         (["trainer.resume=atuo"], "'auto'"),
+        (
+            ["trainer.keep_best=val/action_mae", "trainer.patience=2", "trainer.val_every=0"],
+            "trainer.patience counts validations; set trainer.val_every",
+        ),
     ],
 )
 def test_mistakes_are_found_before_the_first_step(

@@ -38,6 +38,9 @@ def unused(settings: TrainerConfig, engine: Engine, mfu: bool) -> list[str]:
         if key in OF and key not in (*engine.uses, *alone):
             raise ConfigError(f"trainer.{key}: {_yaml(value)} is of {OF[key]} (this is {engine.name})")
     lines = never_full(settings)
+    for step in settings.stages():
+        if step > settings.max_steps:
+            lines.append(f"trainer.unfreeze.{step} has no effect: the last step is {settings.max_steps}")
     if alone:
         named = " and ".join(f"trainer.{key}" for key in alone)
         has = "they have" if len(alone) > 1 else "it has"
