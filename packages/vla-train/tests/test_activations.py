@@ -17,6 +17,7 @@ from vla_train.engine import make_engine
 from vla_train.held import Activations, Block
 from vla_train.memory import GIB, Estimate
 from vla_train.precision import set_precision
+from vla_train.shadow import Ledger
 from vla_train.testing.sizes import framework_tree
 from vla_train.testing.trace import build, training_batch
 
@@ -79,6 +80,45 @@ def test_checkpointing_keeps_less() -> None:
     assert found.saved == pytest.approx(real, rel=0.05)
     assert found.saved < all_of_it.saved
     assert found.peak < all_of_it.peak
+
+
+def most(model: VLAModel, batch: Any, settings: TrainerConfig) -> int:
+    """The most bytes that live at one moment of a step with numbers, without parameters."""
+    known = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    ledger = Ledger(known, 1.0)
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(ledger.finished)
+    with ledger:
+        with make_engine(settings).autocast():
+            terms = dict(model.train()(batch))
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        terms.clear()
+        loss.backward()
+    return ledger.peak
+
+
+# Few rows: the gradients are most, at the end. Many: activations, when the backward pass begins.
+@pytest.mark.parametrize(
+    ("precision", "rows"),
+    [("autocast", 2), ("autocast", 16), pytest.param("bf16", 16, marks=pytest.mark.slow)],
+)
+def test_what_checkpointing_saves_is_what_it_is_said_to_save(precision: str, rows: int) -> None:
+    settings = TrainerConfig(device="cpu", precision=precision, batch_size=rows)  # type: ignore[arg-type]
+    deep = ("framework.vlm.tiny.n_layers=4", "framework.vlm.tiny.vision_depth=2")
+    again = (*deep, "framework.vlm.gradient_checkpointing=true")
+    found, real = [], []
+    for words in (deep, again):
+        policy = build(framework_tree("QwenGR00T", "tiny", words), "tiny")
+        set_precision(policy.model, settings, make_engine(settings))
+        batch = training_batch(policy, rows)
+        found.append(activations(policy.model, batch, settings, make_engine(settings)))
+        real.append(most(policy.model, batch, settings))
+    assert [each.peak for each in found] == pytest.approx(real, rel=0.02)
+    saved = real[0] - real[1]
+    assert saved > 0.2 * real[0]
+    # As the table at the start has it, and as an out-of-memory expects it of the run without.
+    assert found[0].peak - found[1].peak == pytest.approx(saved, rel=0.05)
+    assert found[0].peak - found[0].run_again().peak == pytest.approx(saved, rel=0.05)
 
 
 def test_what_the_estimate_says() -> None:

@@ -153,6 +153,10 @@ def test_a_mistake_in_the_data_is_one_line(
         (["trainer.freeze_modules=['vlm\\.nothing.*']"], "no module"),
         (["trainer.keep_statistics=true"], "pretrained_checkpoint is not"),
         (["trainer.resume=atuo"], "'auto'"),
+        (
+            ["trainer.keep_best=val/action_mae", "trainer.patience=2", "trainer.val_every=0"],
+            "trainer.patience counts validations; set trainer.val_every",
+        ),
     ],
 )
 def test_mistakes_are_found_before_the_first_step(
@@ -294,7 +298,7 @@ def test_patience_is_that_of_the_whole_run(toy_config: Path) -> None:
         assert json.loads((run / "resume" / "steps_8" / "run.json").read_text())["best"]["waited"] == 3
 
 
-def test_the_best_is_kept_and_patience_ends(toy_config: Path) -> None:
+def test_the_best_is_kept_and_patience_ends(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("trainer.max_steps=60", "trainer.val_every=2", "trainer.keep_best=val/action_mae")
     assert call(toy_config, *words, "trainer.patience=1", "trainer.learning_rate.base=1") == 0
     run = toy_config.parent / "runs" / "toy"
@@ -304,3 +308,5 @@ def test_the_best_is_kept_and_patience_ends(toy_config: Path) -> None:
     assert best["value"] == min(values)
     assert (run / "checkpoints" / "best" / "model.safetensors").exists()
     assert logged[-1]["step"] < 60
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"ends here: val/action_mae was looked at once since its lowest, {min(values):.4g} at step" in said

@@ -29,11 +29,19 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def other_number(file: Path) -> None:
+    """What is still JSON."""
+    text = file.read_text()
+    assert '"samples_a_step": ' in text
+    file.write_text(text.replace('"samples_a_step": ', '"samples_a_step": 1'))
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "short": ("model.safetensors", cut, "model.safetensors has "),
     "changed": ("optimizer.bin", flip, "optimizer.bin has another checksum"),
     "missing": ("optimizer.bin", Path.unlink, "optimizer.bin is missing"),
     "no list": ("run.json", cut, "run.json: "),
+    "another step": ("run.json", other_number, "run.json: another checksum"),
 }
 
 
@@ -86,16 +94,23 @@ def test_two_ranks_step_back_together_where_a_share_of_one_is_damaged(
 ) -> None:
     node = yaml.safe_load(toy_config.read_text())
     node["framework"] |= {"transforms": [{"name": "normalize"}]}
-    node["trainer"] |= {"batch_size": 2, "max_steps": 4, "save_every": 2, "sharding": "fsdp2"}
+    node["trainer"] |= {"batch_size": 2, "save_every": 1, "keep_states": 3, "sharding": "fsdp2"}
     toy_config.write_text(yaml.safe_dump(node))
     words = ["--config", str(toy_config), *COMMON]
-    two_ranks.launch({"run": words})
+    two_ranks.launch({"run": [*words, "trainer.max_steps=3"]})
     run = toy_config.parent / "runs" / "toy"
-    flip(run / "resume" / "steps_4" / "__1_0.distcp")
-    command = two_ranks.command({"again": [*words, "trainer.max_steps=6"]}, aloud={"again": True})
+    flip(run / "resume" / "steps_3" / "__1_0.distcp")
+    (run / "resume" / "steps_2" / "__0_0.distcp").unlink()
+    command = two_ranks.command({"again": [*words, "trainer.max_steps=4"]}, aloud={"again": True})
     out = run_ranks(command, folder=two_ranks.folder, forked=True)
     said = "".join(rank.said for rank in out)
     assert [rank.code for rank in out] == [0, 0], said
-    assert "".join(said.split()).count("__1_0.distcphasanotherchecksumthanwhenitwaswritten") == 1, said
+    said = "".join(said.split())
+    for why, steps in (
+        ("steps_3isdamaged(__1_0.distcphasanotherchecksumthanwhenitwaswritten)", "2steps"),
+        ("steps_2isdamaged(__0_0.distcpismissing)", "1step"),
+    ):
+        assert said.count(f"{why};goingonfromsteps_1,{steps}earlier") == 1, said
     left = {path.name for path in (run / "resume").iterdir()}
-    assert left == {"damaged_steps_4", "steps_4", "steps_6"}  # trained again from step 2
+    # Trained again from step 1 on.
+    assert left == {"damaged_steps_3", "damaged_steps_2", "steps_2", "steps_3", "steps_4"}

@@ -72,8 +72,7 @@ def test_blocks_that_run_again_keep_about_what_is_estimated(precision: str) -> N
     expected = changed(words, precision=precision)
     assert real.peak is not None
     assert expected.peak is not None
-    # Of two blocks the one that runs again weighs much; it is never less than what is taken.
-    assert real.peak <= expected.peak <= 1.15 * real.peak
+    assert expected.peak == pytest.approx(real.peak, rel=0.02)
     # Those that run again already are not advised to.
     model, now = run(words=(words,), precision=precision)
     settings = TrainerConfig(device="cpu")
@@ -124,7 +123,7 @@ def test_the_cheapest_of_those_that_suffice_come_first() -> None:
         "trainer.moments=bf16 (saves about 4.0 GiB); "
         "trainer.batch_size=4 trainer.gradient_accumulation_steps=2 (saves about 10.0 GiB); "
         "trainer.compile=blocks trainer.activation_budget=0.9 (saves about 7.5 GiB); "
-        "framework.vlm.gradient_checkpointing=true (saves about 15.5 GiB); or else: "
+        "framework.vlm.gradient_checkpointing=true (saves about 17.5 GiB); or else: "
         "trainer.sharding=fsdp2 on 2 GPUs (torchrun --nproc_per_node 2) (saves about 4.5 GiB)"
     )
     # What saves 2.5 GiB is left out of the above, and is first here.

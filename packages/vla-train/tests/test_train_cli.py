@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,8 @@ def test_an_override_reaches_into_the_lists_of_a_preset(toy_config: Path) -> Non
     tree = load_run_tree([config], ["framework.transforms.0.height=64"])
     assert tree.data["framework"]["transforms"][0] == {"name": "resize", "height": 64, "width": 224}
     assert tree.where("framework.transforms.0.height") == "command line: "
+
+
+def test_what_fsdp2_alone_needs_waits_for_it() -> None:
+    code = "import sys, vla_train.runs; sys.exit('torch.distributed.tensor' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -131,3 +131,10 @@ def test_what_is_frozen_for_good_cannot_wait(toy_config: Path, capsys: pytest.Ca
     words = ["trainer.unfreeze={5: [vlm.layers.0]}", "trainer.freeze_modules=[vlm]"]
     assert main(["--config", str(toy_config), *words]) == 2
     assert "all of 'vlm.layers.0' is frozen" in capsys.readouterr().err
+
+
+def test_a_stage_after_the_last_step_is_said(staged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(staged), "trainer.max_steps=4", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "trainer.unfreeze.5 has no effect: the last step is 4" in said
+    assert "trainer.unfreeze.3 has" not in said

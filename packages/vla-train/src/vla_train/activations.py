@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from vla_core.errors import UserError
-from vla_core.graphs import repeated_blocks
 
 from vla_train.config import TrainerConfig
 from vla_train.conversations import AnyBatch
@@ -54,13 +53,14 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
     # Of several micro-batches all but the first find the gradients there.
     accumulates = settings.gradient_accumulation_steps > 1
     ledger = Ledger(state, 0.0 if accumulates else share)
-    kept = Kept(ledger, state, repeated_blocks(model))
-    step = _Step(model, engine, ledger, kept)
+    kept = Kept(ledger, state, model)
+    stand = Stand(ledger, engine.device.type)
+    step = _Step(model, engine, stand, kept)
     for parameter in state.values():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(ledger.finished)
+            parameter.register_post_accumulate_grad_hook(kept.finished)
     try:
-        with ledger, Stand(ledger, engine.device.type):
+        with ledger, stand:
             functional_call(
                 step, {f"model.{name}": value for name, value in state.items()}, (batch.to("meta"),)
             )
@@ -74,6 +74,8 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
         rest=ledger.peak - eager,
         bare=ledger.bare - eager,
         then=ledger.then,
+        late=ledger.late,
+        late_then=ledger.late_then,
         gradients=int(share * ledger.gradients),
         budget=settings.activation_budget if settings.compile == "blocks" else None,
         accumulates=accumulates,
@@ -84,10 +86,10 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
 class _Step(nn.Module):
     """Both passes in one forward: parameters stand in for the model's only within it."""
 
-    def __init__(self, model: nn.Module, engine: Engine, ledger: Ledger, kept: Kept) -> None:
+    def __init__(self, model: nn.Module, engine: Engine, stand: Stand, kept: Kept) -> None:
         super().__init__()
         self.model = model
-        self.engine, self.ledger, self.kept = engine, ledger, kept
+        self.engine, self.stand, self.kept = engine, stand, kept
         self.terms: tuple[str, ...] = ()
 
     def forward(self, batch: AnyBatch) -> None:
@@ -96,6 +98,7 @@ class _Step(nn.Module):
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             with self.engine.autocast():
                 terms: dict[str, Tensor] = dict(self.model(batch))
+            self.stand.leave()
             self.terms = tuple(terms)
             loss = torch.stack([term.float() for term in terms.values()]).sum()
         terms.clear()

@@ -182,15 +182,15 @@ class TrainerConfig:
             raise ConfigError("trainer.keep_statistics is set, but trainer.pretrained_checkpoint is not")
         if self.patience and self.keep_best is None:
             raise ConfigError("trainer.patience needs trainer.keep_best, e.g. val/action_mae")
-        if self.keep_best and self.keep_best.startswith("rollout/"):
+        if (best := self.keep_best or "").startswith("rollout/"):
             if not (self.evaluation.every and self.evaluation.tasks):
+                raise ConfigError(f"trainer.keep_best: '{best}' needs trainer.evaluation.every and .tasks")
+            if best != "rollout/failure":
                 raise ConfigError(
-                    f"trainer.keep_best: '{self.keep_best}' needs trainer.evaluation.every and .tasks"
+                    f"trainer.keep_best: the lowest is kept; name rollout/failure, not '{best}'"
                 )
-            if self.keep_best != "rollout/failure":
-                raise ConfigError(
-                    f"trainer.keep_best: the lowest is kept; name rollout/failure, not '{self.keep_best}'"
-                )
+        elif self.patience and not self.val_every:
+            raise ConfigError("trainer.patience counts validations; set trainer.val_every")
         self.learning_rates()
         self.stages()
 

@@ -17,7 +17,6 @@ from vla_core.errors import ConfigError
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
 from vla_train.engine.ddp import DDP
-from vla_train.engine.fsdp2 import FSDP2
 from vla_train.engine.local import Local
 
 MULTIPLE = 16
@@ -58,6 +57,8 @@ def check_fp8(settings: TrainerConfig, engine: Engine) -> None:
         raise ConfigError(
             "trainer.fp8 is for weights that train, and trainer.lora freezes them; leave one out"
         )
+    from vla_train.engine.fsdp2 import FSDP2
+
     if not isinstance(engine, Local | DDP | FSDP2):
         raise ConfigError(f"trainer.fp8: not under {engine.name}; use DDP or trainer.sharding: fsdp2")
 

@@ -19,6 +19,9 @@ class Block:
         read: what products read and did not make.
         given: its inputs.
         fixed: of ``kept``, weights in a lower precision: as large whatever the batch.
+        before: what was kept outside of blocks when it ran.
+        then: finished gradients when its backward pass begins.
+        alone: the model does not repeat it, and so it is not compiled.
         may_run_again: gradient checkpointing would run it again, and does not yet.
         runs_again: it does: beside what is fixed its inputs alone are kept.
     """
@@ -28,6 +31,9 @@ class Block:
     read: int = 0
     given: int = 0
     fixed: int = 0
+    before: int = 0
+    then: int = 0
+    alone: bool = False
     may_run_again: bool = False
     runs_again: bool = False
 
@@ -44,7 +50,7 @@ class Block:
 
     def once(self, budget: float | None) -> int:
         """Between its forward and its backward pass, when it runs but once; a budget: it is compiled."""
-        return self.kept if budget is None else self.compiled(budget)
+        return self.kept if budget is None or self.alone else self.compiled(budget)
 
     def held(self, budget: float | None) -> int:
         """Until its backward pass."""
@@ -60,6 +66,7 @@ class Block:
             read=int(share * max(0, self.read - self.fixed)) + fixed,
             given=int(share * self.given),
             fixed=fixed,
+            before=int(share * self.before),
         )
 
 
@@ -73,6 +80,8 @@ class Activations:
         rest: the most that lives at one moment beyond what is kept: temporaries, and finished gradients.
         then: those gradients.
         bare: the most without gradients.
+        late: the most from the backward pass of the first block on, which is there however blocks run.
+        late_then: of that, finished gradients.
         gradients: all of them, of this process.
         budget: the share that compiled blocks keep; None: they are not compiled.
         accumulates: the gradients are there from micro-batch to micro-batch.
@@ -85,6 +94,8 @@ class Activations:
     rest: int = 0
     then: int = 0
     bare: int = 0
+    late: int = 0
+    late_then: int = 0
     gradients: int = 0
     budget: float | None = None
     accumulates: bool = False
@@ -99,8 +110,22 @@ class Activations:
     @property
     def peak(self) -> int:
         """The most that lives at one moment: that, temporaries, and the gradients that are there by then."""
-        again = max((block.once(self.budget) for block in self.blocks if block.runs_again), default=0)
-        return self.saved + again + (self.bare + self.gradients if self.accumulates else self.rest)
+        forward = self.saved + (self.bare + self.gradients if self.accumulates else self.rest)
+        return max(forward, self._again())
+
+    def _again(self) -> int:
+        """The most while a block runs again: what later ones kept is gone, and gradients are in its place."""
+        most, earlier = self.late + self.accumulates * self.gradients, 0
+        if not any(block.runs_again for block in self.blocks):
+            return 0
+        for block in self.blocks:
+            once = block.once(self.budget)
+            if block.runs_again:
+                then = self.gradients if self.accumulates else block.then
+                most = max(most, block.before + earlier + once + then + self.bare)
+            # Autocast's casts went with the forward pass.
+            earlier += block.given if block.runs_again else once
+        return most
 
     def smaller_batch(self, parts: int) -> Activations:
         """Of a micro-batch of a ``parts``-th of the rows; the gradients wait for the others."""
@@ -109,6 +134,8 @@ class Activations:
             outside=self.outside.scaled(1 / parts),
             blocks=tuple(block.scaled(1 / parts) for block in self.blocks),
             bare=self.bare // parts,
+            late=(self.late - self.late_then) // parts,
+            late_then=0,
             accumulates=True,
         )
 
@@ -131,11 +158,19 @@ class Activations:
             blocks=tuple(block.scaled(share, keeps_casts=False) for block in self.blocks),
             bare=int(share * self.bare),
             rest=int(share * (self.rest - self.then)) + self.then,
+            late=int(share * (self.late - self.late_then)) + self.late_then,
         )
         return one.with_gradients(0.5)
 
     def with_gradients(self, share: float) -> Activations:
         """With ``share`` of the gradients."""
-        then = int(share * self.then)
-        rest = self.rest - self.then + then
-        return replace(self, gradients=int(share * self.gradients), then=then, rest=rest)
+        then, late_then = int(share * self.then), int(share * self.late_then)
+        return replace(
+            self,
+            blocks=tuple(replace(block, then=int(share * block.then)) for block in self.blocks),
+            gradients=int(share * self.gradients),
+            then=then,
+            rest=self.rest - self.then + then,
+            late_then=late_then,
+            late=self.late - self.late_then + late_then,
+        )

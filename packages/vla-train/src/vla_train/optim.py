@@ -110,19 +110,35 @@ def lr_factor(config: TrainerConfig) -> Callable[[int], float]:
     decay = max(1, round(total * config.decay_ratio))
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if config.schedule == "constant":
-            return 1.0
+        warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
         if config.schedule == "wsd":
             left = max(0.0, min(1.0, (total - step) / decay))
-            return floor + (1 - floor) * left
+            # Where warm-up reaches into the decay nothing jumps.
+            return min(warm, floor + (1 - floor) * left)
+        if step < warmup or config.schedule == "constant":
+            return warm
         done = min(1.0, (step - warmup) / max(1, total - warmup))
         if config.schedule == "linear":
             return floor + (1 - floor) * (1 - done)
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
     return factor
+
+
+def never_full(config: TrainerConfig) -> list[str]:
+    """A line where no step trains with the full rate."""
+    total, warmup = config.max_steps, config.warmup()
+    decay = max(1, round(total * config.decay_ratio)) if config.schedule == "wsd" else 1
+    stable = total - decay
+    if warmup <= stable + 1:
+        return []
+    factor = lr_factor(config)
+    most = max(factor(step) for step in range(stable, min(warmup, total)))
+    key = "warmup_steps" if config.warmup_ratio is None else "warmup_ratio"
+    return [
+        f"trainer.{key}: {warmup} of {total} steps warm up; the learning rate reaches "
+        f"{100 * most:.0f} % of what is set"
+    ]
 
 
 class Rates:

@@ -84,6 +84,12 @@ class ProgressBar:
             self._last_line = now
             self.note(text)
 
+    def over(self, why: str) -> bool:
+        """Say why a run ends before its last step; whether it does."""
+        if why:
+            self.note(why)
+        return bool(why)
+
     def note(self, text: str) -> None:
         """A line of its own."""
         if self.visible:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch.distributed.checkpoint.api import CheckpointException
 from vla_core.errors import UserError
 from vla_core.files import fsync_tree, recover_directories, replace_directory
 from vla_core.weights import writing
@@ -21,7 +20,7 @@ from vla_core.weights import writing
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
 from vla_train.snapshots import Snapshots
-from vla_train.states import FACTS, FILES, Choice, choose, listed, set_aside, states, step_of
+from vla_train.states import FACTS, FILES, Choice, choose, listed, sealed, set_aside, states, step_of
 from vla_train.writer import Writer
 
 DAMAGED = (EOFError, KeyError, OSError, RuntimeError, ValueError, UnpicklingError, SafetensorError)
@@ -100,7 +99,7 @@ def _finish(
     try:
         if failure is not None:
             raise failure
-        (temporary / FACTS).write_text(json.dumps({**facts, FILES: listed(temporary)}))
+        (temporary / FACTS).write_text(sealed({**facts, FILES: listed(temporary)}))
         fsync_tree(temporary)
         replace_directory(temporary, final)
     except OSError as error:
@@ -135,11 +134,8 @@ def _reading(path: Path) -> Iterator[None]:
     """What a state that was cut short or overwritten makes of its readers is one line."""
     try:
         yield
-    except (*DAMAGED, CheckpointException) as error:
-        why: BaseException = error
-        if isinstance(error, CheckpointException):
-            why = next(iter(error.failures.values()))[0]
-        said = (str(why).strip() or type(why).__name__).splitlines()[0]
+    except DAMAGED as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(path, f"damaged, or of another version ({said})") from error
 
 

@@ -125,10 +125,15 @@ class Best:
         value = None if math.isinf(self.value) else self.value
         return {"metric": self.metric, "value": value, "step": self.step, "waited": self.waited}
 
-    @property
-    def out_of_patience(self) -> bool:
-        """Whether training should end."""
-        return bool(self.patience) and self.waited >= self.patience
+    def over(self) -> str:
+        """Why training should end now; empty: it should not."""
+        if not self.patience or self.waited < self.patience:
+            return ""
+        times = "once" if self.waited == 1 else f"{self.waited} times"
+        return (
+            f"the run ends here: {self.metric} was looked at {times} since its lowest, {self.value:.4g} at "
+            f"step {self.step} (trainer.patience: {self.patience})"
+        )
 
     def sees(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether a validation, or a rollout where the metric is one of those, is the best so far.

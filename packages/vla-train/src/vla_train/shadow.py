@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from vla_core.graphs import repeated_blocks
 
 from vla_train.held import Block
 from vla_train.same_op import SameOp
@@ -40,6 +41,9 @@ class Ledger(TorchDispatchMode):
         self.live = self.peak = self.bare = 0
         self.gradients = self.then = 0
         """Finished ones: all, and at the peak those that this process keeps."""
+        self.late = self.late_then = 0
+        """The most since :meth:`begin`, and of it finished gradients; 0 without."""
+        self._began = False
         self.share = share
         self._same = SameOp()
         self.casts: set[int] = set()
@@ -97,12 +101,20 @@ class Ledger(TorchDispatchMode):
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)
         self.products.pop(key, None)
+        self.casts.discard(key)
 
     def _high(self) -> None:
         self.bare = max(self.bare, self.live)
         gradients = int(self.share * self.gradients)
         if self.live + gradients > self.peak:
             self.peak, self.then = self.live + gradients, gradients
+        if self._began and self.live + gradients > self.late:
+            self.late, self.late_then = self.live + gradients, gradients
+
+    def begin(self) -> None:
+        """Look for the most anew."""
+        self._began = True
+        self.late = self.late_then = 0
 
 
 def _key(tensor: Tensor) -> int:
@@ -115,7 +127,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ledger: Ledger, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Shapes alone."""
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        # Kernels lay the heads of a query side by side, so that merging them copies nothing.
+        out = q.new_empty((*q.shape[:-3], q.shape[-2], q.shape[-3], v.shape[-1])).transpose(-3, -2)
         log_sums = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
         ctx.save_for_backward(q, k, v, out, log_sums, mask)
         ledger.multiplied(out, ())
@@ -139,7 +152,11 @@ class Stand(TorchFunctionMode):
     def __init__(self, ledger: Ledger, device: str) -> None:
         super().__init__()
         self.ledger, self.device = ledger, device
-        self._casts: dict[int, Tensor] = {}
+        self._casts: dict[int, Tensor] | None = {}
+
+    def leave(self) -> None:
+        """Autocast is left and forgets its casts; blocks that run again make their own."""
+        self._casts = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -155,7 +172,7 @@ class Stand(TorchFunctionMode):
     def _cast(self, value: Any, low: torch.dtype) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
-        if not (value.is_leaf and value.requires_grad):
+        if self._casts is None or not (value.is_leaf and value.requires_grad):
             return value.to(low)
         # A weight is cast once.
         if id(value) not in self._casts:
@@ -182,11 +199,17 @@ class Kept:
     Args:
         ledger: of the same step.
         known: tensors that are counted elsewhere.
-        blocks: those told apart, outermost.
+        model: whose blocks are told apart, the outermost: those it repeats, and those that may run again.
     """
 
-    def __init__(self, ledger: Ledger, known: Mapping[str, Tensor], blocks: list[nn.Module]) -> None:
+    def __init__(self, ledger: Ledger, known: Mapping[str, Tensor], model: nn.Module) -> None:
         self.ledger = ledger
+        repeated = repeated_blocks(model)
+        self._within = {id(part) for block in repeated for part in block.modules()}
+        blocks = [*repeated, *(m for m in model.modules() if id(m) not in self._within and _may_run_again(m))]
+        self._of: dict[int, Block] = {}
+        """Parameters -> the block whose last call reads them."""
+        self._went: set[int] = set()
         self.seen = {_key(tensor) for tensor in known.values()}
         self.outside = Block()
         self.blocks: list[Block] = []
@@ -212,12 +235,27 @@ class Kept:
                 self._inside.append((_key(tensor), size))
         return tensor.detach()
 
+    def finished(self, parameter: Tensor) -> None:
+        """A gradient is complete; the first of a block tells how many were before it."""
+        block = self._of.get(id(parameter))
+        if block is not None and id(block) not in self._went:
+            self._went.add(id(block))
+            block.then = int(self.ledger.share * self.ledger.gradients)
+            self.ledger.begin()
+        self.ledger.finished(parameter)
+
     def _enter(self, module: nn.Module, args: Any) -> None:
         self._depth += 1
         if self._depth == 1 and torch.is_grad_enabled():
             given = [a for a in tree_leaves(args) if isinstance(a, Tensor) and a.requires_grad]
             size = sum(a.untyped_storage().nbytes() for a in given)
-            self._block = Block(given=size, may_run_again=_may_run_again(module))
+            self._block = Block(
+                given=size,
+                before=self.outside.kept,
+                may_run_again=_may_run_again(module),
+                alone=id(module) not in self._within,
+            )
+            self._of.update((id(p), self._block) for p in module.parameters())
             self.ledger.mark()
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:

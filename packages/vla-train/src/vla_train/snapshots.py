@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from vla_train.parts import is_split
 
 
 class Snapshots:
@@ -23,10 +24,10 @@ class Snapshots:
         return self._take(thing, name, {})
 
     def _take(self, thing: Any, name: str, seen: dict[Any, Tensor]) -> Any:
-        if isinstance(thing, DTensor):
+        if is_split(thing):
             # The share of this rank; `from_local` would take it back to the device.
             share = self._copied(thing.to_local().detach(), name, seen)
-            return DTensor(share, thing._spec, requires_grad=False)
+            return type(thing)(share, thing._spec, requires_grad=False)
         if isinstance(thing, Tensor):
             return self._copied(thing.detach(), name, seen)
         if isinstance(thing, dict):

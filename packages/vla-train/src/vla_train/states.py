@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ FACTS = "run.json"
 """What a state depends on beside the config, what the loop remembers, and its list of files."""
 FILES = "files"
 """The list's key: name -> [bytes, CRC-32]."""
+SEAL = "checksum"
+"""The CRC-32 of the rest of :data:`FACTS`."""
 PIECE = 1 << 24
 
 
@@ -34,6 +36,15 @@ def listed(folder: Path) -> dict[str, list[int]]:
     """The list of a state's files."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())
     return {p.relative_to(folder).as_posix(): [p.stat().st_size, _checksum(p)] for p in files}
+
+
+def sealed(facts: Mapping[str, Any]) -> str:
+    """The text of :data:`FACTS`."""
+    return json.dumps({**facts, SEAL: _crc(facts)})
+
+
+def _crc(facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts).encode())
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,10 @@ def _problems(state: Path, rank: int, world: int) -> Iterator[str]:
     """What is wrong with every ``world``-th file from the one of this rank on."""
     try:
         facts: dict[str, Any] = json.loads((state / FACTS).read_text())
-        # States of before this list are believed.
+        # States of before these checksums are believed.
+        seal = facts.pop(SEAL, None)
+        if seal is not None and seal != _crc(facts):
+            raise ValueError("another checksum than when it was written")
         wanted = facts.get(FILES, {}).items()
     except (OSError, ValueError, AttributeError) as error:
         if rank == 0:

@@ -202,7 +202,7 @@ class Trainer:
                         rolled = self.closed_loop(step, folder, progress.note)
                     trackers.log(step, rolled)
                     self._keep_best(step, rolled)
-                last = last or best.out_of_patience
+                last = last or progress.over(best.over())
                 if last or stopping or due(step, settings.save_every):
                     with meter.paused():
                         outcome = self._save(step)

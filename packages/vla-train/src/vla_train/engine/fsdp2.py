@@ -182,7 +182,11 @@ class FSDP2(Engine):
                 optimizer[key.removeprefix("optimizer.")] = _room(saved[key], parameter)
         objects = [thing.state_dict() for thing in self._objects]
         state: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": optimizer, "objects": objects}
-        load(state, checkpoint_id=folder)
+        try:
+            load(state, checkpoint_id=folder)
+        except CheckpointException as error:
+            # What a rank met, as the other engines' readers raise it.
+            raise next(iter(error.failures.values()))[0] from error
         for i, parameter in enumerate(self._parameters()):
             prefix = f"{i}."
             own = {k.removeprefix(prefix): v for k, v in state["optimizer"].items() if k.startswith(prefix)}

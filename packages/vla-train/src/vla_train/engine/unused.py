@@ -9,6 +9,7 @@ from vla_core.errors import ConfigError
 
 from vla_train.config import TrainerConfig
 from vla_train.engine.base import Engine
+from vla_train.optim import never_full
 
 OF = {
     "reshard": "FSDP2; set trainer.sharding: fsdp2, or leave it out",
@@ -36,7 +37,10 @@ def unused(settings: TrainerConfig, engine: Engine, mfu: bool) -> list[str]:
     for key, value in given.items():
         if key in OF and key not in (*engine.uses, *alone):
             raise ConfigError(f"trainer.{key}: {_yaml(value)} is of {OF[key]} (this is {engine.name})")
-    lines = []
+    lines = never_full(settings)
+    for step in settings.stages():
+        if step > settings.max_steps:
+            lines.append(f"trainer.unfreeze.{step} has no effect: the last step is {settings.max_steps}")
     if alone:
         named = " and ".join(f"trainer.{key}" for key in alone)
         has = "they have" if len(alone) > 1 else "it has"
