@@ -80,6 +80,34 @@ def test_a_wrong_key_names_file_and_line(
     assert "did you mean 'val_fraction'" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--lst", "command line: unknown option --lst (did you mean --list?)"),
+        ("--dry-run --config x.yaml", "command line: unknown option --dry-run (did you mean --dry_run?)"),
+        ("--confg x.yaml", "command line: unknown option --confg (did you mean --config?)"),
+        ("--config", "argument --config/--config_yaml: expected at least one argument; see vla-train --help"),
+        ("ablate --bse x.yaml", "command line: unknown option --bse (did you mean --base?)"),
+        ("ablate --axis foo", "--base is missing, e.g. vla-train ablate --base configs/ablations/base.yaml"),
+        ("ablate --axis", "--base is missing, e.g. vla-train ablate --base configs/ablations/base.yaml"),
+        ("ablate --base x.yaml --seed 3", "--out is missing, e.g. --out runs/fusions"),
+        (
+            "report --rolout x",
+            "report: unknown option --rolout (did you mean --rollout?); see vla-train report --help",
+        ),
+        ("pictures x --stp 3", "pictures: unknown option --stp (did you mean --step?)"),
+        ("fit-fast --confg x.yaml", "command line: unknown option --confg (did you mean --config?)"),
+        (
+            "import-starvla x --basevlm y",
+            "import-starvla: unknown option --basevlm (did you mean --base_vlm?)",
+        ),
+        ("import-lerobot x --rbot y", "import-lerobot: unknown option --rbot (did you mean --robot?)"),
+    ],
+)
+def test_options_with_a_letter_wrong(capsys: pytest.CaptureFixture[str], words: str, expected: str) -> None:
+    assert fails(capsys, *words.split()).startswith(f"vla-train: {expected}")
+
+
 def test_files_that_are_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], toy_config: Path
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vla_core.dotted import dotted
 from vla_core.errors import ConfigError, UserError
+from vla_core.options import Options
 from vla_core.ranges import Range
 
 from vla_data.cache_cli import add_cache
@@ -20,13 +21,6 @@ from vla_data.groot_cli import add_groot
 from vla_data.other_commands import add_others
 from vla_data.stats_cli import add_stats
 from vla_data.view_cli import add_view
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors as one line, exit code 2."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -115,7 +109,7 @@ def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vla-data", description="Record, inspect and check robot datasets (LeRobot).")
+    parser = Options(prog="vla-data", description="Record, inspect and check robot datasets (LeRobot).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     rec = commands.add_parser(
         "record",
