@@ -104,7 +104,8 @@ def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
     for finding in examine(args.dir, args.robot, decode=not args.quick):
         found[finding.severity] += 1
         print(f"{finding.severity:<8} {finding.text}", flush=True)
-    print(f"{args.dir}: {found['error']} errors, {found['warning']} warnings")
+    counted = (f"{found[kind]} {kind}{'' if found[kind] == 1 else 's'}" for kind in ("error", "warning"))
+    print(f"{args.dir}: {', '.join(counted)}")
     return 1 if found["error"] else 0
 
 
