@@ -119,6 +119,21 @@ def test_files_that_are_not_there(
     assert f"{tmp_path}/nothing" in err
 
 
+def test_a_resumed_run_says_where_it_goes_on(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(toy_config), "trainer.schedule=constant"]
+    assert main([*words, "trainer.max_steps=2"]) == 0
+    first = capsys.readouterr().out
+    assert "goes on" not in first
+    for steps, said in (
+        (3, "goes on after step 2 of 3"),
+        (3, "goes on after step 3 and trainer.max_steps=3: none"),
+    ):
+        assert main([*words, f"trainer.max_steps={steps}", "trainer.resume=true"]) == 0
+        out = capsys.readouterr().out
+        assert said in out
+        assert "trains from scratch" not in out
+
+
 @pytest.mark.parametrize("mode", [(), ("--dry_run",)])
 def test_a_folder_of_runs_that_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], toy_config: Path, mode: tuple[str, ...]
