@@ -47,7 +47,7 @@ from vla_train.robot_data import RobotData, probe
 from vla_train.run_info import write_run
 from vla_train.saving import Best, Saver, best_of
 from vla_train.stages import Stages
-from vla_train.states import Choice, step_of
+from vla_train.states import Choice
 from vla_train.stopping import Stop
 from vla_train.trackers import Tracked, Trackers
 
@@ -89,8 +89,6 @@ class Trainer:
         self.console = console or Console()
         self.engine = engine or make_engine(self.settings)
         self.choice = choice or Choice(resume.newest(run_dir), ())
-        newest = self.choice.state if self.settings.resume else None
-        self.done = 0 if newest is None else step_of(newest)
         self.device = self.engine.device
         self.model, self.conversations = composed.model, composed.conversations
         self.robots = robots = None if composed.robots is None else RobotData(composed, self.model)
