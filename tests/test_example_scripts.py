@@ -101,6 +101,51 @@ def test_a_script_starts_a_command_that_is_read_whole(
         assert read(words) is None, capsys.readouterr().err
 
 
+HELPED = sorted(path for path in ROOT.glob("examples/*/**/*.sh") if "--help ]]" in path.read_text())
+
+
+@pytest.mark.parametrize("script", HELPED, ids=lambda path: str(path.relative_to(ROOT / "examples")))
+def test_help_says_what_a_script_takes_and_starts_nothing(script: Path, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"]}
+    words = ["bash", str(script), "--help"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    head = script.read_text().split("set -euo")[0].splitlines()[1:]
+    assert done.stdout.splitlines() == [re.sub("^# ?", "", line) for line in head]
+
+
+def test_scripts_that_do_not_hand_help_on_have_it_themselves() -> None:
+    """Otherwise it would be one of their words, or none, and the work would begin."""
+    handed_on = re.compile(r'(vla-train|vla_train|vla-serve|vla-rollout)"?\}? [^&|;]*"\$@"$', re.MULTILINE)
+    for script in sorted(ROOT.glob("examples/*/**/*.sh")):
+        text = re.sub(r"\\\n *", "", script.read_text())
+        assert script in HELPED or handed_on.search(text), script
+
+
+@pytest.mark.parametrize(
+    ("script", "variable"),
+    [
+        ("Behavior/start_client.sh", "sim_python"),
+        ("LIBERO-plus/eval_files/eval_libero.sh", "LIBERO_Python"),
+        ("LIBERO/eval_files/eval_libero.sh", "LIBERO_ENV"),
+        ("LIBERO/train_files/record_libero.sh", "LIBERO_ENV"),
+        ("Robocasa_tabletop/eval_files/batch_eval_args.sh", "sim_python"),
+        ("Robotwin/eval_files/eval.sh", "ROBOTWIN_PYTHON"),
+        ("Robotwin/eval_files/start_eval.sh", "ROBOTWIN_PYTHON"),
+        ("SimplerEnv/eval_files/start_simpler_env.sh", "sim_python"),
+        ("calvin/eval_files/eval_calvin.sh", "sim_python"),
+    ],
+)
+def test_an_environment_that_is_not_there_is_one_line(script: str, variable: str, tmp_path: Path) -> None:
+    environment = {**dict.fromkeys(PLACES, str(tmp_path)), "PATH": os.environ["PATH"], variable: "no/where"}
+    words = ["bash", str(ROOT / "examples" / script), *WORDS.get(Path(script).name, [])]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "no/where" in line
+    assert "examples/" in line
+
+
 def test_folders_become_data_sets_and_several_tasks_several_runs(started: Any) -> None:
     words = started(ROOT / "examples/Robocasa_tabletop/train_files/run_robocasa.sh")[0]
     sets = next(word for word in words if word.startswith("datasets.train="))

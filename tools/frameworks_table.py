@@ -48,8 +48,8 @@ PAGE_TEXT = """\
 
 <!-- Written by `uv run tools/frameworks_table.py --write`; change that. -->
 
-One row for each preset of `vla-train --list`. `python -m vla_train.smoke NAME` builds one at size tiny and
-prints parts, parameters, shapes, a loss and a chunk; `--size full` prints counts and shapes at full size.
+One row for each preset of `vla-train --list`. `uv run python -m vla_train.smoke NAME` builds one at size tiny
+and prints parts, parameters, shapes, a loss and a chunk; `--size full` prints counts and shapes at full size.
 
 {table}
 - **Full size** is what the preset names: two cameras, images and options of the preset, the published

@@ -3,14 +3,18 @@
 # episode each, in the simulator's environment: LIBERO_Python. Further words go to vla-rollout. At the end the success
 # by kind of perturbation, which LIBERO_HOME (a checkout of LIBERO-plus) lists.
 set -euo pipefail
+if [[ "${1:-}" == --help ]]; then sed -n '2,/^set/s/^# \?//p' "$0"; exit; fi
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$here/../../.."
 suite="${SUITE:-libero_spatial}" sim="${LIBERO_Python:-python}"
+kinds="${LIBERO_HOME:?a checkout of LIBERO-plus}/libero/libero/benchmark/task_classification.json"
+"$sim" -c "import vla_serve" 2>/dev/null || {
+  echo "LIBERO_Python: $sim has no vla-serve; examples/LIBERO-plus/README.md says how to install it" >&2; exit 1
+}
 declare -A count=([libero_spatial]=2402 [libero_object]=2518 [libero_goal]=2591 [libero_10]=2519)
 tasks=()
 for number in $(seq "${FIRST:-0}" "${LAST:-$((count[$suite] - 1))}"); do tasks+=(--task "${suite}_$number"); done
 out="${OUT:-runs/libero_plus/rollout_$suite}"
 "$sim" -m vla_serve.rollout_cli --address "127.0.0.1:${PORT:-${port:-10093}}" --env libero_plus "${tasks[@]}" --episodes 1 --seed 0 \
   --workers "${WORKERS:-2}" --execute_steps "${EXECUTE_STEPS:-8}" --videos "${VIDEOS:-none}" --out "$out" "$@"
-"$sim" "$here/by_perturbation.py" "$out/results.json" \
-  "${LIBERO_HOME:?a checkout of LIBERO-plus}/libero/libero/benchmark/task_classification.json"
+"$sim" "$here/by_perturbation.py" "$out/results.json" "$kinds"

@@ -5,6 +5,7 @@
 # Without -c a server runs already on PORT. JOBS simulators run at once. ROBOTWIN_PATH: a checkout of RoboTwin,
 # ROBOTWIN_PYTHON: its environment's Python.
 set -euo pipefail
+if [[ "${1:-}" == --help ]]; then sed -n '2,/^set/s/^# \?//p' "$0"; exit; fi
 files="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)" here="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
 mode="" name="" checkpoint="" split="${ROBOTWIN_SEED:-0}" jobs="${ROBOTWIN_JOBS_PER_GPU:-1}" words=()
 port="${ROBOTWIN_BASE_PORT:-10093}" patience="${ROBOTWIN_SERVER_TIMEOUT:-600}"
@@ -24,6 +25,10 @@ while [[ $# -gt 0 ]]; do
 done
 : "${mode:?say -m demo_clean or -m demo_randomized}" "${name:?say -n NAME, what the results are called}"
 : "${words[0]:?name a task, all, or a file of tasks}" "${ROBOTWIN_PATH:?a checkout of RoboTwin}"
+sim="${ROBOTWIN_PYTHON:-python}"
+(cd "$ROBOTWIN_PATH" && "$sim" -c "import vla_serve") 2>/dev/null || {
+  echo "ROBOTWIN_PYTHON: $sim has no vla-serve; examples/Robotwin/README.md says how to install it" >&2; exit 1
+}
 tasks=()
 for word in "${words[@]}"; do
   if [[ "$word" == all ]]; then word="$files/tasks.txt"; fi
@@ -48,7 +53,7 @@ if [[ -n "$checkpoint" ]]; then
 fi
 if ((jobs > 1)); then scenes=own; else scenes=consecutive; fi
 cd "$ROBOTWIN_PATH"
-"${ROBOTWIN_PYTHON:-python}" -m vla_serve.rollout_cli --address "127.0.0.1:$port" --env robotwin "${tasks[@]}" \
+"$sim" -m vla_serve.rollout_cli --address "127.0.0.1:$port" --env robotwin "${tasks[@]}" \
   --episodes "${EPISODES:-100}" --seed 0 --workers "$jobs" --execute_steps "${EXECUTE_STEPS:-50}" \
   --out "${OUT:-$results/${name}_${mode}_$split}" --env.task_config "$mode" --env.split "$split" \
   --env.scenes "${SCENES:-$scenes}"

@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 sets=""
 for folder in "${DATA:-data}"/*/*; do
+  if [[ ! -d "$folder" ]]; then continue; fi # the pattern itself, where nothing fits it
   sets+="${sets:+,}{name: lerobot, path: $folder, robot: configs/robots/robotwin.yaml}"
 done
+if [[ -z "$sets" && " $* " != *" --help "* ]]; then echo "DATA: no folder ${DATA:-data}/*/*; the README of this example says where to get them" >&2; exit 1; fi
 # shellcheck disable=SC2086
 uv run ${LAUNCH:-vla-train} --config examples/Robotwin/train_files/train.yaml "datasets.train=[$sets]" trainer.resume=auto "$@"

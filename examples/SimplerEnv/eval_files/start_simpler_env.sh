@@ -6,6 +6,7 @@
 #   sim_python=~/miniconda3/envs/simpler_env/bin/python bash examples/SimplerEnv/eval_files/start_simpler_env.sh
 #   ROBOT=google_robot SETTING=variant_aggregation bash examples/SimplerEnv/eval_files/start_simpler_env.sh
 set -euo pipefail
+if [[ "${1:-}" == --help ]]; then sed -n '2,/^set/s/^# \?//p' "$0"; exit; fi
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$here/../../.."
 sim="${sim_python:-python}" robot="${ROBOT:-widowx}" setting="${SETTING:-visual_matching}" port="${PORT:-${port:-10093}}"
@@ -25,6 +26,9 @@ else
   done
   all+=" google_robot_place_apple_in_closed_top_drawer"
 fi
+"$sim" -c "import vla_serve" 2>/dev/null || {
+  echo "sim_python: $sim has no vla-serve; examples/SimplerEnv/README.md says how to install it" >&2; exit 1
+}
 count="from vla_core.envs.simpler_protocol import sweep
 for task in '${TASKS:-$all}'.split(): print(task, len(sweep(task, '$setting')))"
 counts="$("$sim" -c "$count")"

@@ -20,6 +20,29 @@ def test_what_is_right_is_parsed_as_ever():
     assert "--env.key" in rest
 
 
+def test_what_it_does_not_know_may_be_another_s():
+    _, rest = parser(others=True).parse_known_args(["--episodes", "3", "--run_id", "x"])
+    assert rest == ["--run_id", "x"]
+
+
+def test_a_command_has_options_of_its_own(capsys):
+    made = Options(prog="toy")
+    made.add_argument("--quiet", action="store_true")
+    command = made.add_subparsers(dest="command").add_parser("record", allow_abbrev=False)
+    command.add_argument("--env")
+    assert made.parse_args(["--quiet", "record", "--env", "x"]).env == "x"
+    for words, said in (
+        (
+            ["record", "--evn", "x"],
+            "toy record: unknown option --evn (did you mean --env?); see toy record --help",
+        ),
+        (["--quit", "record"], "toy: unknown option --quit (did you mean --quiet?); see toy --help"),
+    ):
+        with pytest.raises(SystemExit):
+            made.parse_args(words)
+        assert capsys.readouterr().err.splitlines() == [said]
+
+
 @pytest.mark.parametrize(
     ("words", "more", "said"),
     [

@@ -197,7 +197,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, write_lerobot, capsys: pytest
         ([str(late), out], "frames late"),
         ([str(torn), out], "'action' does not fit its feature"),
         ([str(good), out, "--video-mb", "0"], "--video_mb: must be >= 1"),
-        ([str(good), out, "--video"], "unknown argument '--video'"),
+        ([str(good), out, "more"], "unknown argument 'more'"),
     ):
         assert main(["convert", *words]) == 2
         error = capsys.readouterr().err

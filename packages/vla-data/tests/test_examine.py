@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from vla_data import LeRobotConfig, LeRobotSource
 from vla_data.cli import main
+from vla_data.errors import BadDataError
 from vla_data.robot.config import load_robot
 
 TOP = ("observation.images.top",)
@@ -262,7 +264,14 @@ def test_doctor_finds_frames_that_do_not_decode(write_lerobot, tmp_path, capsys)
     assert main(["doctor", str(root), "--quick"]) == 0
     capsys.readouterr()
     assert main(["doctor", str(root)]) == 1
-    assert f"{video}: frame " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    found = re.search(rf"{video}: (?:frame (\d+)|\d+ frames, from (\d+) to \d+,) can't be decoded", out)
+    assert found, out
+    # The very frame that a reader meets, not the number of those that came out before it.
+    source = LeRobotSource(LeRobotConfig(str(root)), horizon=1)
+    first = int(found[1] or found[2])
+    with pytest.raises(BadDataError, match=f"frame {first} can't be decoded"):
+        source[first]
 
 
 def test_inspect_shows_robot_cameras_and_what_is_missing(write_lerobot, tmp_path, capsys):

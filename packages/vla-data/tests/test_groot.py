@@ -211,3 +211,10 @@ def test_frames_outside_all_sub_tasks(data, tmp_path):
 def test_a_converted_copy_says_what_it_lacks(data, tmp_path):
     report = convert(data, tmp_path / "v3")
     assert [remark for remark in report.remarks if "sub_tasks" in remark]
+
+
+def test_a_modality_config_that_is_not_there_is_no_python_error(data, tmp_path, capsys):
+    missing = tmp_path / "none.py"
+    assert main(["groot", str(data), str(missing), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"vla-data groot: {missing} cannot be read or written (No such file or directory)\n"

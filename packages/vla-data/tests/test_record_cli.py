@@ -155,10 +155,8 @@ NONE_THERE = "no such dataset directory"
         (["record", *TASKS, "--episodes", "1", "--env.image_size", "big"], "env.image_size"),
         (["record", *TASKS, "--episodes", "1", "--env.image_size"], "value is missing"),
         (["record", *TASKS, "--episodes", "1", "--env.task", "x"], "--task"),
-        (["record", *TASKS, "--episodes", "1", "--verbose"], "--verbose"),
         (["record", *TASKS[:2], "--task", "reach", "--task", "reach", "--episodes", "1"], "twice"),
         (["inspect", "nowhere"], NONE_THERE),
-        (["inspect", "nowhere", "--epsiode", "1"], "--epsiode"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys):
@@ -183,6 +181,25 @@ def test_argument_errors_are_one_line_too(arguments, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "--help" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("record --env metaworld --verbose", "vla-data record: unknown option --verbose;"),
+        ("record --evn metaworld", "vla-data record: unknown option --evn (did you mean --env?)"),
+        ("inspect DIR --fsp 3", "vla-data inspect: unknown option --fsp (did you mean --fps?)"),
+        ("cache DIR OUT --hieght 64", "vla-data cache: unknown option --hieght (did you mean --height?)"),
+        ("convert DIR OUT --video", "vla-data convert: unknown option --video (did you mean --video-mb?)"),
+        ("view DIR --eppisode 1", "vla-data view: unknown option --eppisode (did you mean --episode?)"),
+    ],
+)
+def test_a_misspelt_option_is_named_before_what_is_missing(words, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(words.split())
+    assert error.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
 
 
 def test_inspect_errors(toy, tmp_path, capsys):

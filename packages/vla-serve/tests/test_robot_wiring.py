@@ -69,6 +69,27 @@ def test_numbers_come_and_go_in_the_units_of_each_side():
     assert "  action  joints = robot's pan.pos, lift.pos, in deg" in list(wiring.lines())
 
 
+def test_a_number_is_not_read_in_one_unit_and_commanded_in_another():
+    """A step of 1 cm, added to a place in metres, would be a step of a metre."""
+    hand = GroupSpec("hand", 2, "m"), GroupSpec("hand", 2, "cm", representation="delta")
+    spec = replace(
+        SPEC, observation=replace(SPEC.observation, state=hand[:1]), action=ActionSpec(hand[1:], 4, 10.0)
+    )
+    named = {
+        "state": {"hand": NAMES["joints"]},
+        "action": {"hand": NAMES["joints"]},
+        "constant": {"gripper.pos": 0.0},
+    }
+    with pytest.raises(
+        SpecMismatch, match=r"'pan\.pos' would be read in m .* commanded in cm .* under 'units'"
+    ):
+        Wiring(spec, Arm(), RobotRepackConfig(**named))
+    wiring = Wiring(spec, Arm(), RobotRepackConfig(**named, units={"hand": "m"}))
+    assert wiring.command(np.array([50.0, 0.0]))["pan.pos"] == pytest.approx(0.5)
+    # Changes are another number than the place that they change.
+    Wiring(spec, Arm(), RobotRepackConfig(**named, commands={"hand": "delta"}))
+
+
 def test_a_group_is_found_by_its_own_name_in_three_ways():
     groups = (GroupSpec("x", 1, "m"), GroupSpec("y", 1, "m"), GroupSpec("z", 2, "m"), GroupSpec("v", 3, "m"))
     spec = RobotSpec(ObservationSpec((), groups), ActionSpec(groups, 1, 10.0))

@@ -23,7 +23,7 @@ from vla_train import ablate
 from vla_train.ablate.axes import parse_axis, split_values
 from vla_train.ablate.intervals import estimate, t_quantile
 from vla_train.ablate.plan import resolve
-from vla_train.ablate.rows import Row, put_row, read_rows
+from vla_train.ablate.rows import Row, order_of, put_row, read_rows
 from vla_train.ablate.table import make_lines, write_tables
 from vla_train.cli import main
 from vla_train.presets import load_run_tree
@@ -284,6 +284,19 @@ def test_closed_loop_counts_of_all_tasks_are_in_the_row(
     assert calls == [("steps_3", ("reach", "push"), "seed_0", "cpu")]
     assert read_rows(out)[0].success == {"successes": 3, "episodes": 7, "failed": 1}
     assert "(3/7)" in (out / "table.md").read_text()
+
+
+def test_variants_stand_as_planned_whichever_run_ends_first(tmp_path: Path) -> None:
+    row = Row("none", 0, "finished", {}, (), {}, action_error=0.5)
+    plan = ["none", "gated"]
+    for done in ("gated", "none"):
+        put_row(tmp_path, replace(row, variant=done), order_of(read_rows(tmp_path), plan))
+    assert [line.variant for line in make_lines(read_rows(tmp_path))] == plan
+    # A later plan is compared with what the table began with.
+    order = order_of(read_rows(tmp_path), ["film", "gated"])
+    for done in ("gated", "film"):
+        put_row(tmp_path, replace(row, variant=done, seed=1), order)
+    assert [line.variant for line in make_lines(read_rows(tmp_path))] == ["none", "gated", "film"]
 
 
 def test_success_is_pooled_with_its_wilson_interval(tmp_path: Path) -> None:

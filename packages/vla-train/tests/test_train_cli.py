@@ -82,6 +82,34 @@ def test_a_wrong_key_names_file_and_line(
     assert "did you mean 'val_fraction'" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--lst", "command line: unknown option --lst (did you mean --list?)"),
+        ("--dry-run --config x.yaml", "command line: unknown option --dry-run (did you mean --dry_run?)"),
+        ("--confg x.yaml", "command line: unknown option --confg (did you mean --config?)"),
+        ("--config", "argument --config/--config_yaml: expected at least one argument; see vla-train --help"),
+        ("ablate --bse x.yaml", "command line: unknown option --bse (did you mean --base?)"),
+        ("ablate --axis foo", "--base is missing, e.g. vla-train ablate --base configs/ablations/base.yaml"),
+        ("ablate --axis", "--base is missing, e.g. vla-train ablate --base configs/ablations/base.yaml"),
+        ("ablate --base x.yaml --seed 3", "--out is missing, e.g. --out runs/fusions"),
+        (
+            "report --rolout x",
+            "report: unknown option --rolout (did you mean --rollout?); see vla-train report --help",
+        ),
+        ("pictures x --stp 3", "pictures: unknown option --stp (did you mean --step?)"),
+        ("fit-fast --confg x.yaml", "command line: unknown option --confg (did you mean --config?)"),
+        (
+            "import-starvla x --basevlm y",
+            "import-starvla: unknown option --basevlm (did you mean --base_vlm?)",
+        ),
+        ("import-lerobot x --rbot y", "import-lerobot: unknown option --rbot (did you mean --robot?)"),
+    ],
+)
+def test_options_with_a_letter_wrong(capsys: pytest.CaptureFixture[str], words: str, expected: str) -> None:
+    assert fails(capsys, *words.split()).startswith(f"vla-train: {expected}")
+
+
 def test_files_that_are_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], toy_config: Path
 ) -> None:
@@ -91,6 +119,21 @@ def test_files_that_are_not_there(
     missing = f"datasets.train=[{{name: lerobot, path: {tmp_path}/nothing}}]"
     err = fails(capsys, "--config", str(toy_config), missing)
     assert f"{tmp_path}/nothing" in err
+
+
+def test_a_resumed_run_says_where_it_goes_on(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(toy_config), "trainer.schedule=constant"]
+    assert main([*words, "trainer.max_steps=2"]) == 0
+    first = capsys.readouterr().out
+    assert "goes on" not in first
+    for steps, said in (
+        (3, "goes on after step 2 of 3"),
+        (3, "goes on after step 3 and trainer.max_steps=3: none"),
+    ):
+        assert main([*words, f"trainer.max_steps={steps}", "trainer.resume=true"]) == 0
+        out = capsys.readouterr().out
+        assert said in out
+        assert "trains from scratch" not in out
 
 
 @pytest.mark.parametrize("mode", [(), ("--dry_run",)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -12,17 +13,29 @@ from typing import Any, NoReturn
 class Options(argparse.ArgumentParser):
     """As :class:`argparse.ArgumentParser`, without a screenful of usage around each mistake.
 
-    Options with a dot in their name (``--env.key``) are another's affair: :func:`vla_core.dotted.dotted`.
+    Options with a dot in their name (``--env.key``) are another's affair: :func:`vla_core.dotted.dotted`. So
+    are those of a command, which has a parser of its own.
+
+    Args:
+        others: whether options that it does not know may be another's as well.
     """
+
+    def __init__(self, *args: Any, others: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.others = others
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """As the parser's own, after a look at the names: what is missing may only be misspelt."""
         words = list(sys.argv[1:] if args is None else args)
-        for word in words[: words.index("--")] if "--" in words else words:
+        own = () if self.others else itertools.takewhile(self._is_own, words)
+        for word in own:
             name = word.partition("=")[0]
             if name.startswith("--") and "." not in name and not self._knows(name):
                 self.error(f"unknown option {name}{_nearest(name, self._names())}")
         return super().parse_known_args(words, namespace)
+
+    def _is_own(self, word: str) -> bool:
+        return word != "--" and (self._subparsers is None or word.startswith("-"))
 
     def _names(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--")]

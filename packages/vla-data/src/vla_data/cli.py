@@ -11,6 +11,7 @@ from typing import Any
 
 from vla_core.dotted import dotted
 from vla_core.errors import ConfigError, UserError
+from vla_core.options import Options
 from vla_core.ranges import Range
 
 from vla_data.cache_cli import add_cache
@@ -20,13 +21,6 @@ from vla_data.groot_cli import add_groot
 from vla_data.other_commands import add_others
 from vla_data.stats_cli import add_stats
 from vla_data.view_cli import add_view
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors as one line, exit code 2."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _record(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -110,12 +104,13 @@ def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
     for finding in examine(args.dir, args.robot, decode=not args.quick):
         found[finding.severity] += 1
         print(f"{finding.severity:<8} {finding.text}", flush=True)
-    print(f"{args.dir}: {found['error']} errors, {found['warning']} warnings")
+    counted = (f"{found[kind]} {kind}{'' if found[kind] == 1 else 's'}" for kind in ("error", "warning"))
+    print(f"{args.dir}: {', '.join(counted)}")
     return 1 if found["error"] else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vla-data", description="Record, inspect and check robot datasets (LeRobot).")
+    parser = Options(prog="vla-data", description="Record, inspect and check robot datasets (LeRobot).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     rec = commands.add_parser(
         "record",

@@ -154,7 +154,7 @@ def _videos(layout: Layout, keys: Sequence[str], decode: bool) -> Iterator[str]:
         yield from problems(layout, key, facts)
         for file, fact in facts.items() if decode else ():
             if fact.problem is None:
-                yield from decode_whole(file)
+                yield from decode_whole(file, layout.fps)
     pictures = Pictures(layout)
     for key in keys:
         if is_video(layout, key) or features.is_depth(layout.features[key]) or not decode:

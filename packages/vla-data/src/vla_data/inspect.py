@@ -72,16 +72,17 @@ def warnings_of(source: LeRobotSource) -> list[str]:
 
 
 def _range_lines(title: str, names: Sequence[str], rows: Float) -> list[str]:
-    lines = [f"{title:<36}{'min':>10}{'1 %':>10}{'mean':>10}{'99 %':>10}{'max':>10}{'std':>10}"]
+    width = max(34, *map(len, names))
+    lines = [f"{title:<{width + 2}}{'min':>10}{'1 %':>10}{'mean':>10}{'99 %':>10}{'max':>10}{'std':>10}"]
     q01, q99 = np.quantile(rows, [0.01, 0.99], axis=0)
     columns = (rows.min(0), q01, rows.mean(0), q99, rows.max(0), rows.std(0))
     for i, name in enumerate(names):
-        lines.append(f"  {name:<34}" + "".join(f"{column[i]:>10.4f}" for column in columns))
+        lines.append(f"  {name:<{width}}" + "".join(f"{column[i]:>10.4f}" for column in columns))
     return lines
 
 
 def recorded_names(source: LeRobotSource, layout: Layout, which: str) -> list[str]:
-    """What the info calls each dim of a vector; nothing where it is silent, or dims were converted."""
+    """What the info calls each dim of a vector; nothing if that is its group or was converted."""
     robot = source.binding.robot
     vector = source.frames.state if which == "state" else source.frames.action
     configs = robot.state if which == "state" else robot.action
@@ -89,7 +90,8 @@ def recorded_names(source: LeRobotSource, layout: Layout, which: str) -> list[st
     for group, spec, key in zip(configs, vector.groups, source.binding.keys[which], strict=True):
         names = (dim_names_of(layout.features[key]) or [])[group.start : group.end]
         same = len(names) == spec.dim and group.rotation in ("none", spec.rotation)
-        found += names if same else [""] * spec.dim
+        own = {spec.name, *(f"{spec.name}.{i}" for i in range(spec.dim))}
+        found += ["" if name in own else name for name in names] if same else [""] * spec.dim
     return found
 
 

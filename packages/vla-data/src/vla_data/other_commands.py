@@ -40,7 +40,7 @@ def add_others(commands: Any) -> None:
 
 
 def _add_absent(commands: Any, name: str, needed: str) -> None:
-    parser = commands.add_parser(name, add_help=False, help=f"(needs {needed})")
+    parser = commands.add_parser(name, add_help=False, others=True, help=f"(needs {needed})")
 
     def run(*_: object) -> None:
         raise UserError(f"this command needs {needed}")

@@ -47,7 +47,16 @@ def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Traine
         )
     for note in (*trainer.composed.notes, *trainer.notes):
         line(console, note)
-    if info["from_scratch"]:
+    done = trainer.choice.step if settings.resume else 0
+    if done:
+        left = settings.max_steps - done
+        then = (
+            f"of {settings.max_steps}"
+            if left > 0
+            else f"and trainer.max_steps={settings.max_steps}: none is left"
+        )
+        line(console, f"goes on after step {done} {then}")
+    elif info["from_scratch"]:
         line(console, "the backbone trains from scratch: no pretrained weights are used")
     if "data" in info:
         data = info["data"]

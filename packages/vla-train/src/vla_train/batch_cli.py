@@ -9,12 +9,15 @@ from typing import Any
 
 from vla_core.errors import ConfigError
 
+OPTIONS = ("--config", "--index", "--seed", "--rows", "--out")
+
 
 def add_batch(commands: Any) -> None:
     """Add the command to the subparsers of ``vla-data`` (entry point ``vla.data_commands``)."""
     parser = commands.add_parser(
         "batch",
         allow_abbrev=False,
+        others=True,
         usage="vla-data batch --config FILE [FILE ...] [options] [key=value ...]",
         help="one batch of a training config through its transforms, printed and drawn",
         description="Take one batch of a training config through its transforms, print what the policy gets, "
@@ -42,7 +45,7 @@ def _run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if not files:
         raise ConfigError("--config: name a file, e.g. configs/quickstart.yaml")
     words = [word for word in args.config if "=" in word] + list(rest)
-    overrides = overrides_of(words) + ([] if args.seed is None else [f"seed={args.seed}"])
+    overrides = overrides_of(words, OPTIONS) + ([] if args.seed is None else [f"seed={args.seed}"])
     taken = take(load_run(files, overrides, print), args.index, args.rows)
     print(text(taken))
     if args.out is not None:

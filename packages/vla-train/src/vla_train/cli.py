@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from vla_core.errors import UserError, suggest
 
-from vla_train.command_line import make_parser, overrides_of, split_configs
+from vla_train.command_line import OPTIONS, make_parser, overrides_of, split_configs
 from vla_train.commands import COMMANDS, list_parts
 from vla_train.exits import INTERRUPTED, STOPPED, Stopped
 from vla_train.last_words import say
@@ -21,9 +21,9 @@ def run(argv: Sequence[str], console: Console) -> int:
     args = make_parser().parse_args(known)
     if args.list:
         return list_parts(console)
+    overrides = overrides_of(words, OPTIONS)
     if not args.config:
         raise UserError("--config is missing, e.g. vla-train --config configs/quickstart.yaml")
-    overrides = overrides_of(words)
 
     from vla_train.spellings import load_run
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 EPILOG = """overrides:
   key=value, --key value or --key=value, e.g. trainer.max_steps=200 --framework.name QwenOFT
@@ -37,15 +40,38 @@ write a run's report again, with rollouts run by hand:
 
 
 OPTIONS = ("--config", "--config_yaml", "--list", "--dry_run", "--help")
+_KEYS = ("run_id", "run_root_dir", "seed", "trackers")
+"""Overrides of one word, which may look like an option."""
 
 
-def overrides_of(words: Sequence[str]) -> list[str]:
-    """``key=value`` words out of all accepted spellings."""
+class TrainOptions(Options):
+    """The options of ``vla-train`` or of one of its commands; a mistake is a :class:`UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of leaving the process: of several ranks one speaks."""
+        command = self.prog.removeprefix("vla-train").strip()
+        raise UserError(f"{command}{': ' if command else ''}{message}; see {self.prog} --help")
+
+
+def overrides_of(words: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+    """``key=value`` words out of all accepted spellings.
+
+    Args:
+        words: what is no option.
+        options: names of the program's options, which a word may be meant for.
+
+    Raises:
+        UserError: a word without a value, or one that is an option but for a letter or two.
+    """
     out, rest = [], list(words)
     while rest:
         word = rest.pop(0)
         if word.startswith("--"):
             key = word.removeprefix("--")
+            name = word.partition("=")[0]
+            near = difflib.get_close_matches(name[2:], [option[2:] for option in options], n=1, cutoff=0.75)
+            if near and name[2:] not in _KEYS:
+                raise UserError(f"command line: unknown option {name} (did you mean --{near[0]}?)")
             if "=" in key:
                 out.append(key)
             elif rest and not rest[0].startswith("--"):
@@ -61,7 +87,7 @@ def overrides_of(words: Sequence[str]) -> list[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of a training run."""
-    parser = argparse.ArgumentParser(
+    parser = TrainOptions(
         prog="vla-train",
         usage="vla-train --config FILE [FILE ...] [key=value ...]",
         description="Train a Vision-Language-Action policy and evaluate it in closed loop.",

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from vla_train.command_line import overrides_of, split_configs
-
 Command = Callable[[Sequence[str], Console], int]
 
 
@@ -28,7 +26,7 @@ def list_parts(console: Console) -> int:
 def _ablate(argv: Sequence[str], console: Console) -> int:
     from vla_train.ablate.cli import run as ablate
 
-    return ablate(argv, console, overrides_of)
+    return ablate(argv, console)
 
 
 def _import_starvla(argv: Sequence[str], console: Console) -> int:
@@ -46,7 +44,7 @@ def _import_lerobot(argv: Sequence[str], console: Console) -> int:
 def _fit_fast(argv: Sequence[str], console: Console) -> int:
     from vla_train.fit_fast import run as fit_fast
 
-    return fit_fast(argv, console, split_configs, overrides_of)
+    return fit_fast(argv, console)
 
 
 def _report(argv: Sequence[str], console: Console) -> int:

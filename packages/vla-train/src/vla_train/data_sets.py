@@ -25,6 +25,7 @@ from vla_core.specs import RobotSpec, check_action, check_observation
 from vla_core.stats import NormStats
 from vla_core.streaming import StreamingStats
 from vla_core.types import Bool, Float
+from vla_data.errors import BadDataError
 
 from vla_train.config import DatasetsConfig
 from vla_train.readable import TRIES, first_readable
@@ -187,7 +188,13 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
             tries = 1 if config.on_bad_sample == "error" else TRIES
             check_views(first_readable(train.__getitem__, len(train), tries).observation, train.spec)
         except UserError as error:
-            raise ConfigError(f"{place}{where}: {error}") from error
+            early = isinstance(error, BadDataError) and config.on_bad_sample == "quarantine"
+            hint = (
+                "; with cache: none, quarantine can pass over it"
+                if early and node.get("cache") == "ram"
+                else ""
+            )
+            raise ConfigError(f"{place}{where}: {error}{hint}") from error
         label = _label(own, node, [one.label for one in sets])
         sets.append(DataSet(label, own.weight, train, val, where))
     robots: dict[str, list[DataSet]] = {}

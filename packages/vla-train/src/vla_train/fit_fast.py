@@ -6,9 +6,8 @@ Shape legend: T action steps, A action dims.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from vla_heads.fast.head import FITTED_ON
 from vla_heads.fast.sampling import some
 from vla_heads.fast.transform import hold
 
+from vla_train.command_line import TrainOptions, overrides_of, split_configs
 from vla_train.config import RunConfig
 from vla_train.data_sets import open_data
 from vla_train.spellings import load_run
@@ -39,13 +39,8 @@ example:
 HELD = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"fit-fast: {message}; see vla-train fit-fast --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = TrainOptions(
         prog="vla-train fit-fast",
         usage="vla-train fit-fast --config FILE [FILE ...] --out DIR [key=value ...]",
         description="Fit the action tokenizer of the fast head to the training rows of a run.",
@@ -121,25 +116,21 @@ def _out(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return [], list(argv)
 
 
-def run(
-    argv: Sequence[str],
-    console: Console,
-    split: Callable[[Sequence[str]], tuple[list[str], list[str]]],
-    overrides: Callable[[Sequence[str]], list[str]],
-) -> int:
-    """Parse, fit, write, report; ``split`` and ``overrides`` are those of ``vla-train``.
+def run(argv: Sequence[str], console: Console) -> int:
+    """Parse, fit, write, report.
 
     Raises:
         UserError: one line that says what is wrong and how to fix it.
     """
     out, rest = _out(argv)
-    known, words = split(rest)
+    known, words = split_configs(rest)
     args = _parser().parse_args([*known, *out])
+    overrides = overrides_of(words, ("--config", "--out", "--help"))
     if not args.config or args.out is None:
         raise UserError("fit-fast: --config and --out are needed, e.g. --config my.yaml --out DIR")
     if args.out.exists():
         raise UserError(f"fit-fast: {args.out} exists already; choose another --out")
-    tokenizer, reports = fit(load_run(args.config, overrides(words)))
+    tokenizer, reports = fit(load_run(args.config, overrides))
     tokenizer.save(args.out)
 
     def line(text: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from vla_core.errors import UserError
+from vla_core.options import Options
 
 EPILOG = """overrides:
   the keys of vla-train below framework, e.g. head.n_blocks=4 or framework.head.n_blocks=4
@@ -24,7 +25,7 @@ SHOWN_STEPS = 3
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="python -m vla_train.smoke",
         description="Build one framework for a made-up robot and print its parts, parameters, the shapes "
         "through its stages, one loss and one predicted chunk.",
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         help="tiny: small random parts that run in seconds on a CPU; full: the published shapes on the "
         "meta device, so counts and shapes but no numbers",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     return parser
 
 

@@ -59,6 +59,11 @@ class Choice:
     state: Path | None
     damaged: tuple[tuple[Path, str], ...]
 
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return 0 if self.state is None else step_of(self.state)
+
     def lines(self) -> Iterator[str]:
         """What to say about the damaged ones."""
         for path, why in self.damaged:

@@ -27,7 +27,7 @@ def open_video(path: Path) -> Any:
 
 
 def _number(frame: Any, fps: float) -> int:
-    """Index of a frame in its file, from its time stamp; -1 where it has none."""
+    """Index of a frame or packet in its file, from its time stamp; -1 where it has none."""
     if frame.pts is None:
         return -1
     return round(float(frame.pts * frame.time_base) * fps)
@@ -57,20 +57,28 @@ def decode_frames(
     raise BadDataError(f"{path}: lacks frame {min(places)} (at {fps} Hz) which the dataset lists")
 
 
-def decode_whole(path: Path) -> Iterator[str]:
-    """Decode every frame of ``path`` and say what cannot be, or comes out damaged; nothing if all is well."""
+def decode_whole(path: Path, fps: float) -> Iterator[str]:
+    """Decode every frame of ``path`` and say which cannot be, or come out damaged; nothing if all is well."""
+    wrong: dict[int, str] = {}
+    count = 0
     try:
         with open_video(path) as container:
             stream = container.streams.video[0]
             # Else a decoder hides what it cannot read behind what it read before.
             stream.codec_context.options = {"err_detect": "explode"}
-            number = -1
-            try:
-                for number, frame in enumerate(container.decode(stream)):
-                    if frame.is_corrupt:
-                        yield f"{path}: frame {number} is damaged"
-                        return
-            except (av.error.FFmpegError, OSError) as error:
-                yield f"{path}: frame {number + 1} can't be decoded ({one_line(error)})"
+            for packet in container.demux(stream):
+                count += packet.pts is not None
+                try:
+                    for frame in packet.decode():
+                        if frame.is_corrupt:
+                            wrong.setdefault(_number(frame, fps), "it comes out damaged")
+                except (av.error.FFmpegError, OSError) as error:
+                    wrong.setdefault(_number(packet, fps), one_line(error))
+    except (av.error.FFmpegError, OSError) as error:
+        wrong.setdefault(count, one_line(error))
     except BadDataError as error:
         yield str(error)
+    if wrong:
+        first, last = min(wrong), max(wrong)
+        which = f"frame {first}" if first == last else f"{len(wrong)} frames, from {first} to {last},"
+        yield f"{path}: {which} can't be decoded ({wrong[first]})"

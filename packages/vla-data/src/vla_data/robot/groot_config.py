@@ -90,7 +90,7 @@ def _json(file: Path) -> dict[str, dict[str, Any]]:
 def _python(file: Path) -> dict[str, dict[str, Any]]:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+    except (UnicodeDecodeError, SyntaxError) as error:
         raise UserError(f"{file}: not readable as Python ({error})") from error
     values: dict[str, ast.expr] = {}
     for statement in ast.walk(tree):

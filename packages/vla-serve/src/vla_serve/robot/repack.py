@@ -56,6 +56,11 @@ def read_repack(path: Path | None) -> RobotRepackConfig:
     return read_config(RobotRepackConfig, path, "keys and values (cameras, state, action, units, ...)")
 
 
+def measure_the_same(one: str, other: str) -> bool:
+    """Whether a number of one unit can be made one of the other."""
+    return one in FACTORS and other in FACTORS and FACTORS[one][0] == FACTORS[other][0]
+
+
 def factor(group: str, contract: str, robot: str | None) -> float:
     """The contract's number of a unit, times this, is the robot's.
 
@@ -64,10 +69,9 @@ def factor(group: str, contract: str, robot: str | None) -> float:
     """
     if robot is None or robot == contract:
         return 1.0
-    ours, theirs = FACTORS.get(contract), FACTORS.get(robot)
-    if ours is None or theirs is None or ours[0] != theirs[0]:
+    if not measure_the_same(contract, robot):
         raise ConfigError(
             f"repack.units.{group}: '{robot}' cannot be made of the contract's '{contract}' "
             f"(known: {', '.join(FACTORS)})"
         )
-    return ours[1] / theirs[1]
+    return FACTORS[contract][1] / FACTORS[robot][1]

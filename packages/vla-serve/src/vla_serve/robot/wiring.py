@@ -17,7 +17,7 @@ from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.types import Image, Observation
 
 from vla_serve.robot.protocol import Robot
-from vla_serve.robot.repack import RobotRepackConfig, factor
+from vla_serve.robot.repack import RobotRepackConfig, factor, measure_the_same
 
 Array = NDArray[np.float64]
 
@@ -39,6 +39,11 @@ class Wire:
     unit: str | None
 
     @property
+    def said(self) -> str:
+        """Unit of the robot's numbers: what the repack file says, else the contract's."""
+        return self.group.unit if self.unit is None else self.unit
+
+    @property
     def vector(self) -> bool:
         """Whether the one name has all dims."""
         return len(self.keys) == 1 and self.group.dim > 1
@@ -54,8 +59,9 @@ class Wiring:
 
     Raises:
         ConfigError: a repack file that names what is not there.
-        SpecMismatch: a camera, state or action group that the robot lacks, a camera of another size, or a
-            part of the robot that nothing commands.
+        SpecMismatch: a camera, state or action group that the robot lacks, a camera of another size, a
+            part of the robot that nothing commands, or a number that is observed in one unit and commanded in
+            another.
     """
 
     def __init__(self, spec: RobotSpec, robot: Robot, repack: RobotRepackConfig) -> None:
@@ -80,6 +86,7 @@ class Wiring:
         self.state = _wires("state", spec.observation.state, repack.state, units, observed)
         self.action = _wires("action", spec.action.groups, repack.action, units, taken)
         self._covered(taken)
+        self._one_unit(repack.commands)
 
     def _covered(self, taken: Mapping[str, Any]) -> None:
         commanded = [key for wire in self.action for key in wire.keys] + list(self._constant)
@@ -94,6 +101,23 @@ class Wiring:
                 f"robot: no action group commands {', '.join(left)}; name them in the repack file, under "
                 "'action', or under 'constant' with the value to send"
             )
+
+    def _one_unit(self, commands: Mapping[str, str]) -> None:
+        """A number that is observed and commanded has one unit, else commands would jump by their ratio."""
+        observed = {key: wire for wire in self.state for key in wire.keys}
+        for wire in self.action:
+            if commands.get(wire.group.name) == "delta" or wire.group.unit.endswith("/s"):
+                continue
+            for key in wire.keys:
+                state = observed.get(key)
+                if state is None or state.said == wire.said:
+                    continue
+                if measure_the_same(state.said, wire.said):
+                    raise SpecMismatch(
+                        f"robot: '{key}' would be read in {state.said} (state group '{state.group.name}') "
+                        f"and commanded in {wire.said} (action group '{wire.group.name}'); say the robot's "
+                        "unit in the repack file, under 'units'"
+                    )
 
     def observe(self, raw: Mapping[str, Any], instruction: str) -> Observation:
         """What the robot observed, in the contract's names, order and units.

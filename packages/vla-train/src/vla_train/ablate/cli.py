@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from vla_core.errors import UserError
+
+from vla_train.command_line import TrainOptions, overrides_of
 
 EPILOG = """axis:
   KEY=a,b,c           any config key, e.g. trainer.learning_rate.base=1e-4,3e-4
@@ -29,13 +30,8 @@ _TAKES_MANY = ("--base", "--axis")
 _TAKES_ONE = ("--seeds", "--out", "--jobs")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"ablate: {message}; see vla-train ablate --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = TrainOptions(
         prog="vla-train ablate",
         description="Compare variants of a run over several seeds.",
         epilog=EPILOG,
@@ -77,25 +73,26 @@ def _seeds(text: str) -> list[int]:
         raise UserError(f"--seeds {text}: must list different whole numbers, e.g. 0,1,2") from None
 
 
-def run(argv: Sequence[str], console: Console, overrides_of: Callable[[Sequence[str]], list[str]]) -> int:
+def run(argv: Sequence[str], console: Console) -> int:
     """Parse, plan, run; 1 if a run of this plan failed.
 
     Args:
         argv: the words after ``vla-train ablate``.
         console: for progress and the table.
-        overrides_of: reads ``key=value`` words in all spellings of vla-train.
     """
     known, words = _split(argv)
-    args = _parser().parse_args(known)
-    if not args.base:
+    overrides = overrides_of(words, (*_TAKES_MANY, *_TAKES_ONE, "--help"))
+    # First of all: who has no base knows the command too little for the details of an axis.
+    if not any(word.partition("=")[0] in ("--base", "-h", "--help") for word in known):
         raise UserError("--base is missing, e.g. vla-train ablate --base configs/ablations/base.yaml")
+    args = _parser().parse_args(known)
     if args.out is None:
         raise UserError("--out is missing, e.g. --out runs/fusions")
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("ablate runs in one process; start it without accelerate launch")
-    seeds, overrides = _seeds(args.seeds), overrides_of(words)
+    seeds = _seeds(args.seeds)
 
     # Heavy imports only now: a typo in the command answers at once.
     from vla_train.ablate.axes import parse_axis

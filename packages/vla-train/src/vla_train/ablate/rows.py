@@ -92,14 +92,27 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def put_row(folder: Path, row: Row) -> None:
-    """Add ``row``, in place of one of the same variant and seed; a reader sees the old file or the new."""
+def order_of(rows: Sequence[Row], planned: Sequence[str]) -> list[str]:
+    """Variants as they stand in the file, whichever run ends first: as planned, behind other plans'."""
+    there = dict.fromkeys(row.variant for row in rows)
+    return list(planned) if set(there) <= set(planned) else list(there | dict.fromkeys(planned))
+
+
+def put_row(folder: Path, row: Row, order: Sequence[str] = ()) -> None:
+    """Add ``row``, in place of one of the same variant and seed; a reader sees the old file or the new.
+
+    Args:
+        folder: of the ablation.
+        row: a run that has ended.
+        order: of the variants, by :func:`order_of`; without it new rows stand last.
+    """
     rows = read_rows(folder)
     keys = [other.key for other in rows]
     if row.key in keys:
         rows[keys.index(row.key)] = row
     else:
         rows.append(row)
+    rows.sort(key=lambda other: order.index(other.variant) if other.variant in order else len(order))
     write_text(folder / FILE, "".join(json.dumps(asdict(r)) + "\n" for r in rows))
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from vla_train import resume
 from vla_train.ablate.check import check_rows
 from vla_train.ablate.plan import Plan, Variant
-from vla_train.ablate.rows import Row, locked, put_row, read_rows
+from vla_train.ablate.rows import Row, locked, order_of, put_row, read_rows
 from vla_train.ablate.table import write_tables
 from vla_train.composition import Composed
 from vla_train.runs import make_run
@@ -64,6 +64,7 @@ def run_plan(plan: Plan, folder: Path, console: Console, command: str = "", jobs
     with locked(folder):
         rows = read_rows(folder)
         check_rows(rows, plan.variants, folder)
+        order = order_of(rows, [variant.label for variant in plan.variants])
         finished = {row.key for row in rows if row.status == "finished"}
         cells = [(variant, seed) for variant in plan.variants for seed in plan.seeds]
         todo = []
@@ -74,7 +75,7 @@ def run_plan(plan: Plan, folder: Path, console: Console, command: str = "", jobs
                 todo.append(AblationJob(variant, seed, folder, command, jobs))
         rows_of = _one_by_one(todo, console) if jobs == 1 else _side_by_side(todo, jobs)
         for number, row in enumerate(rows_of, start=1):
-            put_row(folder, row)
+            put_row(folder, row, order)
             write_tables(read_rows(folder), folder, plan)
             result = f"failed: {row.error}" if row.error else "finished"
             _say(console, f"[{number}/{len(todo)}] {row.variant} seed {row.seed}: {result}")

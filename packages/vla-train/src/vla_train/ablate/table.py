@@ -56,7 +56,7 @@ class Line:
 
 
 def make_lines(rows: Sequence[Row]) -> list[Line]:
-    """Variants in the order in which their first row was written."""
+    """Variants in the order of the rows."""
     lines: list[Line] = []
     for name in dict.fromkeys(row.variant for row in rows):
         mine = [row for row in rows if row.variant == name]

@@ -5,23 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from vla_core.dotted import dotted
 from vla_core.envs.recorded import read
 from vla_core.errors import UserError
 
+from vla_train.command_line import TrainOptions
 from vla_train.pictures.compare import SAME, Difference, compare
 from vla_train.pictures.film import Moment, moments
 from vla_train.report import write_page
 from vla_train.report._media import picture
 from vla_train.report._page import Markup, note, section, tag
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"pictures: {message}; see vla-train pictures --help")
 
 
 def run(argv: Sequence[str], console: Console) -> int:
@@ -30,7 +26,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     Raises:
         UserError: a data set without starts, a camera that the simulator lacks, or a simulator that refuses.
     """
-    parser = _Parser(
+    parser = TrainOptions(
         prog="vla-train pictures",
         description="Pictures of a data set beside its simulator's at the same starts, and what differs.",
         epilog="Options of the simulator, over the recorded ones: --env.KEY VALUE, as your rollout has them.",

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
-from vla_core.errors import UserError
 
+from vla_train.command_line import TrainOptions
 from vla_train.report import write_report
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}; see vla-train report --help")
 
 
 def run(argv: Sequence[str], console: Console) -> int:
@@ -24,7 +17,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     Raises:
         UserError: no run, or a rollout without results.
     """
-    parser = _Parser(
+    parser = TrainOptions(
         prog="vla-train report",
         description="Write report.html of a run again, from what its folder holds.",
         allow_abbrev=False,

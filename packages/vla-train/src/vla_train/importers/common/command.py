@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from vla_core.errors import UserError
+
+from vla_train.command_line import TrainOptions
 
 if TYPE_CHECKING:  # it imports torch, and a typo in the command answers at once
     from vla_train.importers.common.checkpoint import Imported
 
 
-class ImportParser(argparse.ArgumentParser):
-    """The parser of ``vla-train COMMAND``; a mistake is a :class:`UserError`."""
+class ImportParser(TrainOptions):
+    """The parser of ``vla-train COMMAND``."""
 
     def __init__(self, command: str, description: str, epilog: str) -> None:
         super().__init__(
@@ -23,11 +24,6 @@ class ImportParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.command = command
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of leaving the process."""
-        raise UserError(f"{self.command}: {message}; see vla-train {self.command} --help")
 
 
 def show(done: Imported, console: Console) -> None:
