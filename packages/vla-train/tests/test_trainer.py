@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ def test_every_part_trains_whatever_mode_it_was_left_in(
     monkeypatch.setattr(VLAModel, "forward", seen)
     trainer.train()
     assert modes == [True] * 6
+
+
+def test_an_error_that_is_kept_leaves_no_worker_behind(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **options: Any) -> Any:
+        assert multiprocessing.active_children()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer = trainer_of(toy_config, "datasets.num_workers=1")
+    trainer.describe()
+    monkeypatch.setattr(VLAModel, "forward", fails)
+    with pytest.raises(UserError, match="out of GPU memory in step 1"):
+        trainer.train()
+    assert not multiprocessing.active_children()
 
 
 def test_learns_and_leaves_a_whole_run(toy_config: Path) -> None:

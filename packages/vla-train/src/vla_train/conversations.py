@@ -29,7 +29,7 @@ from vla_train.data import InfiniteBatches
 from vla_train.engine import Engine
 from vla_train.feed import PREFETCHED, Failed
 from vla_train.recycling import Recycled
-from vla_train.workers import begin, reading, shielded
+from vla_train.workers import begin, end, reading, shielded
 
 AnyBatch: TypeAlias = Batch | ConversationBatch
 
@@ -165,6 +165,8 @@ class Steps(Protocol):
 
     def step(self) -> Sequence[AnyBatch]: ...
 
+    def close(self) -> None: ...
+
 
 class ConversationFeed:
     """Endless steps of conversations on the CPU, a function of (seed, step) alone.
@@ -208,6 +210,10 @@ class ConversationFeed:
         """
         return [self._next() for _ in range(self.accumulation)]
 
+    def close(self) -> None:
+        """End the loader; there are no more steps."""
+        end(self._batches)
+
     def _next(self) -> ConversationBatch:
         with reading():
             batch = next(self._batches)
@@ -231,6 +237,11 @@ class BothFeeds:
         """The micro-batches of the next step."""
         pairs = zip(self.robots.step(), self.talks.step(), strict=True)
         return [replace(batch, conversations=talk) for batch, talk in pairs]
+
+    def close(self) -> None:
+        """End both loaders."""
+        self.robots.close()
+        self.talks.close()
 
 
 def together(robots: Any, talks: Conversations | None, **cursor: Any) -> Steps:

@@ -21,7 +21,7 @@ from vla_train.data import Collate, InfiniteBatches, TransformedDataset
 from vla_train.engine import Engine
 from vla_train.quarantine import Quarantine, Skipped
 from vla_train.recycling import Recycled
-from vla_train.workers import begin, reading, shielded
+from vla_train.workers import begin, end, reading, shielded
 
 PREFETCHED = 4
 ATTEMPTS = 15
@@ -148,6 +148,10 @@ class Feed:
             UserError: what is wrong with a sample, as its reader or its transform said it.
         """
         return [self._next() for _ in range(self.accumulation)]
+
+    def close(self) -> None:
+        """End the loader; there are no more steps."""
+        end(self._batches)
 
     def _next(self) -> Batch:
         with reading():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ class Trainer:
         writer = self.saver.writer  # it may wait for other ranks, and so ends while its peers watch
         peers = Peers(engine, meter, settings.hang_timeout_s)
         trackers = self._trackers(start)
-        with trackers, bar as progress, Stop() as stop, peers, writer, settled_heap():
+        with trackers, bar as progress, Stop() as stop, peers, writer, closing(feed), settled_heap():
             for step in range(start + 1, settings.max_steps + 1):
                 writer.check(step)
                 with meter.waiting(step):

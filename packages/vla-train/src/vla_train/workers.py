@@ -1,4 +1,4 @@
-"""How loader workers begin, and what is said of one that dies.
+"""How loader workers begin and end, and what is said of one that dies.
 
 They outlive the signals that a cluster sends to every process of a job, and keep their memory.
 
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from vla_core.errors import UserError
 from vla_data.memory import keep_memory
@@ -88,6 +89,17 @@ def reading() -> Iterator[None]:
         with deaths_named():
             time.sleep(NEWS_S)
         raise _dead(f"its batch did not arrive ({type(error).__name__})") from error
+
+
+def end(batches: Iterator[Any]) -> None:
+    """End what a loader's iterator has running: its workers, and the thread that pins memory.
+
+    After an error the iterator may be part of a cycle with its traceback. If that thread were still there, in
+    C++ that cannot be unwound, when the interpreter goes, the process would abort with a code of its own.
+    """
+    finish = getattr(batches, "_shutdown_workers", None)  # of torch's, where there are workers
+    if finish is not None:
+        finish()
 
 
 def _dead(what: str) -> UserError:

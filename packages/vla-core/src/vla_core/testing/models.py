@@ -136,8 +136,8 @@ class FakeVLM(nn.Module):
         for role, tokens in fill.items():
             if tokens is not None:
                 x = x.masked_scatter((roles == role)[..., None], tokens.to(x.dtype))
-        mask = text.mask.clone()
-        mask[roles == Role.IMAGE] = visual.mask.flatten()
+        # An assignment to chosen places would wait for the device, which no CUDA graph can hold.
+        mask = text.mask.masked_scatter(roles == Role.IMAGE, visual.mask)
         weight = mask[..., None].to(x.dtype)
         hidden = {0: x} if 0 in request.layers else {}
         for i in range(max(request.layers, default=0)):
