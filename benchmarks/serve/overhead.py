@@ -38,10 +38,14 @@ class Slowed:
 
     def predict(self, prepared: Any, steps: int | None = None) -> Any:
         """Zeros ``[B, T, A]``; what is copied to a GPU is copied here."""
+        from vla_core.graphs import tensors
+
         rows = len(prepared)
-        staged = prepared.batch.images.clone()
+        inputs = tensors(prepared)
+        for _ in ("pinned memory", "the GPU's"):
+            self._torch._foreach_copy_([self._torch.empty_like(tensor) for tensor in inputs], inputs)
         time.sleep(self._run_s + self._row_s * rows)
-        return self._torch.zeros(len(staged), *self._policy.noise_shape)
+        return self._torch.zeros(rows, *self._policy.noise_shape)
 
 
 def build(args: argparse.Namespace) -> Any:

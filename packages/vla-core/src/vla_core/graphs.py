@@ -177,9 +177,10 @@ class GraphedModel:
         return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=self._cuda)
 
     def _replay(self, graph: _Captured, prepared: Prepared) -> Tensor:
-        for value, staged, static in zip(tensors(prepared), graph.staged, graph.inputs, strict=True):
-            staged.copy_(value)
-            static.copy_(staged, non_blocking=True)
+        # Each call gives up the interpreter's lock, and gets it back once another thread's turn is over: so
+        # two calls, not two for each tensor.
+        torch._foreach_copy_(graph.staged, tensors(prepared))
+        torch._foreach_copy_(graph.inputs, graph.staged, non_blocking=True)
         graph.replay()
         graph.answer.copy_(graph.out, non_blocking=True)
         if self._cuda:
