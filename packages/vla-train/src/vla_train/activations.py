@@ -19,6 +19,7 @@ from vla_train.config import TrainerConfig
 from vla_train.conversations import AnyBatch
 from vla_train.engine import Engine
 from vla_train.held import Activations
+from vla_train.reach import leaves
 from vla_train.shadow import Kept, Ledger, Stand, backward
 
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, UserError)
@@ -80,6 +81,11 @@ def _measured(model: nn.Module, batch: AnyBatch, settings: TrainerConfig, engine
         budget=settings.activation_budget if settings.compile == "blocks" else None,
         accumulates=accumulates,
         terms=step.terms,
+        unreached=tuple(
+            name
+            for name, _ in model.named_parameters()
+            if state[name].requires_grad and id(state[name]) not in step.reached
+        ),
     )
 
 
@@ -91,6 +97,7 @@ class _Step(nn.Module):
         self.model = model
         self.engine, self.stand, self.kept = engine, stand, kept
         self.terms: tuple[str, ...] = ()
+        self.reached: set[int] = set()
 
     def forward(self, batch: AnyBatch) -> None:
         """One micro-batch."""
@@ -99,7 +106,7 @@ class _Step(nn.Module):
             with self.engine.autocast():
                 terms: dict[str, Tensor] = dict(self.model(batch))
             self.stand.leave()
-            self.terms = tuple(terms)
+            self.terms, self.reached = tuple(terms), leaves(terms.values())
             loss = torch.stack([term.float() for term in terms.values()]).sum()
         terms.clear()
         backward(loss)

@@ -86,6 +86,7 @@ class Activations:
         budget: the share that compiled blocks keep; None: they are not compiled.
         accumulates: the gradients are there from micro-batch to micro-batch.
         terms: names of the loss's terms, found on the way.
+        unreached: names of the trainable parameters that no term depends on, found on the way.
         why_not: where nothing was found, the reason.
     """
 
@@ -100,6 +101,7 @@ class Activations:
     budget: float | None = None
     accumulates: bool = False
     terms: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
     why_not: str = ""
 
     @property

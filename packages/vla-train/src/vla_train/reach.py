@@ -24,12 +24,12 @@ def unreached(model: nn.Module, batch: Batch | ConversationBatch, engine: Engine
     with torch.random.fork_rng(devices=devices), engine.autocast():
         terms: dict[str, Tensor] = dict(model(batch.to(engine.device)))
     model.train(mode)
-    reached = _leaves(terms.values())
+    reached = leaves(terms.values())
     return [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
 
 
-def _leaves(terms: Iterable[Tensor]) -> set[int]:
-    """ids of the parameters that the graph of ``terms`` ends in."""
+def leaves(terms: Iterable[Tensor]) -> set[int]:
+    """The id of each parameter that the graph of ``terms`` ends in."""
     todo = [term.grad_fn for term in terms if term.grad_fn is not None]
     seen, leaves = set(todo), set()
     while todo:

@@ -103,7 +103,9 @@ class Trainer:
         freeze(self.model, self.settings.freeze_modules)
         set_precision(self.model, self.settings, self.engine)
         one, whole = (probe(self.robots, self.conversations, sized) for sized in (False, True))
-        self.unreached = [] if self.engine.shards else unreached(self.model, one, self.engine)
+        # What keeps its parameters by shares can't compute with them yet.
+        traced = activations(self.model, one, self.settings, self.engine) if self.engine.shards else None
+        self.unreached = traced.unreached if traced else unreached(self.model, one, self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
         self.activations = activations(self.model, whole, self.settings, self.engine)
