@@ -43,7 +43,9 @@ def test_every_preset_is_built_and_shown(name: str, capsys: pytest.CaptureFixtur
 
 def test_the_commands_of_the_readme_are_valid() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    commands = re.findall(r"^uv run python -m vla_train\.smoke (\w+)(?: --size (full))?(.*)$", text, re.MULTILINE)
+    commands = re.findall(
+        r"^uv run python -m vla_train\.smoke (\w+)(?: --size (full))?(.*)$", text, re.MULTILINE
+    )
     assert len(commands) == 3
     for name, size, words in commands:
         tree = framework_tree(name, "full" if size else "tiny", words.split())
