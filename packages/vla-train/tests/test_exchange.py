@@ -100,6 +100,15 @@ def test_the_best_of_no_validation_is_refused(toy_config: Path, capsys: pytest.C
     assert "trainer.keep_best: 'val/action_mae' is of held-out episodes" in capsys.readouterr().err
 
 
+def test_a_best_by_a_metric_that_is_none(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(toy_config), "trainer.keep_best=val/action_mea", "--dry_run"]) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith("trainer.keep_best: no metric 'val/action_mea' (did you mean 'val/action_mae'?)")
+    )
+
+
 def test_blocks_are_not_compiled_where_their_layers_gather() -> None:
     zero = Engine.__new__(Engine)
     zero.name, zero.shards, zero.gathers_inside = "DeepSpeed ZeRO-3", True, True

@@ -60,8 +60,10 @@ def test_every_part_trains_whatever_mode_it_was_left_in(
     trainer.describe()
     next(trainer.model.head.children()).eval()
     monkeypatch.setattr(VLAModel, "forward", seen)
-    trainer.train()
+    outcome = trainer.train()
     assert modes == [True] * 6
+    assert trainer.validation
+    assert trainer.validation.names == set(outcome.metrics)
 
 
 def test_an_error_that_is_kept_leaves_no_worker_behind(

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 from vla_core.batch import Batch
-from vla_core.errors import ConfigError
+from vla_core.errors import ConfigError, suggest
 from vla_data.mixture import Mixture
 
 from vla_train.auxiliary import wants_future
@@ -54,11 +54,16 @@ class RobotData:
         if held:
             shape, n = policy.noise_shape, settings.val_samples
             self.validation = Validation(held, Collate(policy.collator), shape, n, settings.batch_size)
-        elif (best := settings.keep_best) and not best.startswith(ROLLOUT):
+        best = settings.keep_best or ROLLOUT
+        if best.startswith(ROLLOUT):
+            return
+        if self.validation is None:
             raise ConfigError(
                 f"trainer.keep_best: '{best}' is of held-out episodes, and none is held out; set "
                 "datasets.val_fraction, or leave it out"
             )
+        if best not in (names := self.validation.names):
+            raise ConfigError(f"trainer.keep_best: no metric '{best}'{suggest(best, names)}")
 
     @property
     def epoch(self) -> str:

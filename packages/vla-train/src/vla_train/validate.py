@@ -105,19 +105,12 @@ class Validation:
         Of several data sets also ``data/LABEL/val_loss`` and ``val_action_mae``; the ``val/`` ones are over
         all.
         """
-        measured = [(part, self._measure(part, engine, say)) for part in self.parts]
-        sums = [one for _, one in measured]
-        out = {
-            "val/loss": sum(s.loss for s in sums) / sum(s.rows for s in sums),
-            "val/action_mae": sum(s.error for s in sums) / sum(s.valid for s in sums),
-            "val/mean_action_mae": sum(s.mean_error for s in sums) / sum(s.valid for s in sums),
-        }
-        if len(measured) > 1:
-            for part, s in measured:
-                out[f"data/{part.label}/val_loss"] = s.loss / s.rows
-                out[f"data/{part.label}/val_action_mae"] = s.error / s.valid
-        by_step = [(p.label, p.robot, p.pipeline.input_spec.action, s.steps) for p, s in measured]
-        return {**out, **_of_dims(measured), **of_groups(by_step)}
+        return _metrics([(part, self._measure(part, engine, say)) for part in self.parts])
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all that a call returns."""
+        return frozenset(_metrics([(part, _nothing(part.pipeline.input_spec.action)) for part in self.parts]))
 
     @torch.no_grad()
     def _measure(self, part: HeldOut, engine: Engine, say: Say) -> _Sums:
@@ -238,6 +231,26 @@ def _mean_action(pipeline: Pipeline) -> Float:
         if step.needs_statistics:
             mean = step.actions(mean, None)
     return mean
+
+
+def _metrics(measured: Sequence[tuple[HeldOut, _Sums]]) -> dict[str, float]:
+    sums = [one for _, one in measured]
+    out = {
+        "val/loss": sum(s.loss for s in sums) / sum(s.rows for s in sums),
+        "val/action_mae": sum(s.error for s in sums) / sum(s.valid for s in sums),
+        "val/mean_action_mae": sum(s.mean_error for s in sums) / sum(s.valid for s in sums),
+    }
+    if len(measured) > 1:
+        for part, s in measured:
+            out[f"data/{part.label}/val_loss"] = s.loss / s.rows
+            out[f"data/{part.label}/val_action_mae"] = s.error / s.valid
+    by_step = [(p.label, p.robot, p.pipeline.input_spec.action, s.steps) for p, s in measured]
+    return {**out, **_of_dims(measured), **of_groups(by_step)}
+
+
+def _nothing(spec: ActionSpec) -> _Sums:
+    zeros = np.zeros((3, spec.horizon, spec.dim))
+    return _Sums(0.0, 1.0, 0.0, 0.0, 1.0, [0.0] * spec.dim, StepErrors(*zeros))
 
 
 def _of_dims(measured: Sequence[tuple[HeldOut, _Sums]]) -> dict[str, float]:
