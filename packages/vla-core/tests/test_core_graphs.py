@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from vla_core.graphs import GraphedModel, GraphedPolicy, compile_blocks, signature
 from vla_core.rows import Prepared, Row
 from vla_core.testing import make_observation, make_spec, tiny_policy
@@ -48,6 +49,56 @@ def test_answers_are_those_of_the_plain_policy(policy, graphed, steps):
         expected = policy.predict(Prepared.join(parts), steps)
         torch.testing.assert_close(graphed.predict(Prepared.join(parts), steps), expected, rtol=0, atol=0)
     assert graphed.graphs.count == 2
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_single_rows_are_answered_as_joined_ones(policy, graphed, steps):
+    for n, first, repeated in [(1, 0, 0), (3, 1, 1), (4, 6, 0), (2, 11, 2)]:
+        batch = rows(n, first)
+        parts = [graphed.prepare([row]) for row in batch]
+        parts += parts[-1:] * repeated  # as a run of a static size does
+        expected = policy.predict(Prepared.join([policy.prepare([row]) for row in batch]), steps)
+        got = graphed.predict_rows(parts, steps)
+        assert len(got) == n + repeated
+        torch.testing.assert_close(got[:n], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got, policy.predict(Prepared.join(parts), steps), rtol=0, atol=0)
+    assert graphed.graphs.count == 2
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operators that are called from Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("n", [1, 2, 16])
+def test_a_replay_is_five_calls_whatever_the_number_of_rows(policy, n):
+    """To pinned memory, to the GPU, the graph, and back; on a GPU one that waits: each hands over a lock."""
+    replays = []
+
+    def capture(run, pool):
+        out = run()
+        return lambda: replays.append(out), out
+
+    graphed = GraphedPolicy(policy, GraphedModel(policy.model, capture=capture))
+    parts = [graphed.prepare([row]) for row in rows(n)]
+    graphed.predict_rows(parts)
+    replays.clear()
+    with Calls() as calls:
+        graphed.predict_rows(parts)
+    assert len(replays) == 1
+    # Memory made a tensor is no call of an operator that computes.
+    assert [name for name in calls.names if name not in ("lift_fresh", "detach")] == [
+        "_foreach_copy_",
+        "_foreach_copy_",
+        "copy_",
+    ]
 
 
 def test_an_answer_is_not_overwritten_by_the_next(graphed):
@@ -134,5 +185,8 @@ def test_a_real_graph_answers_like_the_eager_model(policy):
     graphed = GraphedPolicy(policy)
     for first in (0, 5):
         prepared = policy.prepare(rows(2, first))
-        torch.testing.assert_close(graphed.predict(prepared), policy.predict(prepared))
+        expected = policy.predict(prepared)
+        torch.testing.assert_close(graphed.predict(prepared), expected)
+        parts = [graphed.prepare([row]) for row in rows(2, first)]
+        torch.testing.assert_close(graphed.predict_rows(parts), expected)
     assert graphed.graphs.count == 1

@@ -1,9 +1,10 @@
-"""Requests prepared alone and joined are what they are when prepared together."""
+"""Requests prepared alone and joined are what they are when prepared together, for a graph without a join."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vla_core import PreviousChunk, Row
 from vla_core.assemble import build_policy
-from vla_core.batch import Movable
+from vla_core.batch import Cameras, Known, Movable
+from vla_core.features import Constraint
+from vla_core.flat import Flat, Kind, stacked
 from vla_core.framework import FrameworkConfig
+from vla_core.graphs import GraphedModel, signature
 from vla_core.registry import override
 from vla_core.rows import Prepared
 from vla_core.testing import FakeHead, make_observation, make_spec, register_fakes
@@ -23,6 +27,7 @@ SPEC = make_spec(horizon=6)
 OTHER = replace(
     make_spec(1, horizon=6, embodiment="other"), action=replace(SPEC.action, groups=SPEC.action.groups[:1])
 )
+SPEC_VIEWS = len(SPEC.observation.cameras)
 GEOMETRY = {"intrinsics": (3, 3), "extrinsics": (4, 4), "depth": (32, 32)}
 
 
@@ -96,6 +101,100 @@ def requests(draw):
 @given(rows=st.lists(requests(), min_size=1, max_size=4))
 def test_joined_rows_are_rows_prepared_together(policy, rows):
     same(Prepared.join([policy.prepare([row]) for row in rows]), policy.prepare(rows))
+
+
+class Echo:
+    """A model that answers all that it reads, as one vector."""
+
+    device = torch.device("cpu")
+    head = SimpleNamespace(traits=HeadTraits())
+
+    def predict(self, batch, noise, steps, constraint):
+        read = [*tensors(batch), ("", noise), *(tensors(constraint) if constraint is not None else ())]
+        return torch.cat([value.flatten().double() for _, value in read if isinstance(value, torch.Tensor)])
+
+
+def again(run, pool):
+    """A capture for CPUs: a replay writes to the tensor of the first run."""
+    out = run()
+    return lambda: out.copy_(run()), out
+
+
+def echoes(prepared):
+    return Echo().predict(prepared.batch, prepared.noise, None, prepared.constraint).float()
+
+
+@given(batches=st.lists(st.lists(requests(), min_size=1, max_size=4), min_size=1, max_size=3))
+def test_a_graph_reads_of_single_rows_what_it_would_of_joined_ones(policy, batches):
+    graphs = GraphedModel(Echo(), capture=again)
+    for rows in batches + batches[::-1]:  # each graph is replayed after others, with other values
+        parts = [policy.prepare([row]) for row in rows]
+        joined = Prepared.join(parts)
+        kind = stacked([Flat(part) for part in parts])
+        assert kind is None or (None, kind) == signature(joined, None)
+        assert torch.equal(graphs.predict_rows(parts), echoes(joined))
+        assert torch.equal(graphs.predict(joined), echoes(joined))  # of the same graph
+    kinds = {Kind.of(Prepared.join([policy.prepare([row]) for row in rows])) for rows in batches}
+    assert graphs.count == len(kinds)
+
+
+def with_tokens(part, **facts):
+    return replace(part, batch=replace(part.batch, tokens=replace(part.batch.tokens, **facts)))
+
+
+def with_views(part, **cameras):
+    return replace(part, batch=replace(part.batch, cameras=Cameras(**cameras)))
+
+
+def test_rows_that_a_graph_takes_without_a_join(policy):
+    """With a constraint and without, with a missing view and without; positions count rows in dim 1."""
+    previous = PreviousChunk(np.zeros((3, SPEC.action.dim), np.float32), 1)
+    plain, kept = (policy.prepare([Row(make_observation(SPEC, 1), 1, previous=p)]) for p in (None, previous))
+    tokens = plain.batch.tokens
+    shown = with_tokens(plain, all_views=not tokens.all_views, right_padded=not tokens.right_padded)
+    turned = [
+        with_tokens(
+            part, position_ids=torch.arange(3 * tokens.input_ids.numel()).view(3, 1, -1) + i, n_answer=i
+        )
+        for i, part in enumerate((plain, kept, plain))
+    ]
+    graphs = GraphedModel(Echo(), capture=again)
+    for parts in ([plain] * 2, [plain, kept], [kept, plain, plain], [plain, shown], [shown] * 2, turned):
+        assert stacked([Flat(part) for part in parts]) == Kind.of(Prepared.join(parts))
+        assert torch.equal(graphs.predict_rows(parts), echoes(Prepared.join(parts)))
+    assert graphs.count == 6
+
+
+def test_rows_that_know_a_part_of_their_views(policy):
+    part = policy.prepare([Row(make_observation(SPEC, 1), 1)])
+    views = torch.arange(SPEC_VIEWS)[None] > 0
+    some = [
+        with_views(part, depth=torch.full((1, SPEC_VIEWS, 4, 4), i + 1.0), known=Known(depth=views ^ (i > 0)))
+        for i in range(2)
+    ]
+    assert stacked([Flat(part) for part in some]) == Kind.of(Prepared.join(some))
+    graphs = GraphedModel(Echo(), capture=again)
+    for parts in (some, some[::-1]):
+        assert torch.equal(graphs.predict_rows(parts), echoes(Prepared.join(parts)))
+    nothing = with_views(part, known=Known(depth=views))  # what is known of depth that no view has
+    assert stacked([Flat(nothing), Flat(nothing)]) is None
+
+
+def test_rows_that_are_joined_first(policy):
+    part = policy.prepare([Row(make_observation(SPEC, 1), 1)])
+    two = policy.prepare([Row(make_observation(SPEC, i), i) for i in range(2)])
+    calibrated = with_views(part, intrinsics=torch.ones(1, SPEC_VIEWS, 3, 3))
+    masked = with_views(part, view_mask=torch.ones(1, SPEC_VIEWS, dtype=torch.bool))
+    named = with_views(part, view_keys=(("key",) * SPEC_VIEWS,))
+    graphs = GraphedModel(Echo(), capture=again)
+    for parts in ([part, two], [part, calibrated], [masked, masked], [named, part]):
+        assert stacked([Flat(one) for one in parts]) is None
+        assert torch.equal(graphs.predict_rows(parts), echoes(Prepared.join(parts)))
+    assert graphs.count == 3  # with keys it is eager
+    longer = [
+        replace(part, constraint=Constraint(torch.zeros(1, n, 7), torch.zeros(1, n), 0)) for n in (2, 3)
+    ]
+    assert stacked([Flat(one) for one in longer]) is None
 
 
 def test_act_is_its_three_steps(policy):

@@ -107,6 +107,33 @@ def test_what_waits_is_run_together_and_each_gets_its_own(engine, policy):
     assert first.result().batch == 1
 
 
+def test_a_policy_that_takes_rows_apart_is_not_given_joined_ones():
+    class Apart(Gated):
+        taken: list[int] = []  # noqa: RUF012
+
+        def predict_rows(self, parts, steps=None):
+            self.taken.append(len(parts))
+            return np.concatenate([self.predict(part, steps) for part in parts])
+
+    policy = Apart()
+    engine = started(policy, max_batch=8)
+    policy.running.clear()
+    first = hold(engine, policy)
+    policy.seeds.clear()
+    policy.taken.clear()
+    futures = [ask(engine, seed, f"robot {seed}") for seed in range(5)]
+    until(lambda: len(engine._desk._ready) == 5)
+    policy.gate.set()
+    np.testing.assert_allclose(
+        values([first, *futures]), [expected(seed) for seed in (100, *range(5))], rtol=1e-6
+    )
+    engine.close()
+    assert policy.taken == [8]
+    seeds = [seed for (seed,) in policy.seeds][1:]
+    assert sorted(seeds[:5]) == [0, 1, 2, 3, 4]
+    assert seeds[5:] == 3 * seeds[4:5]  # the last row fills it up
+
+
 def test_a_lone_request_is_not_delayed(engine, policy):
     waited, wait = [], engine._desk._for_model.wait
     engine._desk._for_model.wait = lambda seconds=None: waited.append(seconds) or wait(seconds)

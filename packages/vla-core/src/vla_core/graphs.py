@@ -8,56 +8,32 @@ from them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vla_core.errors import UserError
+from vla_core.flat import Flat, Kind, Places, stacked, tensors
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
-from vla_core.rows import Prepared
+from vla_core.rows import Prepared, Row, most_frozen
 
 log = logging.getLogger("vla_core.graphs")
 
-Key: TypeAlias = tuple[Any, ...]
+Key: TypeAlias = tuple[int | None, Kind]
 Replay: TypeAlias = Callable[[], None]
 
 WARM_RUNS = 3
 """Before a capture: libraries choose kernels and allocate in their first runs."""
 
-_HOST_ONLY = ("constraint.n_frozen",)
-"""What only a check on the host reads, before a graph."""
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All that a nested dataclass holds, by path, in order."""
-    for field in fields(value):
-        name, inner = f"{path}{field.name}", getattr(value, field.name)
-        if is_dataclass(inner) and not isinstance(inner, type):
-            yield from leaves(inner, f"{name}.")
-        else:
-            yield name, inner
-
 
 def signature(prepared: Prepared, steps: int | None) -> Key:
-    """What two batches must have in common to share a graph: everything but the values of tensors."""
-    facts: list[Any] = [steps]
-    for path, value in leaves(prepared):
-        if isinstance(value, Tensor):
-            facts.append((path, tuple(value.shape), value.dtype))
-        elif isinstance(value, Mapping):
-            facts.append((path, tuple(sorted(value.items()))))
-        elif path not in _HOST_ONLY:
-            facts.append((path, value))
-    return tuple(facts)
-
-
-def tensors(prepared: Prepared) -> list[Tensor]:
-    """The tensors of a batch, in the order of :func:`leaves`."""
-    return [value for _, value in leaves(prepared) if isinstance(value, Tensor)]
+    """What two batches must have in common to share a graph: their kind, and the denoise steps."""
+    return steps, prepared.kind if isinstance(prepared, Flat) else Kind.of(prepared)
 
 
 def capture_cuda(run: Callable[[], Tensor], pool: Any) -> tuple[Replay, Tensor]:
@@ -78,13 +54,21 @@ def capture_cuda(run: Callable[[], Tensor], pool: Any) -> tuple[Replay, Tensor]:
 
 @dataclass
 class _Captured:
-    """A graph with its tensors: ``staged`` are on the host, ``inputs`` beside the model."""
+    """A graph with its tensors: ``staged`` are on the host, ``inputs`` beside the model.
+
+    Args:
+        places: in ``staged``, where each row goes.
+        answer: on the host.
+        seen: the memory of ``answer``.
+    """
 
     replay: Replay
     staged: list[Tensor]
+    places: Places
     inputs: list[Tensor]
     out: Tensor
     answer: Tensor
+    seen: memoryview
 
 
 class GraphedModel:
@@ -127,23 +111,47 @@ class GraphedModel:
         Raises:
             UserError: more frozen steps than the head was trained for.
         """
-        self._check(prepared)
+        constraint = prepared.constraint
+        self._check(None if constraint is None else constraint.n_frozen)
         cameras = prepared.batch.cameras
         if cameras is not None and cameras.view_keys is not None:
             return self._eager(prepared, steps)
-        key = signature(prepared, steps)
-        if key not in self._graphs:
-            self._graphs[key] = self._make(prepared, steps)
-        graph = self._graphs[key]
-        return self._eager(prepared, steps) if graph is None else self._replay(graph, prepared)
+        graph = self._graph(signature(prepared, steps), lambda: prepared)
+        if graph is None:
+            return self._eager(prepared, steps)
+        return self._replay(
+            graph, graph.staged, prepared.tensors if isinstance(prepared, Flat) else tensors(prepared)
+        )
 
-    def _check(self, prepared: Prepared) -> None:
-        constraint, longest = prepared.constraint, self.model.head.traits.longest_delay
-        frozen = 0 if constraint is None else constraint.n_frozen or 0
-        if longest is not None and frozen > longest:
+    @torch.inference_mode()
+    def predict_rows(self, parts: Sequence[Prepared], steps: int | None = None) -> Tensor:
+        """:meth:`predict` of ``Prepared.join(parts)``, which single rows are not joined for.
+
+        Raises:
+            UserError: as there.
+        """
+        rows = [part if isinstance(part, Flat) else Flat(part) for part in parts]
+        kind = stacked(rows) if len(rows) > 1 else None
+        if kind is None:
+            return self.predict(Prepared.join(rows), steps)
+        self._check(most_frozen(rows))
+        graph = self._graph((steps, kind), lambda: Prepared.join(rows))
+        if graph is None:
+            return self._eager(Prepared.join(rows), steps)
+        return self._replay(graph, graph.places.all, graph.places.sources(rows))
+
+    def _check(self, n_frozen: int | None) -> None:
+        longest = self.model.head.traits.longest_delay
+        if longest is not None and (n_frozen or 0) > longest:
             raise UserError(
-                f"previous chunk: {frozen} frozen steps, the head was trained for at most {longest}"
+                f"previous chunk: {n_frozen} frozen steps, the head was trained for at most {longest}"
             )
+
+    def _graph(self, key: Key, batch: Callable[[], Prepared]) -> _Captured | None:
+        """The graph for batches like ``batch()``; None: they run eagerly."""
+        if key not in self._graphs:
+            self._graphs[key] = self._make(batch(), key[0])
+        return self._graphs[key]
 
     def _eager(self, prepared: Prepared, steps: int | None) -> Tensor:
         here = prepared.to(self.model.device)
@@ -169,24 +177,27 @@ class GraphedModel:
             log.warning("no graph for %s: eager, which is slower (%s)", what, first[0])
             return None
         staged = [self._host(tensor) for tensor in tensors(prepared)]
+        places, answer = Places(prepared, staged), self._host(out)
         log.info("captured %s", what)
-        return _Captured(replay, staged, tensors(static), out, self._host(out))
+        return _Captured(replay, staged, places, tensors(static), out, answer, answer.numpy().data)
 
     def _host(self, like: Tensor) -> Tensor:
         """Memory of the host that a GPU reads without the CPU's help."""
         return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=self._cuda)
 
-    def _replay(self, graph: _Captured, prepared: Prepared) -> Tensor:
+    def _replay(self, graph: _Captured, to: list[Tensor], given: list[Tensor]) -> Tensor:
         # Each call gives up the interpreter's lock, and gets it back once another thread's turn is over: so
-        # two calls, not two for each tensor.
-        torch._foreach_copy_(graph.staged, tensors(prepared))
+        # five calls, whatever the number of rows and tensors.
+        torch._foreach_copy_(to, given)
         torch._foreach_copy_(graph.inputs, graph.staged, non_blocking=True)
         graph.replay()
         graph.answer.copy_(graph.out, non_blocking=True)
         if self._cuda:
             # The only wait, for the answer: the next batch may then write where this one was read from.
             torch.cuda.current_stream().synchronize()
-        return graph.answer.clone()
+        # The next answer overwrites this one. Python's own copy keeps the lock, torch's and numpy's do not.
+        kept = np.frombuffer(bytearray(graph.seen), np.float32)
+        return torch.from_numpy(kept.reshape(graph.seen.shape))
 
 
 def _copied(prepared: Prepared) -> Prepared:
@@ -212,11 +223,23 @@ class GraphedPolicy(VLAPolicy):
         super().__init__(policy.model, policy.pipelines, policy.config)
         self.graphs = graphs or GraphedModel(policy.model)
 
+    def prepare(self, rows: Sequence[Row]) -> Flat:
+        """See :meth:`VLAPolicy.prepare`; what a graph asks of rows is found here, beside no model."""
+        return Flat(super().prepare(rows))
+
     def predict(self, prepared: Prepared, steps: int | None = None) -> Tensor:
         """See :meth:`VLAPolicy.predict`."""
+        self._check_evaluates()
+        return self.graphs.predict(prepared, steps)
+
+    def predict_rows(self, parts: Sequence[Prepared], steps: int | None = None) -> Tensor:
+        """:meth:`predict` of the rows of all ``parts``, in order, bit by bit; they need not be joined."""
+        self._check_evaluates()
+        return self.graphs.predict_rows(parts, steps)
+
+    def _check_evaluates(self) -> None:
         if self.model.training:
             raise ValueError("call policy.eval() before act(): dropout would make answers random")
-        return self.graphs.predict(prepared, steps)
 
 
 def repeated_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:

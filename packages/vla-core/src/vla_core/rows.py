@@ -58,6 +58,12 @@ class Prepared:
         )
 
 
+def most_frozen(parts: Sequence[Prepared]) -> int | None:
+    """``n_frozen`` of the rows together; None where a row's is not known."""
+    frozen = [0 if part.constraint is None else part.constraint.n_frozen for part in parts]
+    return None if None in frozen else max(n for n in frozen if n is not None)
+
+
 def _join_constraints(parts: Sequence[Prepared]) -> Constraint | None:
     given = [part.constraint for part in parts if part.constraint is not None]
     if not given:
@@ -69,11 +75,10 @@ def _join_constraints(parts: Sequence[Prepared]) -> Constraint | None:
         else Constraint(torch.zeros(len(part), steps, dims), torch.zeros(len(part), steps), 0)
         for part in parts
     ]
-    frozen = [row.n_frozen for row in rows]
     return Constraint(
         torch.cat([row.actions for row in rows]),
         torch.cat([row.weights for row in rows]),
-        None if None in frozen else max(n for n in frozen if n is not None),
+        most_frozen(parts),
     )
 
 

@@ -38,7 +38,8 @@ class Policy(Described, Protocol):
     """Answers rows in three steps, which run in different threads.
 
     What ``prepare`` returns has a static method ``join(parts)``: the rows of all parts, as if they had been
-    prepared together. What ``predict`` returns is sliced by row.
+    prepared together. A policy that can do without joining has ``predict_rows(parts, steps)``, which answers
+    as ``predict(join(parts), steps)`` does and is called in its place. What either returns is sliced by row.
     """
 
     def prepare(self, rows: Sequence[Any]) -> Any:

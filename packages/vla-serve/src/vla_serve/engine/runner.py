@@ -21,12 +21,12 @@ class Outcome:
     """What came of a batch.
 
     Args:
-        answered: tickets with their slice of the actions.
+        answered: tickets, with the actions of their run and their row in it.
         failed: tickets with what they are told.
         took: (denoise steps, size, seconds) of each run that worked.
     """
 
-    answered: list[tuple[Ticket, Any]] = field(default_factory=list)
+    answered: list[tuple[Ticket, Any, int]] = field(default_factory=list)
     failed: list[tuple[Ticket, Exception]] = field(default_factory=list)
     took: list[tuple[int | None, int, float]] = field(default_factory=list)
 
@@ -42,11 +42,14 @@ class Runner:
 
     def __init__(self, policy: Policy, known: Sequence[int], can_shrink: bool) -> None:
         self._policy, self._known, self._can_shrink = policy, known, can_shrink
+        self._predict_rows = getattr(policy, "predict_rows", None)
 
     def predict(self, prepared: list[Any], steps: int | None) -> tuple[Any, int]:
         """Actions of the rows, and those of the repetitions after them; and the size of the run."""
         size = size_for(len(prepared), self._known)
         rows = prepared + prepared[-1:] * (size - len(prepared))
+        if self._predict_rows is not None and size > 1:
+            return self._predict_rows(rows, steps), size
         joined = rows[0] if size == 1 else type(rows[0]).join(rows)
         return self._policy.predict(joined, steps), size
 
@@ -80,13 +83,13 @@ class Runner:
         outcome.took.append((tickets[0].steps, size, took))
         for i, ticket in enumerate(tickets):
             ticket.started, ticket.model_s, ticket.batch = start, took, len(tickets)
-            outcome.answered.append((ticket, actions[i : i + 1]))
+            outcome.answered.append((ticket, actions, i))
 
-    def finish(self, ticket: Ticket, actions: Any) -> None:
-        """Make the chunk of what the model answered, and hand it over."""
+    def finish(self, ticket: Ticket, actions: Any, row: int) -> None:
+        """Make the chunk of what the model answered in a ``row`` of its run, and hand it over."""
         start = time.monotonic()
         with Boundary() as request:
-            (chunk,) = self._policy.finish(actions, [ticket.row])
+            (chunk,) = self._policy.finish(actions[row : row + 1], [ticket.row])
             ticket.answer(chunk, time.monotonic() - start)
         if request.error is not None:
             ticket.fail(told(request.error))
