@@ -97,7 +97,7 @@ def test_a_replay_is_five_calls_whatever_the_number_of_rows(policy, n):
     assert [name for name in calls.names if name not in ("lift_fresh", "detach")] == [
         "_foreach_copy_",
         "_foreach_copy_",
-        "copy_",
+        "_foreach_copy_",
     ]
 
 

@@ -58,7 +58,8 @@ class _Captured:
 
     Args:
         places: in ``staged``, where each row goes.
-        answer: on the host.
+        out: what the graph writes, alone in a list.
+        answer: the same, on the host.
         seen: the memory of ``answer``.
     """
 
@@ -66,8 +67,8 @@ class _Captured:
     staged: list[Tensor]
     places: Places
     inputs: list[Tensor]
-    out: Tensor
-    answer: Tensor
+    out: list[Tensor]
+    answer: list[Tensor]
     seen: memoryview
 
 
@@ -179,7 +180,7 @@ class GraphedModel:
         staged = [self._host(tensor) for tensor in tensors(prepared)]
         places, answer = Places(prepared, staged), self._host(out)
         log.info("captured %s", what)
-        return _Captured(replay, staged, places, tensors(static), out, answer, answer.numpy().data)
+        return _Captured(replay, staged, places, tensors(static), [out], [answer], answer.numpy().data)
 
     def _host(self, like: Tensor) -> Tensor:
         """Memory of the host that a GPU reads without the CPU's help."""
@@ -187,15 +188,15 @@ class GraphedModel:
 
     def _replay(self, graph: _Captured, to: list[Tensor], given: list[Tensor]) -> Tensor:
         # Each call gives up the interpreter's lock, and gets it back once another thread's turn is over: so
-        # five calls, whatever the number of rows and tensors.
+        # five calls, whatever the number of rows and tensors. Not Tensor.copy_, which gives it up twice.
         torch._foreach_copy_(to, given)
         torch._foreach_copy_(graph.inputs, graph.staged, non_blocking=True)
         graph.replay()
-        graph.answer.copy_(graph.out, non_blocking=True)
+        torch._foreach_copy_(graph.answer, graph.out, non_blocking=True)
         if self._cuda:
             # The only wait, for the answer: the next batch may then write where this one was read from.
             torch.cuda.current_stream().synchronize()
-        # The next answer overwrites this one. Python's own copy keeps the lock, torch's and numpy's do not.
+        # The next answer overwrites this one. Python's own copy keeps the lock; torch's and numpy's do not.
         kept = np.frombuffer(bytearray(graph.seen), np.float32)
         return torch.from_numpy(kept.reshape(graph.seen.shape))
 
