@@ -214,16 +214,20 @@ class Engine:
             batch, late = chosen
             for ticket in late:
                 ticket.fail(DeadlinePassed())
-            if not batch:
-                continue
-            outcome = self._runner.run(batch)
-            jobs = [partial(self._runner.finish, *answer) for answer in outcome.answered]
-            if len(jobs) == 1 and not self._desk.waiting:
-                jobs.pop()()  # nobody waits for the model: to hand it over would take longer than to do it
-            self._desk.ran(outcome.took)
-            self._desk.add_jobs(jobs)
-            for ticket, error in outcome.failed:
-                ticket.fail(error)
+            if batch:
+                self._run(batch)
+
+    def _run(self, batch: list[Ticket]) -> None:
+        # What a run leaves is held by those who finish it alone: to free a tensor gives up the interpreter's
+        # lock, too.
+        outcome = self._runner.run(batch)
+        jobs = [partial(self._runner.finish, *answer) for answer in outcome.answered]
+        if len(jobs) == 1 and not self._desk.waiting:
+            jobs.pop()()  # nobody waits for the model: to hand it over would take longer than to do it
+        self._desk.ran(outcome.took)
+        self._desk.add_jobs(jobs)
+        for ticket, error in outcome.failed:
+            ticket.fail(error)
 
     def _watch_model(self) -> None:
         while not self._over.wait(TICK_S):
