@@ -5,7 +5,7 @@
 
 The model is a clock that sleeps (``--run_ms``, ``--row_ms``): of a policy that prepares nothing, with 2 x 224
 RAW images, or (``--policy tiny``) of a real one of a small backbone and its small images, whose rows pass the
-same pipeline, collator and stacking as those of a large one. Server and clients are processes of their own.
+same pipeline, collator and copies as those of a large one. Server and clients are processes of their own.
 With ``--loops``, a server with each event loop, asked in turn by one client: CPU time of server and client a
 request, and times that the server's threads went to sleep.
 """
@@ -18,6 +18,8 @@ import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,26 +28,18 @@ from runs import Runs
 from vla_serve.server_cli import SWITCH_S
 
 
-class Slowed:
-    """A real policy whose model answers zeros after a while: what is around it is measured, not it."""
+def slowed(policy: Any, run_s: float, row_s: float) -> Any:
+    """A policy with graphs that only take time: their answers are those of the warm-up.
 
-    def __init__(self, policy: Any, run_s: float, row_s: float) -> None:
-        import torch
+    What goes to a GPU and comes back is copied as there, to memory of a CPU.
+    """
+    from vla_core.graphs import GraphedModel, GraphedPolicy
 
-        self._policy, self._run_s, self._row_s, self._torch = policy, run_s, row_s, torch
-        self.specs, self.framework = policy.specs, "Slowed"
-        self.prepare, self.finish = policy.prepare, policy.finish
+    def capture(run: Callable[[], Any], pool: Any) -> tuple[Callable[[], None], Any]:
+        out = run()
+        return partial(time.sleep, run_s + row_s * len(out)), out
 
-    def predict(self, prepared: Any, steps: int | None = None) -> Any:
-        """Zeros ``[B, T, A]``; what is copied to a GPU is copied here."""
-        from vla_core.graphs import tensors
-
-        rows = len(prepared)
-        inputs = tensors(prepared)
-        for _ in ("pinned memory", "the GPU's"):
-            self._torch._foreach_copy_([self._torch.empty_like(tensor) for tensor in inputs], inputs)
-        time.sleep(self._run_s + self._row_s * rows)
-        return self._torch.zeros(rows, *self._policy.noise_shape)
+    return GraphedPolicy(policy, GraphedModel(policy.model, capture=capture))
 
 
 def build(args: argparse.Namespace) -> Any:
@@ -64,7 +58,7 @@ def build(args: argparse.Namespace) -> Any:
 
     torch.manual_seed(0)
     policy = smoke.build(framework_tree("QwenGR00T", "tiny", []), "tiny", "cpu").eval()
-    return Slowed(policy, run_s, row_s)
+    return slowed(policy, run_s, row_s)
 
 
 def slept() -> int:
