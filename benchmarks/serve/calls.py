@@ -6,8 +6,8 @@ Closed-loop clients (threads, two for each row of a run) ask an engine whose pol
 time (2 x 224 images, a tiny policy), with the rows of a run joined first and not. Counted are entries into
 ``PyEval_SaveThread`` by the model's thread, of a run and of all that it does: a small library stands before
 it (gcc, and a Python with a shared library), and the program starts itself again with that. On a GPU
-one more waits for the answer. Then, with nobody beside, microseconds of what a run of so many rows does before
-and after its graph, and of one copy of all its tensors to where the graph reads them.
+one more waits for the answer. Then, with nobody beside, microseconds of what a run of so many rows does
+before and after its graph, and of one copy of all its tensors to where the graph reads them.
 """
 
 from __future__ import annotations

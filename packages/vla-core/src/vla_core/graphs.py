@@ -225,7 +225,7 @@ class GraphedPolicy(VLAPolicy):
         self.graphs = graphs or GraphedModel(policy.model)
 
     def prepare(self, rows: Sequence[Row]) -> Flat:
-        """See :meth:`VLAPolicy.prepare`; what a graph asks of rows is found here, beside no model."""
+        """See :meth:`VLAPolicy.prepare`; also what a graph asks of rows, for any thread may do that."""
         return Flat(super().prepare(rows))
 
     def predict(self, prepared: Prepared, steps: int | None = None) -> Tensor:
