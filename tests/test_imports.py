@@ -25,6 +25,7 @@ TORCH_HALF = {
     "conversing",
     "features",
     "fitting",
+    "flat",
     "graphs",
     "initialisation",
     "interfaces",

@@ -20,6 +20,7 @@ TORCH = {
     "conversing",
     "features",
     "fitting",
+    "flat",
     "graphs",
     "initialisation",
     "interfaces",
