@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,13 @@ import torch
 from vla_core import Observation, PreviousChunk, UserError, VLAPolicy
 from vla_core.assemble import build_policy
 from vla_core.config import build_config
+from vla_core.flat import stacked
 from vla_core.framework import FrameworkConfig
+from vla_core.graphs import GraphedModel, GraphedPolicy
+from vla_core.rows import Prepared, Row
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
+from vla_serve.made_up import made_up_inputs
 from vla_train.testing.sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
 
 VARIANTS = {
@@ -63,6 +67,42 @@ def test_a_continued_chunk_is_what_act_makes_of_it(name: str, variant: str) -> N
     np.testing.assert_array_equal(third.actions, local.actions)
     np.testing.assert_array_equal(second.actions[:2], first.actions[3:5])
     assert not np.allclose(second.actions[2:], free.actions[2:], atol=1e-4)  # the rest knows of them
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("QwenGR00T", VARIANTS["guidance"]),
+        ("QwenPI", VARIANTS["training_time"]),
+        ("PI0", VARIANTS["guidance"]),
+        ("QwenGR00T", SPATIAL),
+    ],
+)
+def test_rows_of_a_run_go_to_a_graph_without_a_join(name: str, overrides: Sequence[str]) -> None:
+    """Of real collators and models; rows with a constraint and without in one run, where heads take one."""
+    policy = build(name, *overrides)
+    (spec,) = policy.specs.values()
+    left = None if overrides is SPATIAL else PreviousChunk(np.zeros((5, spec.action.dim), np.float32), 2)
+    rows = []
+    for i, previous in enumerate((None, left, None)):
+        more = made_up_inputs(spec.observation.cameras, policy.camera_inputs, shift=i / 10)
+        rows.append(Row(replace(make_observation(spec, i), **more), i, previous=previous))
+
+    def again(run: Callable[[], torch.Tensor], pool: object) -> tuple[Callable[[], None], torch.Tensor]:
+        out = run()
+
+        def replay() -> None:
+            out.copy_(run())
+
+        return replay, out
+
+    graphed = GraphedPolicy(policy, GraphedModel(policy.model, capture=again))
+    for batch in (rows, rows[::-1]):
+        parts = [graphed.prepare([row]) for row in batch]
+        assert stacked(parts) is not None
+        expected = policy.predict(Prepared.join([policy.prepare([row]) for row in batch]))
+        torch.testing.assert_close(graphed.predict_rows(parts), expected, rtol=0, atol=0)
+    assert graphed.graphs.count == 1
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

@@ -58,10 +58,12 @@ class Joined(GraphedPolicy):
         return self.predict(Prepared.join(parts), steps)
 
 
-def graphed(kind: type[GraphedPolicy], run_s: float) -> GraphedPolicy:
-    """A policy whose graphs take ``run_s``; they answer what their capture did."""
+def graphed(kind: type[GraphedPolicy], run_s: float, device: str) -> GraphedPolicy:
+    """A policy whose graphs take ``run_s`` and answer what their capture did; on a GPU they are real ones."""
     torch.manual_seed(0)
     policy = tiny_policy(make_spec(2, height=224, width=224, horizon=16)).eval()
+    if device != "cpu":
+        return kind(policy.to(device))
 
     def capture(run: Callable[[], torch.Tensor], pool: Any) -> tuple[Callable[[], None], torch.Tensor]:
         out = run()
@@ -80,7 +82,7 @@ def under_load(kind: type[GraphedPolicy], rows: int, args: argparse.Namespace) -
     """Locks given a run, while clients ask."""
     counter = ctypes.PyDLL(os.environ["LD_PRELOAD"])
     counter.times_given.restype = ctypes.c_long
-    policy = graphed(kind, args.run_ms / 1000)
+    policy = graphed(kind, args.run_ms / 1000, args.device)
     engine = Engine(policy, max_batch=rows)
     engine.start()
     observations = seen(policy, 2 * rows)
@@ -122,9 +124,9 @@ def under_load(kind: type[GraphedPolicy], rows: int, args: argparse.Namespace) -
     }
 
 
-def alone(kind: type[GraphedPolicy], rows: int) -> dict[str, float]:
+def alone(kind: type[GraphedPolicy], rows: int, device: str) -> dict[str, float]:
     """Microseconds of a run with nobody beside it."""
-    policy = graphed(kind, 0.0)
+    policy = graphed(kind, 0.0, device)
     parts = [policy.prepare([Row(one, i)]) for i, one in enumerate(seen(policy, rows))]
     report = {"run_us": _median_us(lambda: policy.predict_rows(parts))}
     (graph,) = policy.graphs._graphs.values()
@@ -149,7 +151,8 @@ def main() -> None:
     """Print a line of JSON for each number of rows and way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 32])
-    parser.add_argument("--run_ms", type=float, default=60.0, help="of the graphs")
+    parser.add_argument("--run_ms", type=float, default=60.0, help="of the graphs, on a CPU")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=5.0)
     args = parser.parse_args()
     if "LD_PRELOAD" not in os.environ:
@@ -165,7 +168,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for rows in args.rows:
         for name, kind in (("joined", Joined), ("rows", GraphedPolicy)):
-            report = {**under_load(kind, rows, args), **alone(kind, rows)}
+            report = {**under_load(kind, rows, args), **alone(kind, rows, args.device)}
             print(json.dumps({"rows": rows, "way": name, **report}), flush=True)
 
 
