@@ -1,0 +1,151 @@
+"""Idle cores that poll: who sees to it, what is refused, and that nothing of it outlives the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from vla_core.errors import UserError
+from vla_serve import idle_poll as module
+from vla_serve.idle_poll import idle_poll, polled_by_kernel, spinning, time_is_limited
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+
+HOLD = """
+import sys
+from vla_serve.idle_poll import spinning
+with spinning({int(sys.argv[1])}):
+    print("spins", flush=True)
+    sys.stdin.read()
+"""
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def core() -> int:
+    return min(os.sched_getaffinity(0))
+
+
+def unlimited(monkeypatch) -> None:
+    monkeypatch.setattr(module, "time_is_limited", lambda: False)
+
+
+def test_a_thread_of_lowest_priority_spins_on_a_core_and_ends_with_the_block(monkeypatch):
+    unlimited(monkeypatch)
+    before = set(children(os.getpid()))
+    with spinning({core()}):
+        (child,) = set(children(os.getpid())) - before
+        tasks = [int(task.name) for task in Path(f"/proc/{child}/task").iterdir()]
+        idle = [tid for tid in tasks if os.sched_getscheduler(tid) == os.SCHED_IDLE]
+        assert [os.sched_getaffinity(tid) for tid in idle] == [{core()}]
+        assert os.sched_getscheduler(child) == os.SCHED_OTHER  # the one that has to end it gets its turn
+    assert not alive(child)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_ends_however_the_server_ends(number):
+    if time_is_limited():
+        pytest.skip("the CPU time of this machine's tests is limited")
+    command = [sys.executable, "-c", HOLD, str(core())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "spins\n"
+        (child,) = children(process.pid)
+        process.send_signal(number)
+        process.wait(30)
+        deadline = time.monotonic() + 30
+        while alive(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_core_that_is_not_there_is_one_line_and_nothing_is_left(monkeypatch):
+    unlimited(monkeypatch)
+    before = children(os.getpid())
+    line = r"^idle_poll: SCHED_IDLE on core 100000 is refused \(Invalid arg"
+    with pytest.raises(UserError, match=line), spinning({100_000}):
+        raise AssertionError("not reached")
+    assert children(os.getpid()) == before
+
+
+def test_one_that_something_else_ended_is_told(monkeypatch, caplog):
+    unlimited(monkeypatch)
+    before = set(children(os.getpid()))
+    with spinning({core()}):
+        (child,) = set(children(os.getpid())) - before
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert "ended by something else" in caplog.text
+
+
+def test_limited_time_is_not_spent_on_spinning(monkeypatch):
+    monkeypatch.setattr(module, "time_is_limited", lambda: True)
+    with pytest.raises(UserError, match=r"cpu\.max"), spinning({core()}):
+        raise AssertionError("not reached")
+
+
+def test_other_systems_are_told(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match="needs Linux, this is darwin"), idle_poll():
+        raise AssertionError("not reached")
+
+
+def test_the_kernel_is_asked_where_it_polls_and_lets_us(monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO")
+    latency, state = tmp_path / "latency", tmp_path / "cpuidle" / "state0" / "name"
+    monkeypatch.setattr(module, "LATENCY", latency)
+    monkeypatch.setattr(module, "IDLE_STATES", tmp_path / "cpuidle")
+    assert not module.kernel_can()
+    state.parent.mkdir(parents=True)
+    state.write_text("POLL\n")
+    assert not module.kernel_can()
+    with pytest.raises(UserError, match="cannot be opened"), polled_by_kernel():
+        raise AssertionError("not reached")
+    latency.touch()
+    assert module.kernel_can()
+    monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)))
+    with idle_poll():
+        assert latency.read_bytes() == bytes(4)
+    assert "by the kernel" in caplog.text
+    state.write_text("WFI\n")
+    assert not module.kernel_can()
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "text", "limited"),
+    [
+        ("0::/a/b", "a/b/cpu.max", "200000 100000", True),
+        ("0::/a/b", "a/cpu.max", "200000 100000", True),
+        ("0::/a/b", "a/b/cpu.max", "max 100000", False),
+        ("0::/", "cpu.max", "50000 100000", True),
+        ("0::/", "other/cpu.max", "50000 100000", False),
+        ("4:cpu,cpuacct:/a", "cpu,cpuacct/a/cpu.cfs_quota_us", "50000", True),
+        ("4:cpu,cpuacct:/elsewhere", "cpu,cpuacct/cpu.cfs_quota_us", "50000", True),
+        ("4:cpu:/a", "cpu/a/cpu.cfs_quota_us", "-1", False),
+        ("4:cpuset:/a", "cpuset/a/cpu.cfs_quota_us", "50000", False),
+    ],
+)
+def test_limits_of_control_groups(tmp_path, group, file, text, limited):
+    groups, root = tmp_path / "groups", tmp_path / "root"
+    groups.write_text(f"{group}\n")
+    (root / file).parent.mkdir(parents=True)
+    (root / file).write_text(f"{text}\n")
+    assert time_is_limited(groups, root) is limited
+
+
+def test_no_control_groups_at_all(tmp_path):
+    assert not time_is_limited(tmp_path / "none", tmp_path)
