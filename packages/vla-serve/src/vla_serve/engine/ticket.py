@@ -48,6 +48,7 @@ class Ticket:
         deadline: on the monotonic clock, or None.
         depth: requests that waited when it came.
         step: control step of the session's episode, or None.
+        alike: what takes about as long to prepare has the same; None: nobody knows.
     """
 
     session: str
@@ -56,6 +57,7 @@ class Ticket:
     deadline: float | None
     depth: int
     step: int | None = None
+    alike: Hashable = None
     arrived: float = field(default_factory=time.monotonic)
     future: Future[Answer] = field(default_factory=Future)
     row: Row | None = None
