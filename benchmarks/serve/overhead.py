@@ -8,9 +8,10 @@ The model is a clock that sleeps (``--run_ms``, ``--row_ms``): of a policy that 
 RAW images, or (``--policy tiny``) of a real one of a small backbone and its small images, whose rows pass the
 same pipeline, collator and stacking as those of a large one. Server and clients are processes of their own.
 With ``--loops``, a server with each event loop, asked in turn by one client: CPU time of server and client a
-request, and times that the server's threads went to sleep. With ``--idle_poll`` the same with idle cores that
-halt, that the kernel lets poll, or that threads of lowest priority keep busy: ``vla-serve --idle_poll``
-chooses of the latter two.
+request, and times that the server's threads went to sleep. ``asyncio-pollset`` is asyncio's with gRPC's older
+way of waiting for the network (:data:`POLLSET`), of the server alone. With ``--idle_poll`` the same with idle
+cores that halt, that the kernel lets poll, or that threads of lowest priority keep busy: ``vla-serve
+--idle_poll`` chooses of the latter two.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from runs import Runs
 from vla_serve.server_cli import SWITCH_S
+
+LOOPS = ("asyncio", "asyncio-pollset", "uvloop")
+POLLSET = {"GRPC_EXPERIMENTS": "-event_engine_listener,-event_engine_client"}
+"""The environment in which the thread that waits for gRPC's events reads the network, and no other one."""
 
 
 class Slowed:
@@ -155,7 +161,9 @@ def compare(context: Any, args: argparse.Namespace) -> None:
     for loop in args.loops:
         pipes[loop], theirs = context.Pipe()
         servers.append(context.Process(target=serve, args=(theirs, args, loop)))
-        servers[-1].start()
+        # Read when gRPC is imported, which in this process it has been.
+        with patch.dict(os.environ, POLLSET if loop == "asyncio-pollset" else {}):
+            servers[-1].start()
         clients[loop] = PolicyClient(pipes[loop].recv())
         clients[loop].open()
     seen = make_observation(clients[args.loops[0]].contract)
@@ -205,7 +213,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--switch_ms", type=float, default=1000 * SWITCH_S, help="of threads")
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--loops", choices=("asyncio", "uvloop"), nargs="+", help="compare event loops")
+    parser.add_argument("--loops", choices=LOOPS, nargs="+", help="compare event loops")
     parser.add_argument(
         "--idle_poll", choices=("off", "kernel", "spin"), nargs="+", help="compare idle cores"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from vla_core.errors import UserError
 from vla_serve import idle_poll as module
-from vla_serve.idle_poll import idle_poll, polled_by_kernel, spinning, time_is_limited
+from vla_serve.idle_poll import idle_poll, polled_by_kernel, spinning, time_limit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
 
@@ -42,7 +43,7 @@ def core() -> int:
 
 
 def unlimited(monkeypatch) -> None:
-    monkeypatch.setattr(module, "time_is_limited", lambda: False)
+    monkeypatch.setattr(module, "time_limit", lambda: math.inf)
 
 
 def test_a_thread_of_lowest_priority_spins_on_a_core_and_ends_with_the_block(monkeypatch):
@@ -59,7 +60,7 @@ def test_a_thread_of_lowest_priority_spins_on_a_core_and_ends_with_the_block(mon
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_however_the_server_ends(number):
-    if time_is_limited():
+    if time_limit() < 1:
         pytest.skip("the CPU time of this machine's tests is limited")
     command = [sys.executable, "-c", HOLD, str(core())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -93,8 +94,8 @@ def test_one_that_something_else_ended_is_told(monkeypatch, caplog):
 
 
 def test_limited_time_is_not_spent_on_spinning(monkeypatch):
-    monkeypatch.setattr(module, "time_is_limited", lambda: True)
-    with pytest.raises(UserError, match=r"cpu\.max"), spinning({core()}):
+    monkeypatch.setattr(module, "time_limit", lambda: 0.5)
+    with pytest.raises(UserError, match=r"the time of 0.5 cores \(cpu\.max\)"), spinning({core()}):
         raise AssertionError("not reached")
 
 
@@ -126,26 +127,31 @@ def test_the_kernel_is_asked_where_it_polls_and_lets_us(monkeypatch, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("group", "file", "text", "limited"),
+    ("group", "files", "cores"),
     [
-        ("0::/a/b", "a/b/cpu.max", "200000 100000", True),
-        ("0::/a/b", "a/cpu.max", "200000 100000", True),
-        ("0::/a/b", "a/b/cpu.max", "max 100000", False),
-        ("0::/", "cpu.max", "50000 100000", True),
-        ("0::/", "other/cpu.max", "50000 100000", False),
-        ("4:cpu,cpuacct:/a", "cpu,cpuacct/a/cpu.cfs_quota_us", "50000", True),
-        ("4:cpu,cpuacct:/elsewhere", "cpu,cpuacct/cpu.cfs_quota_us", "50000", True),
-        ("4:cpu:/a", "cpu/a/cpu.cfs_quota_us", "-1", False),
-        ("4:cpuset:/a", "cpuset/a/cpu.cfs_quota_us", "50000", False),
+        ("0::/a/b", {"a/b/cpu.max": "250000 100000"}, 2.5),
+        ("0::/a/b", {"a/cpu.max": "250000 100000", "a/b/cpu.max": "max 100000"}, 2.5),
+        ("0::/a/b", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000"}, math.inf),
+        ("0::/", {"cpu.max": "50000 100000"}, 0.5),
+        ("0::/", {"other/cpu.max": "50000 100000"}, math.inf),
+        ("4:cpu,cpuacct:/a", {"cpu,cpuacct/a/cpu.cfs_quota_us": "50000"}, 0.5),
+        ("4:cpu,cpuacct:/elsewhere", {"cpu,cpuacct/cpu.cfs_quota_us": "50000"}, 0.5),
+        ("4:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1"}, math.inf),
+        ("4:cpuset:/a", {"cpuset/a/cpu.cfs_quota_us": "50000"}, math.inf),
     ],
 )
-def test_limits_of_control_groups(tmp_path, group, file, text, limited):
+def test_limits_of_control_groups(tmp_path, group, files, cores):
     groups, root = tmp_path / "groups", tmp_path / "root"
-    groups.write_text(f"{group}\n")
-    (root / file).parent.mkdir(parents=True)
-    (root / file).write_text(f"{text}\n")
-    assert time_is_limited(groups, root) is limited
+    groups.write_text(f"1:name=systemd:/\n{group}\n")
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+        if "quota" in name:
+            (file.parent / "cpu.cfs_period_us").write_text("100000\n")
+    assert time_limit(groups, root) == cores
 
 
 def test_no_control_groups_at_all(tmp_path):
-    assert not time_is_limited(tmp_path / "none", tmp_path)
+    assert time_limit(tmp_path / "none", tmp_path) == math.inf

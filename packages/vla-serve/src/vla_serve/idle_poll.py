@@ -7,6 +7,7 @@ the host has to start again, by up to a tenth of a millisecond. An answer takes 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
 import subprocess
@@ -79,10 +80,10 @@ def spinning(cores: Collection[int]) -> Iterator[None]:
     Raises:
         UserError: the time on the cores is limited, or the priority is refused.
     """
-    if time_is_limited():
+    if (limit := time_limit()) < len(cores):
         raise UserError(
-            "idle_poll: this process's control group limits its CPU time (cpu.max), which spinning would use "
-            "up; give it cores instead (cpuset, taskset)"
+            f"idle_poll: the control group allows the time of {limit:g} cores (cpu.max), which spinning on "
+            f"{len(cores)} would use up; give the server as many cores (cpuset, taskset)"
         )
     command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_idle_spin.py"))]
     with subprocess.Popen(
@@ -108,12 +109,13 @@ def spinning(cores: Collection[int]) -> Iterator[None]:
                 process.kill()
 
 
-def time_is_limited(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> bool:
-    """Whether a control group limits this process's CPU time; within a container, as far as it sees."""
+def time_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
+    """Cores' worth of time that control groups allow this process; within a container, as far as it sees."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:
-        return False
+        return math.inf
+    least = math.inf
     for line in lines:
         _, names, path = line.split(":", 2)
         if names and "cpu" not in names.split(","):
@@ -121,18 +123,18 @@ def time_is_limited(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROU
         base = root / names if names else root
         folder = base / path.lstrip("/")
         while folder.is_relative_to(base):
-            if names:
-                limited = _first_word(folder / "cpu.cfs_quota_us") not in ("", "-1")
+            if names:  # the first version's: a file for each number
+                words = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
             else:
-                limited = _first_word(folder / "cpu.max") not in ("", "max")
-            if limited:
-                return True
+                words = _words(folder / "cpu.max")
+            if len(words) == 2 and words[0] not in ("-1", "max"):
+                least = min(least, int(words[0]) / int(words[1]))
             folder = folder.parent
-    return False
+    return least
 
 
-def _first_word(file: Path) -> str:
+def _words(file: Path) -> list[str]:
     try:
-        return file.read_text().partition(" ")[0].strip()
+        return file.read_text().split()
     except OSError:
-        return ""
+        return []
