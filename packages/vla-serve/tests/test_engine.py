@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
-from vla_serve.engine import quick
 from vla_serve.engine.engine import Engine
 from vla_serve.engine.errors import DeadlinePassed, ModelFailed, NotServing, Refused, Superseded
 from vla_serve.engine.estimates import REMEMBERED, Estimates
@@ -114,64 +113,6 @@ def test_a_lone_request_is_not_delayed(engine, policy):
     ask(engine, 1).result(10)
     assert policy.seeds == [[1]]
     assert set(waited) <= {None}  # for a request, and never for a time
-
-
-@pytest.fixture
-def preparing(policy, monkeypatch):
-    """Threads that prepared; everything is quick once its kind is known."""
-    monkeypatch.setattr(quick, "LIMIT_S", 60.0)
-    threads, prepare = [], policy.prepare
-    policy.prepare = lambda rows: threads.append(threading.current_thread()) or prepare(rows)
-    return threads
-
-
-def test_a_lone_request_that_is_quick_to_prepare_is_prepared_where_it_is_submitted(preparing, engine):
-    here = threading.current_thread()
-    preparing.clear()
-    for seed in range(3):
-        assert ask(engine, seed, alike="kind").result(10).chunk is not None
-    assert [thread is here for thread in preparing] == [False, True, True]  # the first one was measured
-    preparing.clear()
-    ask(engine, 3, alike="another").result(10)
-    ask(engine, 4).result(10)
-    engine._quick.took("kind", quick.LIMIT_S)  # it was slow once
-    ask(engine, 5, alike="kind").result(10)
-    assert here not in preparing
-    preparing.clear()
-    ask(engine, 6, alike="kind").result(10)
-    assert preparing == [here]
-
-
-def test_it_is_prepared_beside_where_others_run_or_wait(preparing, engine, policy):
-    ask(engine, 0, alike="kind").result(10)
-    policy.running.clear()
-    hold(engine, policy)
-    preparing.clear()
-    futures = [ask(engine, seed, f"robot {seed}", alike="kind") for seed in (1, 2)]
-    until(lambda: len(preparing) == 2)
-    policy.gate.set()
-    np.testing.assert_allclose(values(futures), [expected(1), expected(2)], rtol=1e-6)
-    assert threading.current_thread() not in preparing
-
-
-def test_a_mistake_found_while_preparing_is_the_futures_wherever_that_is(preparing, engine):
-    ask(engine, 0, alike="kind").result(10)
-
-    def wrong():
-        raise UserError(f"in {threading.current_thread().name}")
-
-    future = engine.submit("robot", wrong, alike="kind")
-    with pytest.raises(UserError, match=f"in {threading.current_thread().name}"):
-        future.result(10)
-    assert engine.waiting == 0
-    assert ask(engine, 1, alike="kind").result(10).depth == 0
-
-
-def test_only_the_latest_kinds_are_remembered():
-    known = quick.Quick()
-    for kind in range(quick.REMEMBERED + 1):
-        known.took(kind, 0.0)
-    assert (0 in known, 1 in known, None in known) == (False, True, False)
 
 
 def test_a_lone_answer_is_finished_where_the_model_runs_and_others_beside_it(engine, policy):

@@ -43,7 +43,7 @@ class Caller:
 
 
 class Predictor:
-    """Answers requests in the event loop: what computes is the engine, in other threads but for what is quick.
+    """Answers requests in the event loop: what computes is the engine, elsewhere unless it is quick.
 
     Args:
         denoise_steps: for requests that say nothing; None: the policy's own.
