@@ -11,6 +11,7 @@ from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve.engine import quick
 from vla_serve.engine.engine import Engine
+from vla_serve.engine.errors import NotServing
 from vla_serve.engine.policy import Row
 from vla_serve.testing import GatedPolicy
 
@@ -99,6 +100,20 @@ def test_a_mistake_found_there_is_the_futures(policy, engine):
         future.result(0)
     assert (engine.waiting, engine.pending) == (0, 0)
     assert ask(engine, 1, "kind").result(10).depth == 0
+
+
+def test_what_would_end_the_callers_thread_ends_the_engine_instead(policy, engine):
+    ask(engine, 0, "kind").result(10)
+    until(lambda: engine._desk.running_s == 0)
+
+    def prepare(rows):
+        raise SystemExit(3)
+
+    policy.prepare = prepare
+    future = ask(engine, 1, "kind")
+    with pytest.raises(NotServing, match="the prepare thread died"):
+        future.result(10)
+    assert engine.ended == "the prepare thread died (SystemExit)"
 
 
 def test_only_the_latest_kinds_are_remembered():

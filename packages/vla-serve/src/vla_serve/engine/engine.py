@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
 
-from vla_serve.engine.boundary import Boundary
+from vla_serve.engine.boundary import Boundary, raise_again
 from vla_serve.engine.desk import Desk
 from vla_serve.engine.errors import DeadlinePassed, NotServing, Superseded
 from vla_serve.engine.plan import sizes
@@ -134,7 +134,10 @@ class Engine:
         for dropped in older:
             dropped.fail(Superseded())
         if alone:
-            self._prepare(ticket)
+            with Boundary(exits=True) as caller:
+                self._prepare(ticket)
+            if caller.error is not None:  # what would end a thread ends one of ours, and with it the engine
+                self._desk.add_jobs([partial(raise_again, caller.error)])
         return ticket.future
 
     @property
