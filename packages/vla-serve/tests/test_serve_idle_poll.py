@@ -26,16 +26,21 @@ with spinning({int(sys.argv[1])}):
 """
 
 
+def state_and_parent(pid: int) -> tuple[str, int]:
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return "Z", 0
+    return words[0], int(words[1])
+
+
 def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [other for other in found if state_and_parent(other)[1] == pid]
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_and_parent(pid)[0] != "Z"
 
 
 def core() -> int:
