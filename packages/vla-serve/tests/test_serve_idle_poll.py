@@ -121,6 +121,9 @@ def test_the_kernel_is_asked_where_it_polls_and_lets_us(monkeypatch, tmp_path, c
     assert not module.kernel_can()
     with pytest.raises(UserError, match="cannot be opened"), polled_by_kernel():
         raise AssertionError("not reached")
+    latency.mkdir()  # there, and not to be opened
+    assert not module.kernel_can()
+    latency.rmdir()
     latency.touch()
     assert module.kernel_can()
     monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)))

@@ -43,7 +43,7 @@ class Ticket:
 
     Args:
         session: whose turn it takes.
-        make_row: decodes and checks it; called in a thread of the engine, if it comes to that.
+        make_row: decodes and checks it; called in a thread of the engine or where it comes in, if at all.
         steps: denoise steps, for what the run will cost.
         deadline: on the monotonic clock, or None.
         depth: requests that waited when it came.
