@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -69,6 +70,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     from vla_core.packing import pack
     from vla_core.rows import Row
     from vla_serve import PolicyServer
+    from vla_serve.idle_poll import idle_poll
     from vla_serve.memory import keep_freed_memory
     from vla_serve.server_cli import SWITCH_S
 
@@ -76,6 +78,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     keep_freed_memory()
     cuda = args.device.startswith("cuda")
     report: dict[str, Any] = {"framework": name, "compile": args.compile, "eager": args.eager}
+    report["idle_poll"] = args.idle_poll
     exact = build(name, args.size, args.device, "float32", args.steps)
     rows = [Row(observation, i) for i, observation in enumerate(observations(exact, 4))]
     with torch.inference_mode():
@@ -94,7 +97,8 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     if args.compile == "blocks":
         report["blocks"] = compile_blocks(policy.model)
     served = GraphedPolicy(policy) if cuda and not args.eager else policy
-    with PolicyServer(served, max_batch=args.max_batch) as server:
+    polled = idle_poll() if args.idle_poll else nullcontext()
+    with polled, PolicyServer(served, max_batch=args.max_batch) as server:
         report["ready_s"] = time.perf_counter() - began
         if isinstance(served, GraphedPolicy):
             served.graphs.seal()
@@ -255,6 +259,7 @@ def main() -> None:
     parser.add_argument("--fp8", action="store_true", help="linear layers in float8")
     parser.add_argument("--compile", choices=("off", "blocks"), default="off")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--idle_poll", action="store_true", help="as vla-serve --idle_poll")
     parser.add_argument("--max_batch", type=int, help="default: 32, on a CPU 8")
     parser.add_argument("--client_processes", type=int, default=4, help="most that the clients share")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each number of clients")

@@ -2,12 +2,16 @@
 
     OMP_NUM_THREADS=1 python benchmarks/serve/overhead.py [--policy tiny] [--clients 1 32] [--seconds 5]
     OMP_NUM_THREADS=1 python benchmarks/serve/overhead.py --loops asyncio uvloop --run_ms 0 --row_ms 0
+    OMP_NUM_THREADS=1 python benchmarks/serve/overhead.py --idle_poll off kernel spin --run_ms 11 --row_ms 0
 
 The model is a clock that sleeps (``--run_ms``, ``--row_ms``): of a policy that prepares nothing, with 2 x 224
 RAW images, or (``--policy tiny``) of a real one of a small backbone and its small images, whose rows pass the
 same pipeline, collator and copies as those of a large one. Server and clients are processes of their own.
 With ``--loops``, a server with each event loop, asked in turn by one client: CPU time of server and client a
-request, and times that the server's threads went to sleep.
+request, and times that the server's threads went to sleep. ``asyncio-pollset`` is asyncio's with gRPC's older
+way of waiting for the network (:data:`POLLSET`), of the server alone. With ``--idle_poll`` the same with idle
+cores that halt, that the kernel lets poll, or that threads of lowest priority keep busy: ``vla-serve
+--idle_poll`` chooses of the latter two.
 """
 
 from __future__ import annotations
@@ -16,16 +20,24 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from runs import Runs
 from vla_serve.server_cli import SWITCH_S
+
+LOOPS = ("asyncio", "asyncio-pollset", "uvloop")
+POLLSET = {"GRPC_EXPERIMENTS": "-event_engine_listener,-event_engine_client"}
+"""The environment in which the thread that waits for gRPC's events reads the network, and no other one."""
 
 
 def slowed(policy: Any, run_s: float, row_s: float) -> Any:
@@ -126,6 +138,14 @@ def drive(pipe: Connection, address: str, clients: int, seconds: float) -> None:
     )
 
 
+def idle_cores(how: str) -> AbstractContextManager[None]:
+    """What idle cores do within a block."""
+    from vla_serve.idle_poll import polled_by_kernel, spinning
+
+    ways = {"off": nullcontext, "kernel": polled_by_kernel, "spin": lambda: spinning(os.sched_getaffinity(0))}
+    return ways[how]()
+
+
 def compare(context: Any, args: argparse.Namespace) -> None:
     """A server for each event loop, in turn ``args.rounds`` times; a line of JSON for each turn."""
     from vla_core.testing import make_observation
@@ -135,33 +155,46 @@ def compare(context: Any, args: argparse.Namespace) -> None:
     for loop in args.loops:
         pipes[loop], theirs = context.Pipe()
         servers.append(context.Process(target=serve, args=(theirs, args, loop)))
-        servers[-1].start()
+        # Read when gRPC is imported, which in this process it has been.
+        with patch.dict(os.environ, POLLSET if loop == "asyncio-pollset" else {}):
+            servers[-1].start()
         clients[loop] = PolicyClient(pipes[loop].recv())
         clients[loop].open()
     seen = make_observation(clients[args.loops[0]].contract)
+    turns = [(loop, how) for loop in args.loops for how in args.idle_poll]
     for number in range(args.rounds + 1):
-        for loop in args.loops if number % 2 else args.loops[::-1]:
-            client, took = clients[loop], []
-            pipes[loop].send("start")
-            cpu = time.process_time()
-            for seed in range(args.requests):
-                client.predict(seen, seed=seed)
-                took.append(client.timings.round_trip_ms - client.timings.model_ms)
-            cpu = time.process_time() - cpu
-            pipes[loop].send("stop")
-            server_s, sleeps, _ = pipes[loop].recv()
-            report = {
-                "beside_model_ms": round(sorted(took)[len(took) // 2], 3),
-                "server_cpu_us": round(1e6 * server_s / args.requests),
-                "client_cpu_us": round(1e6 * cpu / args.requests),
-                "server_sleeps": round(sleeps / args.requests, 1),
-            }
+        for loop, how in turns if number % 2 else turns[::-1]:
+            with idle_cores(how):
+                report = turn(clients[loop], pipes[loop], seen, args.requests)
             if number:  # the first turn warms up
-                print(json.dumps({"round": number, "loop": loop, **report}), flush=True)
+                print(json.dumps({"round": number, "loop": loop, "idle_poll": how, **report}), flush=True)
     for loop, server in zip(args.loops, servers, strict=True):
         clients[loop].close()
         pipes[loop].send("end")
         server.join()
+
+
+def turn(client: Any, pipe: Connection, seen: Any, requests: int) -> dict[str, float]:
+    """Medians of some requests, one after the other."""
+    parts = []
+    pipe.send("start")
+    cpu = time.process_time()
+    for seed in range(requests):
+        client.predict(seen, seed=seed)
+        parts.append(client.timings)
+    cpu = time.process_time() - cpu
+    pipe.send("stop")
+    server_s, sleeps, _ = pipe.recv()
+    beside = sorted(t.round_trip_ms - t.model_ms for t in parts)
+    return {
+        "beside_model_ms": round(beside[len(beside) // 2], 3),
+        "beside_model_p99_ms": round(beside[int(0.99 * len(beside))], 3),
+        "server_beside_model_ms": round(statistics.median(t.server_ms - t.model_ms for t in parts), 3),
+        "queue_ms": round(statistics.median(t.queue_ms for t in parts), 3),
+        "server_cpu_us": round(1e6 * server_s / requests),
+        "client_cpu_us": round(1e6 * cpu / requests),
+        "server_sleeps": round(sleeps / requests, 1),
+    }
 
 
 def main() -> None:
@@ -174,12 +207,16 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--switch_ms", type=float, default=1000 * SWITCH_S, help="of threads")
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--loops", choices=("asyncio", "uvloop"), nargs="+", help="compare event loops")
+    parser.add_argument("--loops", choices=LOOPS, nargs="+", help="compare event loops")
+    parser.add_argument(
+        "--idle_poll", choices=("off", "kernel", "spin"), nargs="+", help="compare idle cores"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of a comparison")
     parser.add_argument("--requests", type=int, default=500, help="of each of its turns")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    if args.loops:
+    if args.loops or args.idle_poll:
+        args.loops, args.idle_poll = args.loops or ["asyncio"], args.idle_poll or ["off"]
         compare(context, args)
         return
     ours, theirs = context.Pipe()

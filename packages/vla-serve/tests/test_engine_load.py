@@ -89,7 +89,7 @@ class Simulation:
             return Ticket(session, lambda: ROW, None, deadline, depth)
 
         try:
-            ticket, _ = self.desk.arrive(make, supersedes=False)
+            ticket, _, _ = self.desk.arrive(make, supersedes=False)
         except Refused as refused:
             then(refused.retry_after_s)
             return

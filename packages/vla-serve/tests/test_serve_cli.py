@@ -82,6 +82,24 @@ def test_serves_a_checkpoint_bit_equal_and_stops_cleanly(checkpoint, tmp_path, s
         assert sum(event in line for line in log.splitlines()) == 1, (event, log)
 
 
+def test_idle_cores_poll_while_it_serves(checkpoint, tmp_path):
+    policy, path = checkpoint
+    port_file = tmp_path / "port"
+    options = ("--port", 0, "--port_file", port_file, "--threads", 1, "--idle_poll")
+    process = start("--ckpt_path", path, *options)
+    try:
+        observation = make_observation(make_spec(), 4)
+        with PolicyClient(f"127.0.0.1:{port_of(process, port_file)}") as client:
+            served = client.predict(observation, seed=9).actions
+        np.testing.assert_array_equal(served, policy.act([observation], [9])[0].actions)
+    finally:
+        process.terminate()
+        log = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, log
+    assert "idle cores poll: " in log
+    assert "halted again" not in log
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

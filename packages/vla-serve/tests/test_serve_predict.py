@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyServer
+from vla_serve.engine import quick
+from vla_serve.testing import TimedPolicy
 
 
 def test_one_chunk_in_real_units(client, policy, spec):
@@ -32,6 +35,23 @@ def test_lossless_encodings_arrive_bit_equal(server, policy, spec, encoding):
         client.predict(observation)
     for name, image in observation.images.items():
         np.testing.assert_array_equal(policy.calls[0][0].images[name], image)
+
+
+def test_raw_pictures_of_a_known_instruction_take_no_other_thread(monkeypatch):
+    """Whatever must be unpacked does: it would keep the loop that answers all others waiting."""
+    monkeypatch.setattr(quick, "LIMIT_S", 60.0)
+    policy = TimedPolicy(make_spec(1))
+    threads, prepare = [], policy.prepare
+    observation = make_observation(make_spec(1))
+    with PolicyServer(policy) as server:
+        policy.prepare = lambda rows: threads.append(threading.current_thread().name) or prepare(rows)
+        for encoding in ("raw", "png"):
+            with PolicyClient(server.address, encoding=encoding) as client:
+                for instruction in ("open it", "open it", "close it", "open it"):
+                    client.predict(replace(observation, instruction=instruction))
+                    while server.engine._desk.running_s:  # the answer is there a moment before that
+                        time.sleep(0.001)
+    assert [name == "vla-rpc" for name in threads] == [False, True, False, True] + 4 * [False]
 
 
 def test_jpeg_arrives_close(server, policy, spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,11 +16,12 @@ from vla_core.types import ActionChunk
 from vla_serve.codec import encode_tensor
 from vla_serve.engine.errors import DeadlinePassed, FieldError
 from vla_serve.engine.policy import Row
-from vla_serve.engine.sessions import Session, Sessions
+from vla_serve.engine.sessions import Session, SessionEpisode, Sessions
 from vla_serve.engine.shelf import Served, Shelf
 from vla_serve.engine.ticket import Answer
 from vla_serve.predict_request import decode_request, steps_of
 from vla_serve.v1 import policy_pb2 as pb
+from vla_serve.v1 import types_pb2 as types_pb
 from vla_serve.watching import Watcher
 
 
@@ -41,7 +43,7 @@ class Caller:
 
 
 class Predictor:
-    """Answers requests in the event loop: what computes is the engine.
+    """Answers requests in the event loop: what computes is the engine, elsewhere unless it is quick.
 
     Args:
         denoise_steps: for requests that say nothing; None: the policy's own.
@@ -98,6 +100,7 @@ class Predictor:
             deadline=caller.deadline,
             step=step,
             supersedes=request.supersedes,
+            alike=_alike(request, session, episode),
         )
         left = None if caller.deadline is None else max(0.0, caller.deadline - time.monotonic())
         try:
@@ -130,6 +133,15 @@ class Predictor:
             self._shelf.current(session.policy).engine.drop_past(session.id, report.step)
         episode.chunks.forget_before(report.chunk_id)
         self._watcher.executed(session.policy, report.executed_steps)
+
+
+def _alike(request: pb.PredictRequest, session: Session, episode: SessionEpisode) -> Hashable:
+    """What takes about as long to prepare has the same; None where a picture must be unpacked first."""
+    seen = request.observation
+    if any(image.encoding != types_pb.IMAGE_ENCODING_RAW for image in seen.images.values()):
+        return None
+    more = (bool(seen.depth), request.HasField("previous"), bool(request.view_keys))
+    return session.spec.embodiment, seen.instruction or episode.instruction, more
 
 
 def revision_of(served: Served) -> pb.PolicyRevision:

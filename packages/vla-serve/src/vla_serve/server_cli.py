@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 from vla_core.errors import UserError, suggest
 from vla_core.heap import settle_heap, settled_heap
 
+from vla_serve.idle_poll import idle_poll
 from vla_serve.logs import set_up
 from vla_serve.memory import keep_freed_memory
 from vla_serve.server_options import checkpoints
@@ -113,19 +114,20 @@ def _serve(args: argparse.Namespace) -> int:
     # Threads that prepare would keep the one that answers waiting for up to 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()
-    server = _server(args)
-    server.start()
-    _Signals(server.interrupt)
-    try:
-        with settled_heap():
-            settle_heap()
-            if server.dashboard_url:
-                print(f"dashboard {server.dashboard_url}", flush=True)
-            if args.port_file is not None:
-                _write_port(args.port_file, server.port)
-            server.wait()
-    finally:
-        server.stop(0.0 if server.failure else args.grace_s)
+    with idle_poll() if args.idle_poll else nullcontext():
+        server = _server(args)
+        server.start()
+        _Signals(server.interrupt)
+        try:
+            with settled_heap():
+                settle_heap()
+                if server.dashboard_url:
+                    print(f"dashboard {server.dashboard_url}", flush=True)
+                if args.port_file is not None:
+                    _write_port(args.port_file, server.port)
+                server.wait()
+        finally:
+            server.stop(0.0 if server.failure else args.grace_s)
     if server.failure:
         print(f"vla-serve: {server.failure}", file=sys.stderr, flush=True)
         logging.shutdown()

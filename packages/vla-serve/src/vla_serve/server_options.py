@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--fp8", action="store_true", help="large linear layers in float8; the log says what it costs")
     add("--eager", action="store_true", help="no CUDA graphs: a GPU serves at once, and slowly")
+    add(
+        "--idle_poll",
+        action="store_true",
+        help="idle cores poll and never halt: sooner answers, above all in a virtual machine, for the power "
+        "of all cores that the server may run on (taskset); Linux",
+    )
     batch = out.add_argument_group("batches").add_argument
     batch("--max_batch", type=int, help="rows of a run, at most (default: 8; on a GPU 32)")
     batch("--batch_wait_ms", type=float, default=0.0, help="wait for more rows (default: %(default)s)")

@@ -54,7 +54,7 @@ class ServiceSettings:
 
 
 class PolicyService:
-    """Serves the policies of a shelf; its methods run in the event loop and never compute."""
+    """Serves the policies of a shelf; its methods run in the event loop; what computes is the engine."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ into the request instead of through two messages: 0.2 ms less for 2 x 224 x 224.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,27 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, parts: list[Any], size: int) -> tuple[list[Any], int]:
-    """The parts of a length-delimited field and their size in bytes."""
-    head = _varint(number << 3 | 2) + _varint(size)
-    return [head, *parts], len(head) + size
+def _head(number: int, size: int) -> bytes:
+    """Of a field of ``size`` bytes."""
+    return _varint(number << 3 | 2) + _varint(size)
+
+
+@lru_cache(maxsize=64)
+def _before_pixels(name: str, height: int, width: int) -> bytes:
+    """All of a camera's entry but the pixels at its end: the same in each request."""
+    pixels = height * width * 3
+    image = types_pb.Image(encoding=types_pb.IMAGE_ENCODING_RAW, height=height, width=width)
+    value = image.SerializeToString() + _head(_DATA, pixels)
+    text = name.encode()
+    entry = _head(_KEY, len(text)) + text + _head(_VALUE, len(value) + pixels) + value
+    return _head(_IMAGES, len(entry) + pixels) + entry
 
 
 def serialise_batch(session_id: str, items: Sequence[bytes]) -> bytes:
     """The bytes of a PredictBatchRequest of serialised PredictRequests."""
-    pieces: list[Any] = [pb.PredictBatchRequest(session_id=session_id).SerializeToString()]
+    pieces = [pb.PredictBatchRequest(session_id=session_id).SerializeToString()]
     for item in items:
-        field, _ = _field(_ITEMS, [item], len(item))
-        pieces += field
+        pieces += _head(_ITEMS, len(item)), item
     return b"".join(pieces)
 
 
@@ -52,17 +62,9 @@ def serialise(request: pb.PredictRequest, raw_images: Mapping[str, NDArray[np.ui
     pieces: list[Any] = []
     total = 0
     for name, image_HWC in raw_images.items():
-        height, width = image_HWC.shape[:2]
-        small = types_pb.Image(
-            encoding=types_pb.IMAGE_ENCODING_RAW, height=height, width=width
-        ).SerializeToString()
-        data, size = _field(_DATA, [np.ascontiguousarray(image_HWC)], image_HWC.nbytes)
-        value, value_size = _field(_VALUE, [small, *data], len(small) + size)
-        text = name.encode()
-        key, key_size = _field(_KEY, [text], len(text))
-        entry, entry_size = _field(_IMAGES, [*key, *value], key_size + value_size)
-        pieces += entry
-        total += entry_size
+        before = _before_pixels(name, *image_HWC.shape[:2])
+        pieces += before, np.ascontiguousarray(image_HWC)
+        total += len(before) + image_HWC.nbytes
     if pieces:
-        pieces, _ = _field(_OBSERVATION, pieces, total)
+        pieces.insert(0, _head(_OBSERVATION, total))
     return b"".join([request.SerializeToString(), *pieces])

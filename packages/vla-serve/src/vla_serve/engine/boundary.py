@@ -31,6 +31,11 @@ class Boundary(AbstractContextManager["Boundary"]):
         return True
 
 
+def raise_again(error: BaseException) -> None:
+    """In another thread, for instance."""
+    raise error
+
+
 def let_go(error: BaseException | None) -> None:
     """Empty the frames of an error that is kept: their locals hold the policy that raised it.
 

@@ -101,8 +101,12 @@ class Desk:
 
     # Arrival
 
-    def arrive(self, make: Callable[[int], Ticket], supersedes: bool) -> tuple[Ticket, list[Ticket]]:
+    def arrive(
+        self, make: Callable[[int], Ticket], supersedes: bool, quick: bool = False
+    ) -> tuple[Ticket, list[Ticket], bool]:
         """Take a ticket, made of the number of those that wait; and those that it takes the place of.
+
+        And whether the caller is to prepare it: a ``quick`` one that finds nobody waiting, nothing running.
 
         Raises:
             Refused: the queue is full, or the answer would come too late.
@@ -120,10 +124,14 @@ class Desk:
                     self._drop(other)
             self._admit(ticket)
             self._open.add(ticket)
+            alone = quick and not self.waiting and not self._running
             self._incoming.push(ticket)
-            self._for_workers.notify()
+            if alone:
+                self._begin(ticket)
+            else:
+                self._for_workers.notify()
         ticket.future.add_done_callback(lambda _: self._over(ticket))
-        return ticket, older
+        return ticket, older, alone
 
     def drop_until(self, session: str, step: int) -> list[Ticket]:
         """Take out what a session asked at ``step`` or before, and still waits."""
@@ -197,11 +205,14 @@ class Desk:
                 if ticket is not None and (
                     len(self._ready) + self._preparing < ahead or not self._ready.of(ticket.session)
                 ):
-                    self._incoming.take(ticket)
-                    self._preparing += 1
+                    self._begin(ticket)
                     return partial(prepare, ticket)
                 self._for_workers.wait()
             return None
+
+    def _begin(self, ticket: Ticket) -> None:
+        self._incoming.take(ticket)
+        self._preparing += 1
 
     def prepared(self, ticket: Ticket, good: bool) -> None:
         """A ticket was prepared, and can wait for the model if that was ``good``."""

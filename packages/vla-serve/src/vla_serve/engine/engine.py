@@ -6,15 +6,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
 
-from vla_serve.engine.boundary import Boundary
+from vla_serve.engine.boundary import Boundary, raise_again
 from vla_serve.engine.desk import Desk
 from vla_serve.engine.errors import DeadlinePassed, NotServing, Superseded
 from vla_serve.engine.plan import sizes
 from vla_serve.engine.policy import ActingPolicy, Policy, Row, RowByRow, as_policy
+from vla_serve.engine.quick import Quick
 from vla_serve.engine.runner import Runner, told
 from vla_serve.engine.ticket import Answer, Ticket
 from vla_serve.engine.warm_up import OnWarm, warm_up
@@ -27,10 +28,10 @@ TICK_S = 0.25
 class Engine:
     """Runs a policy. :meth:`start` it, :meth:`submit` requests, :meth:`close` it.
 
-    A request is decoded and prepared in one of some threads, waits for its turn (round robin over sessions),
-    runs in a batch with others of its kind, and is finished in one of those threads again. What cannot be
-    answered before its deadline, by what runs were measured to take, is refused as soon as that is known. One
-    that was cancelled is never run.
+    A request is decoded and prepared in one of some threads, or where it is submitted if that is quick and
+    nobody waits; it waits for its turn (round robin over sessions), runs in a batch with others of its kind,
+    and is finished in one of those threads again. What cannot be answered before its deadline, by what runs
+    were measured to take, is refused as soon as that is known. One that was cancelled is never run.
 
     Args:
         policy: what answers.
@@ -65,7 +66,7 @@ class Engine:
         self._timeout_s = model_timeout_s
         self._on_thread, self._on_failure = on_thread, on_failure
         self._runner = Runner(self.policy, self._sizes, can_shrink=not deterministic)
-        self._desk = Desk(max_queue, self._sizes, batch_wait_s)
+        self._desk, self._quick = Desk(max_queue, self._sizes, batch_wait_s), Quick()
         self._first: Callable[[], None] = lambda: None
         self._started: Future[None] = Future()
         count = threads or max(2, min(4, os.cpu_count() or 2))
@@ -110,25 +111,33 @@ class Engine:
         deadline: float | None = None,
         step: int | None = None,
         supersedes: bool = False,
+        alike: Hashable = None,
     ) -> Future[Answer]:
         """Queue a request; cancelling the future takes it off the queue.
 
         Args:
             session: whose it is.
-            make_row: called in another thread; what it raises the future raises.
+            make_row: called in a thread of the engine, or here; what it raises the future raises.
             steps: denoise steps.
             deadline: on the monotonic clock.
             step: control step of the session's episode; see :meth:`drop_past`.
             supersedes: drop what of the session still waits.
+            alike: names requests that take about as long to prepare as each other. Where the latest of them
+                was quick, and nobody waits, this one is prepared before the call returns.
 
         Raises:
             Refused: the queue is full, or the answer would come too late.
             NotServing: the engine is stopping, or has failed.
         """
-        make = partial(Ticket, session, make_row, steps, deadline, step=step)
-        ticket, older = self._desk.arrive(make, supersedes)
+        make = partial(Ticket, session, make_row, steps, deadline, step=step, alike=alike)
+        ticket, older, alone = self._desk.arrive(make, supersedes, alike in self._quick)
         for dropped in older:
             dropped.fail(Superseded())
+        if alone:
+            with Boundary(exits=True) as caller:
+                self._prepare(ticket)
+            if caller.error is not None:  # what would end a thread ends one of ours, and with it the engine
+                self._desk.add_jobs([partial(raise_again, caller.error)])
         return ticket.future
 
     @property
@@ -204,6 +213,7 @@ class Engine:
             if not ticket.future.cancelled():
                 ticket.prepare(self.policy.prepare)
                 good = True
+                self._quick.took(ticket.alike, ticket.decode_s + ticket.prepare_s)
         if request.error is not None:
             ticket.fail(told(request.error))
         self._desk.prepared(ticket, good)

@@ -43,11 +43,12 @@ class Ticket:
 
     Args:
         session: whose turn it takes.
-        make_row: decodes and checks it; called in a thread of the engine, if it comes to that.
+        make_row: decodes and checks it; called in a thread of the engine or where it comes in, if at all.
         steps: denoise steps, for what the run will cost.
         deadline: on the monotonic clock, or None.
         depth: requests that waited when it came.
         step: control step of the session's episode, or None.
+        alike: what takes about as long to prepare has the same; None: nobody knows.
     """
 
     session: str
@@ -56,6 +57,7 @@ class Ticket:
     deadline: float | None
     depth: int
     step: int | None = None
+    alike: Hashable = None
     arrived: float = field(default_factory=time.monotonic)
     future: Future[Answer] = field(default_factory=Future)
     row: Row | None = None
