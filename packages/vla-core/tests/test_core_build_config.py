@@ -196,3 +196,11 @@ def test_words_that_yaml_takes_for_truth_values_are_words() -> None:
     assert build_config(Switches, {"compile": False, "either": True}) == Switches("off", "on")
     with pytest.raises(ConfigError, match="one of 'off', 'blocks', got True"):
         build_config(Switches, {"compile": True})
+
+
+def test_a_key_is_placed_by_what_stands_below_it_before_what_stands_above() -> None:
+    tree = Tree({}, {"trainer": "a.yaml:1", "trainer.steps.max": "command line", "trainer.step": "a.yaml:2"})
+    assert tree.where("trainer.steps") == "command line: "
+    assert tree.where("trainer.step") == "a.yaml:2: "
+    assert tree.where("trainer.other") == "a.yaml:1: "
+    assert tree.where("train") == ""

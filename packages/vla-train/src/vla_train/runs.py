@@ -27,7 +27,7 @@ from vla_train.evaluate import check_evaluation, evaluate
 from vla_train.overview import overview
 from vla_train.report import write_report
 from vla_train.resume import run_directory, samples_a_step, the_newest
-from vla_train.run_info import checkpoint_of
+from vla_train.run_info import checkpoint_of, describe_run
 from vla_train.seen import FILE as SEEN
 from vla_train.seen import save_seen
 from vla_train.states import Choice, choose, set_run_aside
@@ -76,6 +76,11 @@ class Run:
         info, table = self.engine.agree(write)
         self._say(lambda: announce.hello(self.console, info, table, self.trainer))
         return info
+
+    def facts(self) -> dict[str, Any]:
+        """What ``run.json`` would say; nothing is written."""
+        trainer = self.trainer
+        return describe_run(self.composed, self.run_dir.name, self.engine, trainer.command, trainer.stages)
 
     def train(self) -> Outcome:
         """Train to the end, and note when and what came of it."""
@@ -151,6 +156,10 @@ def _resuming(config: RunConfig, engine: Engine) -> tuple[RunConfig, Choice | No
         return config, None
     if config.run_id is None:
         raise ConfigError("trainer.resume is 'auto', so run_id must name the run to look for")
+    if not config.trainer.save_resume:
+        raise ConfigError(
+            "trainer.resume is 'auto', and trainer.save_resume=false keeps nothing to go on from; drop one"
+        )
     choice = choose(engine, Path(config.run_root_dir) / config.run_id)
     keep = config.trainer.keep_states or 2
     decided = replace(config.trainer, resume=choice.state is not None, keep_states=keep)
@@ -167,7 +176,7 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
     run = make_run(tree, console, "vla-train " + shlex.join(argv))
     if dry:
         if run.engine.is_main:
-            announce.dry_run(console, run.trainer)
+            announce.dry_run(console, run.facts(), run.trainer)
         return
     run.begin({"rerun.sh": _rerun(argv, run.run_dir.name)})
     outcome = run.train()
