@@ -80,7 +80,12 @@ def save(
         if engine.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
         raise _unwritten(final, failure) from failure
-    facts = {"world": engine.world, "samples_a_step": samples_a_step(settings, engine.world), **memory}
+    facts = {
+        "engine": engine.name,
+        "world": engine.world,
+        "samples_a_step": samples_a_step(settings, engine.world),
+        **memory,
+    }
     keep = settings.keep_states or 1
     if writer.beside:
         writer.run_together(rest, lambda failure: _finish(failure, temporary, final, facts, keep))

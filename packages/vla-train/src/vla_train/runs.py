@@ -19,7 +19,7 @@ from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 
 from vla_train import announce
-from vla_train.compare import check_resumable
+from vla_train.compare import check_engine, check_resumable
 from vla_train.composition import Composed, compose
 from vla_train.config import RunConfig
 from vla_train.engine import Engine, make_engine
@@ -131,8 +131,9 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes, anew))
     if resumes and choice is None:
         choice = the_newest(engine, run_dir)
+    if (state := None if choice is None else choice.state) is not None:
+        engine.agree(lambda: check_engine(state, engine))
     composed = compose(tree, config, engine.device, sharing=engine.sharing)
-    state = None if choice is None else choice.state
     if state is not None:
         samples = samples_a_step(config.trainer, engine.world)
         engine.agree(lambda: check_resumable(run_dir, state, composed.resolved, samples, composed.trained))
