@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vla_train.data_sets import Data
 from vla_train.engine import Engine
 from vla_train.resume import samples_a_step
 from vla_train.stages import Stages
+from vla_train.states import Choice
 
 PACKAGES = (
     "vla-core", "vla-vlm", "vla-geometry", "vla-heads", "vla-data", "vla-train", "vla-serve", "torch",
@@ -46,16 +48,30 @@ def _from_scratch(composed: Composed) -> bool:
 
 
 def write_run(
-    composed: Composed, run_dir: Path, engine: Engine, command: str, stages: Stages
+    composed: Composed, run_dir: Path, engine: Engine, command: str, stages: Stages, choice: Choice
 ) -> dict[str, Any]:
-    """:func:`describe_run` to ``run.json``; a run that goes on began when it began."""
+    """:func:`describe_run` to ``run.json``; a run that goes on (from ``choice``) began when it began.
+
+    ``stretches`` says after which step, when, and with how many processes each start of it trained.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     info = describe_run(composed, run_dir.name, engine, command, stages)
     path = run_dir / "run.json"
     if composed.config.trainer.resume and path.exists():
-        info["started"] = json.loads(path.read_text())["started"]
+        old = json.loads(path.read_text())
+        before = old.get("stretches") or [_stretch(old, 0)]
+        info["stretches"] = [s for s in before if s["after_step"] < choice.step] + [
+            _stretch(info, choice.step)
+        ]
+        info["started"] = old["started"]
+    else:
+        info["stretches"] = [_stretch(info, 0)]
     path.write_text(json.dumps(info, indent=1))
     return info
+
+
+def _stretch(info: Mapping[str, Any], after: int) -> dict[str, Any]:
+    return {"after_step": after, **{key: info.get(key) for key in ("started", "engine", "processes")}}
 
 
 def describe_run(

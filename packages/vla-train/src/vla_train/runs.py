@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -26,6 +24,7 @@ from vla_train.engine import Engine, make_engine
 from vla_train.evaluate import check_evaluation, evaluate
 from vla_train.overview import overview
 from vla_train.report import write_report
+from vla_train.rerun import command, launcher, parents_words, script
 from vla_train.resume import run_directory, samples_a_step, the_newest
 from vla_train.run_info import checkpoint_of, describe_run
 from vla_train.seen import FILE as SEEN
@@ -174,12 +173,15 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
         UserError: one line that says what, where, and how to fix it.
         Stopped: a signal asked for the end; the run can go on.
     """
-    run = make_run(tree, console, "vla-train " + shlex.join(argv))
+    started = launcher(argv, os.environ, parents_words())
+    run = make_run(tree, console, command(argv, started))
     if dry:
         if run.engine.is_main:
             announce.dry_run(console, run.facts(), run.trainer)
         return
-    run.begin({"rerun.sh": _rerun(argv, run.run_dir.name)})
+    # A run that looks for a state by itself does so under its other name too.
+    anew = run.composed.config.trainer.resume is True and tree.data.get("trainer", {}).get("resume") != "auto"
+    run.begin({"rerun.sh": script(argv, started, run.run_dir.name, anew)})
     outcome = run.train()
     if not run.engine.is_main:
         return
@@ -189,12 +191,3 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
     finally:
         # Whatever the evaluation did, the training is reported.
         run.report()
-
-
-def _rerun(argv: list[str], run_id: str) -> str:
-    """A script that starts the same run anew, beside this one."""
-    directory = shlex.quote(os.getcwd())
-    words = shlex.join([sys.executable, "-m", "vla_train", *argv])
-    name = shlex.quote(f"{run_id}-again")
-    lines = ("#!/bin/sh", "# The same run under another name.", f"cd {directory} || exit 1")
-    return "\n".join([*lines, f'{words} run_id={name} "$@"', ""])
