@@ -32,7 +32,8 @@ def state(tmp_path: Path, **facts: str | int) -> Path:
         (("one process", 1), ("DDP", 4)),
         (("FSDP2", 2), ("FSDP2", 1)),
         (("FSDP2", 1), ("FSDP2", 4)),
-        (("DeepSpeed ZeRO-2", 2), ("DeepSpeed ZeRO-2", 2)),
+        (("DeepSpeed ZeRO-2", 2), ("DeepSpeed ZeRO-2", 3)),
+        (("DeepSpeed ZeRO-3", 2), ("DeepSpeed ZeRO-3", 2)),
     ],
 )
 def test_who_reads_what(tmp_path: Path, wrote: tuple[str, int], reads: tuple[str, int]) -> None:
@@ -52,7 +53,7 @@ def test_who_reads_what(tmp_path: Path, wrote: tuple[str, int], reads: tuple[str
             ("DeepSpeed ZeRO-2", 2),
             ("one process", 1),
             "by 2 processes of DeepSpeed ZeRO-2, and this is one process; accelerate launch with its "
-            "file and --num_processes 2 goes on from it",
+            "file and --num_processes N goes on from it",
         ),
         (
             ("DeepSpeed ZeRO-3", 2),

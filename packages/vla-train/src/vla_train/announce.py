@@ -28,7 +28,7 @@ def _length(trainer: Trainer, samples: int) -> str:
     text = f"{steps:,} step{'s' if steps > 1 else ''}, {steps * samples:,} samples"
     talks = 0 if trainer.conversations is None else len(trainer.conversations)
     epochs = steps * samples / (talks if trainer.robots is None else trainer.robots.mixture.length)
-    return f"{text}: {epochs:.{1 if epochs >= 1 else 3}f} epochs"
+    return f"{text}: {epochs:.1f} epochs" if epochs >= 1 else f"{text}: {epochs:.2g} epochs"
 
 
 def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Trainer) -> None:

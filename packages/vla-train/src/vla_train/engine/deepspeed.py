@@ -100,6 +100,13 @@ class DeepSpeed(Engine):
         held: Any = parameter
         return int(held.ds_numel) if hasattr(held, "ds_numel") else parameter.numel()
 
+    def load(self, folder: Path) -> None:
+        """See the base; at stages 1 and 2 whatever number of processes wrote it."""
+        from vla_train.engine.repartition import any_world
+
+        with nullcontext() if self.shards else any_world(self.module):
+            super().load(folder)
+
     def save_later(self, folder: Path, copy: Copy, channel: ProcessGroup | None) -> Callable[[], None]:
         """See the base; what DeepSpeed hands to its writer is kept in its stead."""
         from vla_train.engine.deepspeed_writer import Kept
