@@ -27,8 +27,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
+def _count(module: nn.Module | None, engine: Engine) -> int:
+    # Under ZeRO-3 a parameter that is not in use has no numbers.
+    return 0 if module is None else sum(engine.numel(p) for p in module.parameters())
 
 
 def _tasks(data: Data) -> set[str]:
@@ -79,7 +80,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Plain data: framework, parameters, data, processes, machine, versions."""
     model, settings = composed.model, composed.config.trainer
-    parts = {n: _count(getattr(model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
+    parts = {n: _count(getattr(model, n), engine) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     made_with = describe(packages=PACKAGES)
     if engine.device.type == "cuda":
         made_with["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -95,8 +96,8 @@ def describe_run(
         "processes": engine.world,
         "samples_a_step": samples_a_step(settings, engine.world),
         "parameters": {
-            "total": _count(model),
-            "trainable": sum(p.numel() for n, p in model.named_parameters() if stages.trains(n, p)),
+            "total": _count(model, engine),
+            "trainable": sum(engine.numel(p) for n, p in model.named_parameters() if stages.trains(n, p)),
             "parts": {name: n for name, n in parts.items() if n},
         },
         **made_with,
