@@ -89,8 +89,10 @@ def _together(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for node in nodes:
         for key, value in node.items():
             there = out.get(key)
-            merges = isinstance(there, dict) and isinstance(value, dict)
-            out[key] = _together((there, value)) if merges else value
+            if isinstance(there, dict) and isinstance(value, dict):
+                out[key] = _together((there, value))
+            else:
+                out[key] = value
     return out
 
 
