@@ -18,6 +18,7 @@ from vla_train.composition import Composed
 from vla_train.data_sets import Data
 from vla_train.engine import Engine
 from vla_train.resume import samples_a_step
+from vla_train.small_files import write_json
 from vla_train.stages import Stages
 from vla_train.states import Choice
 
@@ -67,7 +68,7 @@ def write_run(
         info["started"] = old["started"]
     else:
         info["stretches"] = [_stretch(info, 0)]
-    path.write_text(json.dumps(info, indent=1))
+    write_json(path, info)
     return info
 
 

@@ -29,6 +29,7 @@ from vla_train.resume import run_directory, samples_a_step, the_newest
 from vla_train.run_info import checkpoint_of, describe_run
 from vla_train.seen import FILE as SEEN
 from vla_train.seen import save_seen
+from vla_train.small_files import into, write_json
 from vla_train.states import Choice, choose, set_run_aside
 from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
@@ -72,7 +73,11 @@ class Run:
             (self.run_dir / "overview.txt").write_text(table)
             return info, table
 
-        info, table = self.engine.agree(write)
+        def written() -> tuple[dict[str, Any], str]:
+            with into(self.run_dir):
+                return write()
+
+        info, table = self.engine.agree(written)
         self._say(lambda: announce.hello(self.console, info, table, self.trainer))
         return info
 
@@ -90,7 +95,8 @@ class Run:
             info = json.loads(path.read_text())
             info["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
             info["checkpoint"] = checkpoint_of(outcome.checkpoint, self.run_dir)
-            path.write_text(json.dumps(info, indent=1))
+            with into(self.run_dir):
+                write_json(path, info)
         return outcome
 
     def evaluate(self, checkpoint: Path) -> Mapping[str, Any] | None:
@@ -105,7 +111,9 @@ class Run:
 
     def report(self) -> None:
         """Write ``report.html``."""
-        announce.line(self.console, f"report      {write_report(self.run_dir)}")
+        with into(self.run_dir / "report.html"):
+            path = write_report(self.run_dir)
+        announce.line(self.console, f"report      {path}")
 
     def _say(self, speak: Callable[[], None]) -> None:
         if self.engine.is_main:
