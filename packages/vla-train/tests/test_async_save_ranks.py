@@ -73,7 +73,7 @@ def test_a_rank_that_cannot_write_ends_all_with_one_line(words: list[str], two_r
     VLAPolicy.from_pretrained(run / "checkpoints" / "steps_2")
 
 
-@pytest.mark.parametrize("kind", ["fsdp2", "fsdp2 beside", "zero2", "zero2 beside"])
+@pytest.mark.parametrize("kind", ["ddp", "ddp beside", "fsdp2", "fsdp2 beside", "zero2", "zero2 beside"])
 def test_a_disk_that_runs_full_ends_both_with_one_line(
     words: list[str], two_ranks: Any, small_disk: Path, kind: str
 ) -> None:
@@ -84,7 +84,8 @@ def test_a_disk_that_runs_full_ends_both_with_one_line(
             "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
             "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu",
         }  # fmt: skip
-    words = [*words, *(["trainer.device=auto"] if env else SHARES), f"run_root_dir={small_disk}"]
+    own = {"ddp": (), "fsdp2": SHARES, "zero2": ("trainer.device=auto",)}[kind.split()[0]]
+    words = [*words, *own, f"run_root_dir={small_disk}"]
     words += ["trainer.max_steps=400", "trainer.log_every=1000", "trainer.save_every=1"]
     words += ["trainer.keep_checkpoints=0", "trainer.keep_states=99"]
     words += [f"trainer.async_save={kind.endswith('beside')}".lower()]
