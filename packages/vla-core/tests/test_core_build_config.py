@@ -105,11 +105,13 @@ def test_accepted_values(node, expected):
         ({"parts": [{"steps": "q"}]}, "'top.parts.0.steps': expected an int, got 'q'"),
         ({"parts": [3]}, "'top.parts.0': expected a mapping, got 3"),
         ({"parts": {"lr": 1}}, "'top.parts': expected a list, got {'lr': 1}"),
-        ({"size": 3}, "'top.size': expected a list, got 3"),
+        ({"size": 3}, "'top.size': expected a list, got 3; write [3]"),
+        ({"size": "q"}, "'top.size': expected a list, got 'q'"),
+        ({"pair": 3}, "'top.pair': expected a list, got 3"),
         ({"size": ["a"]}, "'top.size.0': expected an int, got 'a'"),
         ({"pair": [1]}, "'top.pair': expected 2 entries, got 1"),
         ({"table": {"k": {"lr": "q"}}}, "'top.table.k.lr': expected a float, got 'q'"),
-        ({"anything": 3}, "'top.anything': expected a mapping, got 3"),
+        ({"anything": 3}, "'top.anything': expected a mapping, e.g. {base: 1}, got 3"),
         ({"either": [1]}, "'top.either': expected an int or text, got [1]"),
         ({"nested": [[1, "a"]]}, "'top.nested.0.1': expected an int, got 'a'"),
         ({"count": "???"}, "'top.count' must be set"),
@@ -196,3 +198,11 @@ def test_words_that_yaml_takes_for_truth_values_are_words() -> None:
     assert build_config(Switches, {"compile": False, "either": True}) == Switches("off", "on")
     with pytest.raises(ConfigError, match="one of 'off', 'blocks', got True"):
         build_config(Switches, {"compile": True})
+
+
+def test_a_key_is_placed_by_what_stands_below_it_before_what_stands_above() -> None:
+    tree = Tree({}, {"trainer": "a.yaml:1", "trainer.steps.max": "command line", "trainer.step": "a.yaml:2"})
+    assert tree.where("trainer.steps") == "command line: "
+    assert tree.where("trainer.step") == "a.yaml:2: "
+    assert tree.where("trainer.other") == "a.yaml:1: "
+    assert tree.where("train") == ""

@@ -86,7 +86,7 @@ def test_malformed_overrides(override):
         ("a=[1", "not valid YAML"),
         ("a=x: y: z", "not valid YAML"),
         ("a=${", "not valid YAML"),
-        ("steps.4.height=1", "out of range"),
+        ("steps.4.height=1", "4 is none"),
         ("steps.first=1", "steps.first"),
     ],
 )
@@ -158,3 +158,13 @@ def test_subtrees(write):
     for key in ("run.none", "run.value", "run.value.deep"):
         with pytest.raises(ConfigError, match=rf"'{key}' must be set to a mapping$"):
             tree.sub(key)
+
+
+def test_an_index_that_a_list_does_not_have(write):
+    base = write("base.yaml", "top: {parts: [{a: 1}, {a: 2}], none: []}\n")
+    for override, said in [
+        ("top.parts.2.a=1", "'top.parts' has 2 entries, the first of which has index 0; 2 is none"),
+        ("top.none.0=1", "'top.none' has no entry; 0 is none"),
+    ]:
+        with pytest.raises(ConfigError, match=f"command line: '{override}': {said}"):
+            load_tree([base], [override])

@@ -73,6 +73,39 @@ def test_a_rank_that_cannot_write_ends_all_with_one_line(words: list[str], two_r
     VLAPolicy.from_pretrained(run / "checkpoints" / "steps_2")
 
 
+@pytest.mark.parametrize("kind", ["ddp", "ddp beside", "fsdp2", "fsdp2 beside", "zero2", "zero2 beside"])
+def test_a_disk_that_runs_full_ends_both_with_one_line(
+    words: list[str], two_ranks: Any, small_disk: Path, kind: str
+) -> None:
+    env: dict[str, str] = {}
+    if kind.startswith("zero2"):
+        pytest.importorskip("deepspeed")
+        env = {
+            "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+            "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu",
+        }  # fmt: skip
+    own = {"ddp": (), "fsdp2": SHARES, "zero2": ("trainer.device=auto",)}[kind.split()[0]]
+    words = [*words, *own, f"run_root_dir={small_disk}"]
+    words += ["trainer.max_steps=400", "trainer.log_every=1000", "trainer.save_every=1"]
+    words += ["trainer.keep_checkpoints=0", "trainer.keep_states=99"]
+    words += [f"trainer.async_save={kind.endswith('beside')}".lower()]
+    command = two_ranks.command({"run": words}, env={"run": env})
+    with started(command, 2, two_ranks.folder, forked=True) as ranks:
+        wait(ranks, time.monotonic() + 120)
+        out = [rank.ended() for rank in ranks if rank.process.poll() is not None]
+    said = "".join(rank.said for rank in out)
+    assert [rank.code for rank in out] == [2, 2], said
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if "cannot be written" in line]
+    assert len(lines) == 1, lines
+    assert "is whole" in lines[0]
+    run = small_disk / "toy"
+    newest = resume.newest(run)
+    assert newest is not None
+    assert not list((run / "resume").glob(".*"))
+    VLAPolicy.from_pretrained(run / "checkpoints" / newest.name)
+
+
 def test_killed_in_the_middle_of_a_save_the_newest_is_whole(words: list[str], two_ranks: Any) -> None:
     words = [*words, *SHARES, "trainer.async_save=true", "trainer.save_every=1"]
     endless = [*words, "trainer.max_steps=100000"]

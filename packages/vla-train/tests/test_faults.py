@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,18 +21,6 @@ COMMON = ("trackers=[jsonl]", "trainer.schedule=constant", "datasets.val_fractio
 
 def call(config: Path, *words: str) -> int:
     return main(["--config", str(config), *COMMON, *words])
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("takes the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.slow

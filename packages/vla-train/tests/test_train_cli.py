@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 from vla_train.command_line import make_parser, overrides_of, split_configs
+from vla_train.commands import COMMANDS
 from vla_train.presets import list_presets, load_run_tree
 
 
@@ -215,3 +216,10 @@ def test_an_override_reaches_into_the_lists_of_a_preset(toy_config: Path) -> Non
 def test_what_fsdp2_alone_needs_waits_for_it() -> None:
     code = "import sys, vla_train.runs; sys.exit('torch.distributed.tensor' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"vla-train {name} --help" in said for name in COMMANDS)

@@ -86,6 +86,12 @@ def test_two_ranks_are_one_run_and_save_beside_it(words: list[str], two_ranks: A
         same_steps(folder / ("one" if stage == 3 else "one_averaged"), folder / f"now{stage}")
         same_files(folder / f"now{stage}", folder / f"beside{stage}", stage)
     same_weights(folder / "odd_now3", folder / "odd_beside3")
+    counts = {
+        name: json.loads((folder / name / "run.json").read_text())["parameters"]
+        for name in ("one", "now1", "now2", "now3")
+    }
+    assert counts["one"]["total"] > 0
+    assert all(count == counts["one"] for count in counts.values()), counts
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -165,6 +165,9 @@ def convert(hint: Any, value: Any, name: str, fail: Fail) -> Any:
     elif container in _LISTS:
         if isinstance(value, (list, tuple)):
             return _items(hint, value, name, fail)
+        of = [bare(arg)[0] for arg in get_args(hint)]
+        if type(value) in of and (len(of) == 1 or Ellipsis in of):
+            fail(name, f"expected a list, got {value!r}; write [{value}]")
     elif container in _MAPPINGS:
         if isinstance(value, Mapping):
             key_hint, value_hint = get_args(hint) or (Any, Any)
@@ -215,6 +218,9 @@ def construct(cls: type, node: Mapping[Any, Any], name: str, fail: Fail, base: A
             # Mappings merge: a nested default keeps what the node does not mention.
             values[key] = construct(type(default), node[key], place, fail, base=default)
         else:
+            if isinstance(default, Mapping) and default and isinstance(node[key], (str, int, float)):
+                example = ", ".join(f"{k}: {v}" for k, v in default.items())
+                fail(place, f"expected a mapping, e.g. {{{example}}}, got {node[key]!r}")
             values[key] = convert(hint, node[key], place, fail)
             if isinstance(default, Mapping) and isinstance(values[key], Mapping):
                 values[key] = {**default, **values[key]}

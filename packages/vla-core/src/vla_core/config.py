@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_core import _typed
@@ -36,10 +36,12 @@ class Tree:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, key: str) -> str:
-        """``"file:line: "`` of the key or its nearest recorded parent, ``""`` if unknown."""
+        """``"file:line: "`` of the key, of one below it or of its nearest parent; ``""`` if unknown."""
         while key:
-            if key in self.origins:
-                return f"{self.origins[key]}: "
+            # A command line names what is below a key alone.
+            below = (name for name in self.origins if name.startswith(f"{key}."))
+            if (found := key if key in self.origins else next(below, None)) is not None:
+                return f"{self.origins[found]}: "
             key = key.rpartition(".")[0]
         return ""
 
@@ -123,13 +125,27 @@ def _override(merged: DictConfig, text: str, origins: dict[str, str]) -> None:
     plain = cast("dict[str, Any]", OmegaConf.to_container(parsed))["value"]
     try:
         OmegaConf.update(merged, key, new if isinstance(plain, (dict, list)) else plain, merge=True)
+    except IndexError as error:
+        raise ConfigError(f"command line: '{text}': {_beyond(merged, key)}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        # Indices of a list, or names below one.
+        # Names below a list.
         raise ConfigError(f"command line: '{text}': {_reason(error)}") from error
     _record(key, "command line", origins, isinstance(plain, dict))
     if isinstance(plain, (dict, list)):
         for name in _names(plain, key):
             origins[name] = "command line"
+
+
+def _beyond(merged: DictConfig, key: str) -> str:
+    """What to say of a key that has an index which its list does not have."""
+    *above, _ = parts = key.split(".")
+    for end in range(len(above), 0, -1):
+        node, index = OmegaConf.select(merged, ".".join(parts[:end])), parts[end]
+        if isinstance(node, ListConfig):
+            many = "1 entry, and it has" if len(node) == 1 else f"{len(node)} entries, the first of which has"
+            has = f"{many} index 0" if node else "no entry"
+            return f"'{'.'.join(parts[:end])}' has {has}; {index} is none"
+    return "no such entry"
 
 
 def _names(node: Any, prefix: str) -> list[str]:

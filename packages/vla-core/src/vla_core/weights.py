@@ -17,18 +17,28 @@ from vla_core.errors import UserError
 _WRITER = ("PytorchStreamWriter", "unexpected pos", "inline_container", "iostream error")
 
 
+def disk_error(error: BaseException) -> OSError | None:
+    """What a writer of tensors raised, if the disk is what it is about."""
+    said = (str(error).splitlines() or [""])[0]
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, SafetensorError):
+        return OSError(said)
+    # torch's writer has no error of its own.
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _WRITER):
+        return OSError(f"no space, or no right to write: {said}")
+    return None
+
+
 @contextmanager
 def writing() -> Iterator[None]:
     """A block that writes files of tensors: a disk that is full is an OSError, whichever library says so."""
     try:
         yield
-    except SafetensorError as error:
-        raise OSError(str(error).splitlines()[0]) from error
-    except RuntimeError as error:
-        # torch's writer has no error of its own.
-        if not any(words in str(error) for words in _WRITER):
+    except (SafetensorError, RuntimeError) as error:
+        if (found := disk_error(error)) is None:
             raise
-        raise OSError(f"no space, or no right to write: {str(error).splitlines()[0]}") from error
+        raise found from error
 
 
 def save_weights(state: Mapping[str, Tensor], file: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from vla_train.config import EvaluationConfig
+from vla_train.no_effect import no_effect
 from vla_train.reach import as_modules
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ MOST_NAMES = 6
 def line(console: Console, text: str) -> None:
     """One line as it is: logs are searched by line."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _length(trainer: Trainer, samples: int) -> str:
+    """How long the run is."""
+    steps = trainer.settings.max_steps
+    text = f"{steps:,} step{'s' if steps > 1 else ''}, {steps * samples:,} samples"
+    talks = 0 if trainer.conversations is None else len(trainer.conversations)
+    epochs = steps * samples / (talks if trainer.robots is None else trainer.robots.mixture.length)
+    return f"{text}: {epochs:.1f} epochs" if epochs >= 1 else f"{text}: {epochs:.2g} epochs"
 
 
 def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Trainer) -> None:
@@ -35,8 +45,9 @@ def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Traine
         console,
         f"{count} process{'es' if count > 1 else ''} ({info['engine']}), effective batch size "
         f"{info['samples_a_step']} = {settings.batch_size} samples x {settings.gradient_accumulation_steps} "
-        f"micro-batches x {count}",
+        f"micro-batch{'es' if settings.gradient_accumulation_steps > 1 else ''} x {count}",
     )
+    line(console, _length(trainer, info["samples_a_step"]))
     if trainer.unreached:
         names = as_modules(trainer.model, trainer.unreached)
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
@@ -45,7 +56,8 @@ def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Traine
             f"frozen, because no loss of this config depends on them: {', '.join(names[:MOST_NAMES])}{more} "
             f"({len(trainer.unreached)} tensors)",
         )
-    for note in (*trainer.composed.notes, *trainer.notes):
+    idle = no_effect(trainer.config, trainer.validation is not None)
+    for note in (*trainer.composed.notes, *trainer.notes, *idle):
         line(console, note)
     done = trainer.choice.step if settings.resume else 0
     if done:
@@ -101,21 +113,21 @@ def results(console: Console, found: Mapping[str, Any]) -> None:
         )
 
 
-def dry_run(console: Console, trainer: Trainer) -> None:
-    """What would be trained, and what one batch looks like; nothing is written."""
+def dry_run(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None:
+    """What would be trained, as the run itself says it, and what one batch looks like; nothing is written."""
     from vla_train.overview import overview
     from vla_train.testing.trace import shapes
 
-    line(console, overview(trainer.model, trainer, trainer.engine))
-    for note in (*trainer.composed.notes, *trainer.notes):
-        line(console, note)
+    hello(console, info, overview(trainer.model, trainer, trainer.engine), trainer)
     if trainer.robots:
-        line(console, trainer.robots.epoch)
+        if len(trainer.robots.labels) == 1:
+            line(console, trainer.robots.epoch)
         line(console, "one batch")
         for text in shapes(trainer.robots.first_batch()):
             line(console, f"  {text}")
     if (talks := trainer.conversations) is not None:
-        line(console, f"one batch of {talks.describe()}")
+        line(console, "one batch of conversations")
         for text in shapes(talks.first(talks.batch_size)):
             line(console, f"  {text}")
-    line(console, f"everything is in order; {trainer.run_dir} would be written")
+    then = "would go on" if trainer.settings.resume else "would be written"
+    line(console, f"everything is in order; {trainer.run_dir} {then}")

@@ -36,6 +36,12 @@ fit the tokenizer of QwenFast to a data set:
 
 write a run's report again, with rollouts run by hand:
   vla-train report --help
+
+set recorded pictures beside those of the simulator:
+  vla-train pictures --help
+
+exit codes: 0 done, 2 a mistake (one line says which), 75 stopped by SIGTERM or SIGUSR1 and saved,
+  74 ended because another process was lost, 130 interrupted
 """
 
 

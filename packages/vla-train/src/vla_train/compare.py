@@ -13,6 +13,7 @@ from vla_core.errors import ConfigError, UserError
 
 from vla_train import resume
 from vla_train.config import RunConfig
+from vla_train.engine import Engine
 
 FREE = (
     "run_root_dir", "run_id", "trackers", "tracking", "datasets.num_workers", "datasets.ram_cache",
@@ -32,6 +33,8 @@ FREE = (
     "trainer.pretrained_checkpoint", "trainer.reload_modules", "trainer.keep_statistics",
 )  # fmt: skip
 """Keys that are applied from the step on where the run stopped."""
+WHOLE = frozenset({"one process", "DDP"})
+"""Engines whose states hold all in the same files."""
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -41,6 +44,36 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
             yield from differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
     elif old != new:
         yield key, old, new
+
+
+def check_engine(state: Path, engine: Engine) -> None:
+    """The engine can read the state: of one process and of DDP they are the same.
+
+    Raises:
+        UserError: it is another one's, or one of ZeRO-3's for another number of processes.
+    """
+    facts = resume.recall(state)
+    wrote, world = facts.get("engine", engine.name), facts.get("world", engine.world)
+    same = wrote == engine.name or {wrote, engine.name} <= WHOLE
+    if same and (world == engine.world or not wrote.endswith("ZeRO-3")):
+        return
+    weights = state.parents[1] / "checkpoints" / state.name
+    if wrote in WHOLE:
+        how = "one process or DDP goes on from it"
+    elif wrote == "FSDP2":
+        how = "torchrun --nproc_per_node N with trainer.sharding=fsdp2 goes on from it, with any N, 1 too"
+    else:
+        many = world if wrote.endswith("ZeRO-3") else "N"
+        how = f"accelerate launch with its file and --num_processes {many} goes on from it"
+    raise UserError(
+        f"trainer.resume: {state} was written by {_processes(wrote, world)}, and this is "
+        f"{_processes(engine.name, engine.world)}; {how}, and another run_id with "
+        f"trainer.pretrained_checkpoint={weights} starts from its weights"
+    )
+
+
+def _processes(name: str, world: int) -> str:
+    return name if world == 1 and name in WHOLE else f"{world} process{'es' * (world > 1)} of {name}"
 
 
 def check_resumable(

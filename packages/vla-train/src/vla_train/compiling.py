@@ -24,7 +24,8 @@ def compile_model(model: nn.Module, settings: TrainerConfig, engine: Engine) -> 
     if engine.gathers_inside:
         raise ConfigError(
             f"trainer.compile: {engine.name} gathers and frees weights inside blocks, which compiled ones do "
-            "not survive; leave it out, or use trainer.sharding: fsdp2"
+            "not survive; leave it out, or use FSDP2 (configs/accelerate/fsdp2.yaml, or torchrun with "
+            "trainer.sharding: fsdp2)"
         )
     # Cutting a block's graph where DDP's buckets end would undo what fusing its kernels gains.
     dynamo: Any = torch._dynamo.config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +69,7 @@ def load_run_tree(
         if isinstance(node, dict) and "name" in node and node["name"] != (preset.get(part) or {}).get("name"):
             preset.pop(part, None)
     files = [_plain(OmegaConf.load(path)) for path in paths]
-    words = _plain(OmegaConf.from_dotlist(list(overrides)))
+    words = _together(_plain(OmegaConf.from_dotlist([word])) for word in overrides)
     layers = [{"framework": preset}, base.data, *files, words]
     lost = find_lost(layers, lambda name: load_preset(name) if name in list_presets() else None)
     if say is not None:
@@ -81,6 +81,19 @@ def load_run_tree(
     tree = load_tree(paths, overrides, _plain(lowest), of_files)
     origins = {key: place for key, place in base.origins.items() if not is_below(key, of_base)}
     return Tree(tree.data, {**origins, **tree.origins})
+
+
+def _together(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Plain data of one node over the other: a list replaces entries that were named before, and they it."""
+    out: dict[str, Any] = {}
+    for node in nodes:
+        for key, value in node.items():
+            there = out.get(key)
+            if isinstance(there, dict) and isinstance(value, dict):
+                out[key] = _together((there, value))
+            else:
+                out[key] = value
+    return out
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -79,8 +79,18 @@ def save(
     if float(engine.sum(failed)):
         if engine.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise _unwritten(final, failure) from failure
-    facts = {"world": engine.world, "samples_a_step": samples_a_step(settings, engine.world), **memory}
+        said = engine.gather(["" if failure is None else str(failure.strerror or failure)])
+        rank, words = next((rank, words) for rank, words in enumerate(said) if words)
+        # What all say is known to be of one of them; all ranks raise the same, and the first says it.
+        raise _unwritten(
+            final, OSError(words if len(set(said)) == 1 else f"{words}, on rank {rank}")
+        ) from failure
+    facts = {
+        "engine": engine.name,
+        "world": engine.world,
+        "samples_a_step": samples_a_step(settings, engine.world),
+        **memory,
+    }
     keep = settings.keep_states or 1
     if writer.beside:
         writer.run_together(rest, lambda failure: _finish(failure, temporary, final, facts, keep))
@@ -111,9 +121,8 @@ def _finish(
         shutil.rmtree(old)
 
 
-def _unwritten(final: Path, error: OSError | None) -> UserError:
-    reason = "another process failed" if error is None else error.strerror or error
-    return UserError(f"{final}: cannot be written ({reason}); the state before it is whole")
+def _unwritten(final: Path, error: OSError) -> UserError:
+    return UserError(f"{final}: cannot be written ({error.strerror or error}); the state before it is whole")
 
 
 def recall(path: Path | None) -> dict[str, Any]:

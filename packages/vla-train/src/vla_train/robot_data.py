@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from vla_train.feed import Feed
 from vla_train.quarantine import Quarantine
 from vla_train.saving import ROLLOUT
 from vla_train.validate import HeldOut, Validation
+
+GIB = 2**30
 
 
 class RobotData:
@@ -89,9 +92,20 @@ class RobotData:
         return self.collate(rows * (1 if len(rows) > 1 else 2))
 
     def sized(self) -> Batch:
-        """A batch of the run's size, of the first sample of each data set over and over."""
+        """A batch of the run's size, of the first sample of each data set over and over.
+
+        Raises:
+            ConfigError: this machine has no room for one.
+        """
         rows = [self.dataset.first(k) for k in range(len(self.dataset.sources))]
-        return self.collate([rows[i % len(rows)] for i in range(self.config.trainer.batch_size)])
+        size, room = self.config.trainer.batch_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        takes = size * self.collate(rows[:1]).images.nbytes
+        if takes > room:
+            raise ConfigError(
+                f"trainer.batch_size: the pictures of {size} samples take {takes / GIB:.0f} GiB, and this "
+                f"machine has {room / GIB:.0f} GiB"
+            )
+        return self.collate([rows[i % len(rows)] for i in range(size)])
 
     def quarantine(self, run_dir: Path, engine: Engine, console: Console) -> Quarantine | None:
         """Takes samples that cannot be read; None: one of them ends the run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from vla_train.composition import Composed
 from vla_train.data_sets import Data
 from vla_train.engine import Engine
 from vla_train.resume import samples_a_step
+from vla_train.small_files import write_json
 from vla_train.stages import Stages
+from vla_train.states import Choice
 
 PACKAGES = (
     "vla-core", "vla-vlm", "vla-geometry", "vla-heads", "vla-data", "vla-train", "vla-serve", "torch",
@@ -25,8 +28,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
+def _count(module: nn.Module | None, engine: Engine) -> int:
+    # Under ZeRO-3 a parameter that is not in use has no numbers.
+    return 0 if module is None else sum(engine.numel(p) for p in module.parameters())
 
 
 def _tasks(data: Data) -> set[str]:
@@ -46,16 +50,30 @@ def _from_scratch(composed: Composed) -> bool:
 
 
 def write_run(
-    composed: Composed, run_dir: Path, engine: Engine, command: str, stages: Stages
+    composed: Composed, run_dir: Path, engine: Engine, command: str, stages: Stages, choice: Choice
 ) -> dict[str, Any]:
-    """:func:`describe_run` to ``run.json``; a run that goes on began when it began."""
+    """:func:`describe_run` to ``run.json``; a run that goes on (from ``choice``) began when it began.
+
+    ``stretches`` says after which step, when, and with how many processes each start of it trained.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     info = describe_run(composed, run_dir.name, engine, command, stages)
     path = run_dir / "run.json"
     if composed.config.trainer.resume and path.exists():
-        info["started"] = json.loads(path.read_text())["started"]
-    path.write_text(json.dumps(info, indent=1))
+        old = json.loads(path.read_text())
+        before = old.get("stretches") or [_stretch(old, 0)]
+        info["stretches"] = [s for s in before if s["after_step"] < choice.step] + [
+            _stretch(info, choice.step)
+        ]
+        info["started"] = old["started"]
+    else:
+        info["stretches"] = [_stretch(info, 0)]
+    write_json(path, info)
     return info
+
+
+def _stretch(info: Mapping[str, Any], after: int) -> dict[str, Any]:
+    return {"after_step": after, **{key: info.get(key) for key in ("started", "engine", "processes")}}
 
 
 def describe_run(
@@ -63,7 +81,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Plain data: framework, parameters, data, processes, machine, versions."""
     model, settings = composed.model, composed.config.trainer
-    parts = {n: _count(getattr(model, n)) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
+    parts = {n: _count(getattr(model, n), engine) for n in ("vlm", "geometry", "fusion", "head", "auxiliary")}
     made_with = describe(packages=PACKAGES)
     if engine.device.type == "cuda":
         made_with["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -79,8 +97,8 @@ def describe_run(
         "processes": engine.world,
         "samples_a_step": samples_a_step(settings, engine.world),
         "parameters": {
-            "total": _count(model),
-            "trainable": sum(p.numel() for n, p in model.named_parameters() if stages.trains(n, p)),
+            "total": _count(model, engine),
+            "trainable": sum(engine.numel(p) for n, p in model.named_parameters() if stages.trains(n, p)),
             "parts": {name: n for name, n in parts.items() if n},
         },
         **made_with,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -19,17 +17,19 @@ from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 
 from vla_train import announce
-from vla_train.compare import check_resumable
+from vla_train.compare import check_engine, check_resumable
 from vla_train.composition import Composed, compose
 from vla_train.config import RunConfig
 from vla_train.engine import Engine, make_engine
 from vla_train.evaluate import check_evaluation, evaluate
 from vla_train.overview import overview
 from vla_train.report import write_report
+from vla_train.rerun import command, launcher, parents_words, script
 from vla_train.resume import run_directory, samples_a_step, the_newest
-from vla_train.run_info import checkpoint_of
+from vla_train.run_info import checkpoint_of, describe_run
 from vla_train.seen import FILE as SEEN
 from vla_train.seen import save_seen
+from vla_train.small_files import into, write_json
 from vla_train.states import Choice, choose, set_run_aside
 from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
@@ -73,9 +73,18 @@ class Run:
             (self.run_dir / "overview.txt").write_text(table)
             return info, table
 
-        info, table = self.engine.agree(write)
+        def written() -> tuple[dict[str, Any], str]:
+            with into(self.run_dir):
+                return write()
+
+        info, table = self.engine.agree(written)
         self._say(lambda: announce.hello(self.console, info, table, self.trainer))
         return info
+
+    def facts(self) -> dict[str, Any]:
+        """What ``run.json`` would say; nothing is written."""
+        trainer = self.trainer
+        return describe_run(self.composed, self.run_dir.name, self.engine, trainer.command, trainer.stages)
 
     def train(self) -> Outcome:
         """Train to the end, and note when and what came of it."""
@@ -86,7 +95,8 @@ class Run:
             info = json.loads(path.read_text())
             info["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
             info["checkpoint"] = checkpoint_of(outcome.checkpoint, self.run_dir)
-            path.write_text(json.dumps(info, indent=1))
+            with into(self.run_dir):
+                write_json(path, info)
         return outcome
 
     def evaluate(self, checkpoint: Path) -> Mapping[str, Any] | None:
@@ -101,7 +111,9 @@ class Run:
 
     def report(self) -> None:
         """Write ``report.html``."""
-        announce.line(self.console, f"report      {write_report(self.run_dir)}")
+        with into(self.run_dir / "report.html"):
+            path = write_report(self.run_dir)
+        announce.line(self.console, f"report      {path}")
 
     def _say(self, speak: Callable[[], None]) -> None:
         if self.engine.is_main:
@@ -126,8 +138,9 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes, anew))
     if resumes and choice is None:
         choice = the_newest(engine, run_dir)
+    if (state := None if choice is None else choice.state) is not None:
+        engine.agree(lambda: check_engine(state, engine))
     composed = compose(tree, config, engine.device, sharing=engine.sharing)
-    state = None if choice is None else choice.state
     if state is not None:
         samples = samples_a_step(config.trainer, engine.world)
         engine.agree(lambda: check_resumable(run_dir, state, composed.resolved, samples, composed.trained))
@@ -151,6 +164,10 @@ def _resuming(config: RunConfig, engine: Engine) -> tuple[RunConfig, Choice | No
         return config, None
     if config.run_id is None:
         raise ConfigError("trainer.resume is 'auto', so run_id must name the run to look for")
+    if not config.trainer.save_resume:
+        raise ConfigError(
+            "trainer.resume is 'auto', and trainer.save_resume=false keeps nothing to go on from; drop one"
+        )
     choice = choose(engine, Path(config.run_root_dir) / config.run_id)
     keep = config.trainer.keep_states or 2
     decided = replace(config.trainer, resume=choice.state is not None, keep_states=keep)
@@ -164,12 +181,15 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
         UserError: one line that says what, where, and how to fix it.
         Stopped: a signal asked for the end; the run can go on.
     """
-    run = make_run(tree, console, "vla-train " + shlex.join(argv))
+    started = launcher(argv, os.environ, parents_words())
+    run = make_run(tree, console, command(argv, started))
     if dry:
         if run.engine.is_main:
-            announce.dry_run(console, run.trainer)
+            announce.dry_run(console, run.facts(), run.trainer)
         return
-    run.begin({"rerun.sh": _rerun(argv, run.run_dir.name)})
+    # A run that looks for a state by itself does so under its other name too.
+    anew = run.composed.config.trainer.resume is True and tree.data.get("trainer", {}).get("resume") != "auto"
+    run.begin({"rerun.sh": script(argv, started, run.run_dir.name, anew)})
     outcome = run.train()
     if not run.engine.is_main:
         return
@@ -179,12 +199,3 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
     finally:
         # Whatever the evaluation did, the training is reported.
         run.report()
-
-
-def _rerun(argv: list[str], run_id: str) -> str:
-    """A script that starts the same run anew, beside this one."""
-    directory = shlex.quote(os.getcwd())
-    words = shlex.join([sys.executable, "-m", "vla_train", *argv])
-    name = shlex.quote(f"{run_id}-again")
-    lines = ("#!/bin/sh", "# The same run under another name.", f"cd {directory} || exit 1")
-    return "\n".join([*lines, f'{words} run_id={name} "$@"', ""])

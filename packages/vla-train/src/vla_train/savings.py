@@ -67,7 +67,7 @@ def fixes(
         *_batch(settings, conversations),
         *_compiled(settings, engine),
         *_sharded(settings, engine),
-        *_adapters(model, settings),
+        *_adapters(model, settings, engine),
     ]
     found.append(
         Fix("framework.vlm.gradient_checkpointing=true", 6, frozenset({"again"}), _with(_again), True)
@@ -240,7 +240,7 @@ def _sharded(settings: TrainerConfig, engine: Engine) -> Iterator[Fix]:
         yield Fix(f"{words} {where}", cost, frozenset({"sharding"}), apply, other=count > engine.world)
 
 
-def _adapters(model: nn.Module, settings: TrainerConfig) -> Iterator[Fix]:
+def _adapters(model: nn.Module, settings: TrainerConfig, engine: Engine) -> Iterator[Fix]:
     """Adapters on the backbone; head and fusion train as they do now."""
     if settings.lora is not None:
         return
@@ -252,7 +252,7 @@ def _adapters(model: nn.Module, settings: TrainerConfig) -> Iterator[Fix]:
         return
     named = dict(model.named_modules())
     sizes = [(m.in_features + m.out_features) for name in layers if isinstance(m := named[name], nn.Linear)]
-    weights = {id(p): p.numel() for name in parts for p in named[name].parameters()}
+    weights = {id(p): engine.numel(p) for name in parts for p in named[name].parameters()}
     left = config.rank * sum(sizes) + sum(weights.values())
 
     def apply(now: Estimate) -> Estimate:

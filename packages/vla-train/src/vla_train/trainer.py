@@ -296,4 +296,4 @@ class Trainer:
 
     def describe(self) -> dict[str, Any]:
         """Write ``run.json`` and return it."""
-        return write_run(self.composed, self.run_dir, self.engine, self.command, self.stages)
+        return write_run(self.composed, self.run_dir, self.engine, self.command, self.stages, self.choice)

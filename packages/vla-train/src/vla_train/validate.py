@@ -22,6 +22,7 @@ from vla_train.against_mean import ERROR, MEAN
 from vla_train.data import Collate, TransformedDataset
 from vla_train.engine import Engine
 from vla_train.group_errors import StepErrors, of_groups
+from vla_train.small_files import into
 
 Say = Callable[[str], None]
 """Told what is under way, again and again; it decides what is worth a line."""
@@ -207,17 +208,20 @@ class Validation:
                     chunk = chunk[: inner.horizon, : inner.dim]
                     predicted[number * self.batch_size + k] = pipeline.inverse(chunk, raw.state)
         predicted = engine.sum(torch.from_numpy(predicted).to(engine.device)).cpu().numpy()
-        if not engine.is_main:
-            return
-        np.savez_compressed(
-            path,
-            episode=np.array([n for n, _, _ in order]),
-            frame=np.array([frame for _, frame, _ in order]),
-            recorded=recorded,
-            predicted=predicted,
-            names=np.array(dim_names(spec.groups)),
-            units=np.array(dim_units(spec)),
-        )
+
+        def write() -> None:
+            with into(path):
+                np.savez_compressed(
+                    path,
+                    episode=np.array([n for n, _, _ in order]),
+                    frame=np.array([frame for _, frame, _ in order]),
+                    recorded=recorded,
+                    predicted=predicted,
+                    names=np.array(dim_names(spec.groups)),
+                    units=np.array(dim_units(spec)),
+                )
+
+        engine.agree(write)
 
 
 def _mean_action(pipeline: Pipeline) -> Float:

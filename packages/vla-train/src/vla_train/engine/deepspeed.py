@@ -100,22 +100,42 @@ class DeepSpeed(Engine):
         held: Any = parameter
         return int(held.ds_numel) if hasattr(held, "ds_numel") else parameter.numel()
 
+    def load(self, folder: Path) -> None:
+        """See the base; at stages 1 and 2 whatever number of processes wrote it."""
+        from vla_train.engine.repartition import any_world
+
+        with nullcontext() if self.shards else any_world(self.module):
+            super().load(folder)
+
+    def save(self, folder: Path) -> None:
+        """See the base; what the ranks write, each writes by itself."""
+        self._kept(folder, None)()
+
     def save_later(self, folder: Path, copy: Copy, channel: ProcessGroup | None) -> Callable[[], None]:
         """See the base; what DeepSpeed hands to its writer is kept in its stead."""
+        return self._kept(folder, copy)
+
+    def _kept(self, folder: Path, copy: Copy | None) -> Callable[[], None]:
+        """What writes all but the random streams, which are written now."""
         from vla_train.engine.deepspeed_writer import Kept
 
-        self._save_streams(folder)
-        own, kept = self.module.checkpoint_engine, Kept(copy)
-        self.module.checkpoint_engine = kept
+        engine, kept = self.module, Kept(copy)
+        own, engine.checkpoint_engine = engine.checkpoint_engine, kept
+        engine._copy_recovery_script = _nothing
         try:
             # As accelerate names it.
-            self.module.save_checkpoint(str(folder), MODEL_NAME)
+            engine.save_checkpoint(str(folder), MODEL_NAME, save_latest=False)
         finally:
-            self.module.checkpoint_engine = own
-        objects = self._copied_objects(copy)
+            engine.checkpoint_engine = own
+            del engine._copy_recovery_script
+        self._save_streams(folder)
+        objects = self._copied_objects(copy or (lambda thing, name: thing))
 
         def write() -> None:
             kept.write(own)
+            if self.is_main:
+                engine._copy_recovery_script(str(folder))
+                (folder / "latest").write_text(MODEL_NAME)
             save_objects(objects, folder)
 
         return write
@@ -148,6 +168,10 @@ class DeepSpeed(Engine):
             parts[name] = Part(own, held.ds_tensor.ds_numel, tuple(held.ds_shape))
         parts.update(copy(_persistent_buffers(self.model), WHOLE))
         return lambda: gathered(parts, channel, self.is_main)
+
+
+def _nothing(save_path: str) -> None:
+    """In the place of what copies DeepSpeed's scripts, while ranks wait for each other."""
 
 
 def _zero(stage: int, bucket_mb: int, width: int) -> dict[str, Any]:

@@ -28,16 +28,17 @@ def check_writer(writer: CheckpointEngine) -> None:
 
 
 class Kept(CheckpointEngine):
-    """In the place of DeepSpeed's own writer for one save: each file's content is copied.
+    """In the place of DeepSpeed's own writer for one save: each file's content is kept, and nothing written.
 
-    DeepSpeed's own asynchronous writers are not used: they hold the next step's update back until all is on
-    disk.
+    Ranks meet in DeepSpeed's ``save_checkpoint``: one that could not write would leave the others there.
+    DeepSpeed's own asynchronous writers are not used: they hold the next step's update back until all is
+    on disk.
 
     Args:
-        copy: what training shall not change.
+        copy: what training shall not change; None: it waits.
     """
 
-    def __init__(self, copy: Copy) -> None:
+    def __init__(self, copy: Copy | None) -> None:
         super().__init__()
         self.copy = copy
         self.files: list[tuple[Any, str]] = []
@@ -45,9 +46,13 @@ class Kept(CheckpointEngine):
     def create(self, info: CheckpointCommitInfo) -> None:
         """Nothing to prepare."""
 
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Made when they are written to."""
+
     def save(self, state_dict: Any, path: str) -> None:
         """Keep it."""
-        self.files.append((self.copy(state_dict, Path(path).name), path))
+        kept = state_dict if self.copy is None else self.copy(state_dict, Path(path).name)
+        self.files.append((kept, path))
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """It takes part in saves alone."""
@@ -59,9 +64,10 @@ class Kept(CheckpointEngine):
 
     def preserves_storage_sharing(self) -> bool:
         """A copy has no more storage than it shows."""
-        return False
+        return self.copy is None
 
     def write(self, writer: CheckpointEngine) -> None:
         """Hand all to ``writer``, DeepSpeed's own."""
         for state_dict, path in self.files:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             writer.save(state_dict, path)

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from vla_core.weights import disk_error
 
 from vla_train.engine.base import KINDS, WHOLE, Copy, Engine
 from vla_train.engine.gathering import Part, gathered
@@ -221,8 +222,8 @@ def _write(shares: dict[str, Any], folder: Path, channel: ProcessGroup | None) -
         save(shares, checkpoint_id=folder, process_group=channel)
     except CheckpointException as error:
         for rank, (cause, _) in error.failures.items():
-            if isinstance(cause, OSError):
-                raise OSError(f"{cause.strerror or cause}, on rank {rank}") from error
+            if (found := disk_error(cause)) is not None:
+                raise OSError(f"{found.strerror or found}, on rank {rank}") from error
         raise
 
 

@@ -13,7 +13,9 @@ def header(run: Run) -> Markup:
     """Name, date, device, links to the sections and the headline numbers."""
     info = run.info
     badge = [tag("span", "trained from scratch", class_="badge")] if info.get("from_scratch") is True else []
-    line = [date(info.get("started")), f"on {info['device']}" if info.get("device") else ""]
+    line = [date(info.get("started")), _on(run)]
+    if run.resumed:
+        line.append(f"went on after step{'s' * (len(run.resumed) > 1)} {', '.join(map(count, run.resumed))}")
     if run.info and not info.get("finished"):
         line.append("not finished")
     links = {
@@ -40,6 +42,14 @@ def header(run: Run) -> Markup:
     )
 
 
+def _on(run: Run) -> str:
+    """Device and processes."""
+    device, many = run.info.get("device"), run.info.get("processes")
+    if not device or not isinstance(many, int) or many < 2:
+        return f"on {device}" if device else ""
+    return f"on {many} processes ({run.info.get('engine')}), {str(device).partition(':')[0]}"
+
+
 def verdict(metrics: Metrics) -> AgainstMean | None:
     """The last validation against the mean action, dim by dim; None where the run did not measure it."""
     known = {name: metrics.last(name) for prefix in (ERROR, MEAN) for name in metrics.names(prefix)}
@@ -61,10 +71,12 @@ def _tiles(run: Run) -> list[Markup]:
     if error is not None and finite(error):
         against = f"; mean action: {number(mean)}" if finite(mean) else ""
         tiles.append(_tile(number(error), f"held-out action error, normalised{against}"))
-    seconds = between(run.info.get("started"), run.info.get("finished"))
-    seconds = run.metrics.last("elapsed_s") if seconds is None else seconds
+    whole = None if run.resumed else between(run.info.get("started"), run.info.get("finished"))
+    seconds = run.metrics.seconds if whole is None else whole
     if seconds is not None:
-        tiles.append(_tile(duration(seconds), f"for {count(run.metrics.last_step)} steps"))
+        done, steps = run.metrics.last_step, run.max_steps or 0
+        of = f" of {count(steps)}" if steps > done else ""
+        tiles.append(_tile(duration(seconds), f"for {count(done)}{of} steps"))
     total_parameters = run.part("parameters").get("total")
     if isinstance(total_parameters, int):
         trainable = run.part("parameters").get("trainable")

@@ -11,10 +11,12 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from vla_core.axes import dim_names
 from vla_core.errors import UserError
@@ -48,6 +50,13 @@ class Metrics:
     def last(self, name: str) -> float | None:
         """The newest value, or None."""
         return next(reversed(list(self.curves.get(name, {}).values())), None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training until the last line, in all stretches of a resumed run, each of which counts from 0."""
+        clock = list(self.curves.get("elapsed_s", {}).values())
+        ends = [a for a, b in pairwise(clock) if b < a]
+        return sum(ends) + clock[-1] if clock else None
 
     @property
     def last_step(self) -> int:
@@ -101,6 +110,19 @@ class Run:
     @property
     def name(self) -> str:
         return str(self.info.get("run_id") or self.path.resolve().name)
+
+    @property
+    def max_steps(self) -> int | None:
+        """``trainer.max_steps`` of the config."""
+        trainer = (yaml.safe_load(self.config or "") or {}).get("trainer") or {}
+        steps = trainer.get("max_steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def resumed(self) -> list[int]:
+        """Steps after which it went on."""
+        found = self.info.get("stretches")
+        return [s["after_step"] for s in found if s["after_step"]] if isinstance(found, list) else []
 
     def part(self, key: str) -> Mapping[str, Any]:
         """A mapping of ``run.json``; empty if absent."""
