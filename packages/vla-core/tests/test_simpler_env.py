@@ -8,6 +8,7 @@ rotation vector and gripper.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,18 @@ def make(monkeypatch, built):
         return SimplerEnv(build_config(SimplerEnv.Config, {"task": task, **options}, "env"))
 
     return build
+
+
+def test_the_stand_in_has_the_real_ones_keys_and_shapes() -> None:
+    """``simpler_recording.npz`` is of the real simulator (``record_simpler.py``)."""
+    recording = np.load(Path(__file__).with_name("simpler_recording.npz"))
+    for google, robot in ((False, "widowx"), (True, "google_robot")):
+        stand_in, seen = Simulator(google, 1), json.loads(str(recording[f"{robot}/seen"]))
+        raw, _ = stand_in.reset(0, {})
+        picture, base = raw["image"][stand_in.camera]["rgb"], raw["agent"]["base_pose"]
+        assert seen[f"image.{stand_in.camera}.rgb"] == [str(picture.dtype), *picture.shape]
+        assert seen["agent.base_pose"] == ["float32", *base.shape]
+    np.testing.assert_allclose(recording["widowx/base"][0], BASE, atol=1e-6)
 
 
 def test_fixed_angles_are_about_the_axes_of_the_frame() -> None:
