@@ -52,7 +52,7 @@ class Recorded:
         base = log(self.robot, "base")[self.at]
         return {"image": {self.camera: {"rgb": picture}}, "agent": {"base_pose": base}, "extra": {}}
 
-    def reset(self, seed: int, options: dict) -> tuple[dict, dict]:
+    def reset(self, options: dict) -> tuple[dict, dict]:
         objects = {key: np.asarray(value).tolist() for key, value in options["obj_init_options"].items()}
         assert objects == json.loads(str(log(self.robot, "options")))
         self.at = 0
