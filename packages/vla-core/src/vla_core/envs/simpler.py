@@ -204,8 +204,8 @@ class SimplerEnv:
     def _build(self, episodes: Sweep, variant: Variant, start: Start) -> None:
         """The simulator of one episode, which is built anew for each as SimplerEnv's evaluator does.
 
-        In a used one things settle otherwise, up to a millimetre by what was run before, and what the
-        simulator draws in some scenes (sizes, where distractors stand) is another draw than the evaluator's.
+        In a used one things settle otherwise, up to a millimetre by what was run before; and with a seed of
+        its own the simulator puts distractors where the evaluator's do not stand.
         """
         if self._unused == (variant, start.overlay):
             return
