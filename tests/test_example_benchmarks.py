@@ -165,7 +165,7 @@ class Scene:
         base = np.array([0.147, 0.028, 0.87, 0, 0, 0, 1.0])
         return {"image": {name: {"rgb": image}}, "agent": {"base_pose": base}, "extra": {}}
 
-    def reset(self, seed, options):
+    def reset(self, options):
         self.n, self.episode = 0, options["obj_init_options"]["episode_id"]
         return self.see(), {}
 

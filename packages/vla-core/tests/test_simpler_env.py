@@ -8,6 +8,7 @@ rotation vector and gripper.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ class Simulator:
             pose=SimpleNamespace(p=BASE[:3] + np.array([-0.3, 0.0, 0.2]), q=self.hand())
         )
         self.actions: list[np.ndarray] = []
-        self.resets: list[tuple[int, dict]] = []
+        self.resets: list[tuple[int | None, dict]] = []
 
     @staticmethod
     def hand() -> np.ndarray:
@@ -63,7 +64,7 @@ class Simulator:
     def _observe(self) -> dict:
         return {"image": {self.camera: {"rgb": self.image}}, "agent": {"base_pose": BASE}, "extra": {}}
 
-    def reset(self, seed: int, options: dict) -> tuple[dict, dict]:
+    def reset(self, options: dict, seed: int | None = None) -> tuple[dict, dict]:
         self.resets.append((seed, options))
         self.actions.clear()
         return self._observe(), {}
@@ -108,6 +109,18 @@ def make(monkeypatch, built):
         return SimplerEnv(build_config(SimplerEnv.Config, {"task": task, **options}, "env"))
 
     return build
+
+
+def test_the_stand_in_has_the_real_ones_keys_and_shapes() -> None:
+    """``simpler_recording.npz`` is of the real simulator (``record_simpler.py``)."""
+    recording = np.load(Path(__file__).with_name("simpler_recording.npz"))
+    for google, robot in ((False, "widowx"), (True, "google_robot")):
+        stand_in, seen = Simulator(google, 1), json.loads(str(recording[f"{robot}/seen"]))
+        raw, _ = stand_in.reset({})
+        picture, base = raw["image"][stand_in.camera]["rgb"], raw["agent"]["base_pose"]
+        assert seen[f"image.{stand_in.camera}.rgb"] == [str(picture.dtype), *picture.shape]
+        assert seen["agent.base_pose"] == ["float32", *base.shape]
+    np.testing.assert_allclose(recording["widowx/base"][0], BASE, atol=1e-6)
 
 
 def test_fixed_angles_are_about_the_axes_of_the_frame() -> None:
@@ -170,7 +183,8 @@ def test_prepackaged_episodes_are_the_benchmarks_own(make) -> None:
     for env, count in ((widowx, 24), (near, 60)):
         for seed in (3, count + 3):
             env.reset(seed)
-            assert env._env.resets[-1][1] == {"obj_init_options": {"episode_id": 3}}
+            # Made anew, so that nothing is left of an episode before; what is drawn is drawn by the seed.
+            assert env._env.resets == [(seed, {"obj_init_options": {"episode_id": 3}})]
     can = make("google_robot_pick_coke_can", **setting)
     places = set()
     for seed in range(25):
@@ -233,15 +247,18 @@ def test_an_episode_is_built_as_the_scripts_build_it(make, built) -> None:
     assert list(options["obj_init_options"]["init_xy"]) == [0, 0]
 
 
-def test_a_scene_stays_until_it_looks_different(make, built) -> None:
+def test_every_episode_has_a_simulator_of_its_own(make, built) -> None:
+    """As of SimplerEnv's evaluator, and no seed, for which the simulator draws the same in each."""
     env = make("google_robot_move_near", setting="variant_aggregation")
-    for seed in (0, 59, 60, 240, 241):
+    assert len(built) == 1  # what is missing shows before the first episode
+    for seed in (0, 0, 59, 60, 241):
         env.reset(seed)
+        assert [reset[0] for reset in env._env.resets] == [None]
     looks = [
         (keywords["scene_name"].removeprefix("google_pick_coke_can_1_v4"), name) for name, keywords in built
     ]
     plain = "MoveNearGoogleInScene-v0"
-    assert looks == [("", plain), ("_alt_background", plain), ("", plain)]
+    assert looks == [("", plain)] * 3 + [("_alt_background", plain), ("", plain)]
     assert built[-1][1]["slightly_brighter_lighting"] is True
     assert not any("rgb_overlay_path" in keywords for _, keywords in built)
     assert env._env.resets[-1][1]["obj_init_options"] == {"episode_id": 1}
