@@ -12,7 +12,8 @@ host and back), the largest error and the cosine against the same weights in eag
 of four observations), launches of kernels in one chunk, memory, and seconds from start to ready; the parts of
 a lone request beside the model (``parts_ms``, medians: what the server says, and ``outside`` of it: gRPC both
 ways and the client); and for each number of clients what the model's thread ran (``runs``: rows of a run,
-share of the time, pauses).
+share of the time, pauses). Threads are settled as ``vla-serve`` does. With --idle_poll a lone client is timed
+once more at the end while idle cores poll (``polled``), beside the first time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -71,6 +71,7 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     from vla_core.rows import Row
     from vla_serve import PolicyServer
     from vla_serve.idle_poll import idle_poll
+    from vla_serve.loading import CheckpointLoader
     from vla_serve.memory import keep_freed_memory
     from vla_serve.server_cli import SWITCH_S
 
@@ -78,7 +79,6 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     keep_freed_memory()
     cuda = args.device.startswith("cuda")
     report: dict[str, Any] = {"framework": name, "compile": args.compile, "eager": args.eager}
-    report["idle_poll"] = args.idle_poll
     exact = build(name, args.size, args.device, "float32", args.steps)
     rows = [Row(observation, i) for i, observation in enumerate(observations(exact, 4))]
     with torch.inference_mode():
@@ -97,8 +97,9 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     if args.compile == "blocks":
         report["blocks"] = compile_blocks(policy.model)
     served = GraphedPolicy(policy) if cuda and not args.eager else policy
-    polled = idle_poll() if args.idle_poll else nullcontext()
-    with polled, PolicyServer(served, max_batch=args.max_batch) as server:
+    loader = CheckpointLoader(args.device)
+    settled = {"on_thread": loader.on_thread, "on_warm": loader.on_warm}
+    with PolicyServer(served, max_batch=args.max_batch, **settled) as server:
         report["ready_s"] = time.perf_counter() - began
         if isinstance(served, GraphedPolicy):
             served.graphs.seal()
@@ -115,6 +116,10 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
         while (clients := pipe.recv()) is not None:  # so many have just been served
             report["runs"][clients] = runs.summary()
             runs.clear()
+        if args.idle_poll:
+            with idle_poll():
+                pipe.send("polled")
+                pipe.recv()
         # The clients are done; nobody else uses the model now.
         got = torch.cat([served.predict(served.prepare([row])) for row in rows])
         report["max_error"] = float((got - expected).abs().max())
@@ -167,7 +172,28 @@ def merged(outcomes: list[Any]) -> Any:
     return whole
 
 
-def drive(pipe: Connection, address: str, seconds: float, processes: int) -> None:
+def alone(address: str, seen: list[Any], seconds: float) -> dict[str, Any]:
+    """One client, whose requests follow each other."""
+    from vla_serve import PolicyClient
+
+    with PolicyClient(address) as client:
+        for i in range(10):
+            client.predict(seen[i % 8], seed=i)
+        parts = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            client.predict(seen[0], seed=0)
+            assert client.timings is not None
+            parts.append(client.timings)
+    return {
+        "lone_ms": statistics.median(t.round_trip_ms for t in parts),
+        "lone_p99_ms": float(np.percentile([t.round_trip_ms for t in parts], 99)),
+        "beside_model_ms": statistics.median(t.round_trip_ms - t.model_ms for t in parts),
+        "parts_ms": parts_of(parts),
+    }
+
+
+def drive(pipe: Connection, address: str, seconds: float, processes: int, polled: bool) -> None:
     """All clients, in processes of their own; says after each number of them how many they were."""
     from vla_core.testing import make_observation
     from vla_serve import PolicyClient
@@ -178,18 +204,10 @@ def drive(pipe: Connection, address: str, seconds: float, processes: int) -> Non
 
     with PolicyClient(address) as client:
         spec = client.contract
-        seen = [make_observation(spec, i) for i in range(max(CLIENTS))]
-        for i in range(10):
-            client.predict(seen[i % 8], seed=i)
-        parts = []
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            client.predict(seen[0], seed=0)
-            assert client.timings is not None
-            parts.append(client.timings)
-    beside = [t.round_trip_ms - t.model_ms for t in parts]
+    seen = [make_observation(spec, i) for i in range(max(CLIENTS))]
+    lone = alone(address, seen, seconds)
     pipe.send(0)  # what was seen until here
-    rows = {"beside_model_ms": statistics.median(beside), "parts_ms": parts_of(parts), "clients": {}}
+    rows: dict[str, Any] = {**lone, "clients": {}}
     loop = partial(closed_loop, address, seconds=seconds, timeout_s=60)
     list(pool.map(abs, range(4 * processes)))  # all have started
     for count in CLIENTS:
@@ -202,6 +220,10 @@ def drive(pipe: Connection, address: str, seconds: float, processes: int) -> Non
         }
         pipe.send(count)
     pool.shutdown()
+    pipe.send(None)
+    if polled:
+        pipe.recv()
+        rows["polled"] = alone(address, seen, seconds)
     pipe.send(rows)
 
 
@@ -214,13 +236,20 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     theirs.close()
     address, _ = ours.recv()
     mine, other = context.Pipe()
-    clients = context.Process(target=drive, args=(other, address, args.seconds, args.client_processes))
+    clients = context.Process(
+        target=drive, args=(other, address, args.seconds, args.client_processes, args.idle_poll)
+    )
     clients.start()
     other.close()
-    while isinstance(rows := mine.recv(), int):
-        ours.send(rows)
-    clients.join()
+    while (count := mine.recv()) is not None:
+        ours.send(count)
     ours.send(None)
+    if args.idle_poll:
+        mine.send(ours.recv())
+    rows = mine.recv()
+    clients.join()
+    if args.idle_poll:
+        ours.send(None)
     report: dict[str, Any] = {**ours.recv(), **rows}
     ours.send(None)
     server.join()
@@ -259,7 +288,9 @@ def main() -> None:
     parser.add_argument("--fp8", action="store_true", help="linear layers in float8")
     parser.add_argument("--compile", choices=("off", "blocks"), default="off")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
-    parser.add_argument("--idle_poll", action="store_true", help="as vla-serve --idle_poll")
+    parser.add_argument(
+        "--idle_poll", action="store_true", help="a lone client once more under vla-serve --idle_poll"
+    )
     parser.add_argument("--max_batch", type=int, help="default: 32, on a CPU 8")
     parser.add_argument("--client_processes", type=int, default=4, help="most that the clients share")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each number of clients")

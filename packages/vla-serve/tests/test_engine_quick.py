@@ -121,3 +121,23 @@ def test_only_the_latest_kinds_are_remembered():
     for kind in range(quick.REMEMBERED + 1):
         known.took(kind, 0.0)
     assert (0 in known, 1 in known, None in known) == (False, True, False)
+
+
+def test_the_thread_that_prepares_there_is_told_so_once_before(policy):
+    told = []
+
+    def on_thread(kind: str) -> None:
+        told.append((kind, threading.current_thread(), len(policy.threads)))
+
+    running = Engine(policy, on_thread=on_thread)
+    running.start()
+    policy.threads.clear()
+    here = threading.current_thread()
+    try:
+        for seed in range(3):
+            ask(running, seed, "kind").result(10)
+            until(lambda: running._desk.running_s == 0)
+    finally:
+        policy.gate.set()
+        running.close()
+    assert [told_of for told_of in told if told_of[1] is here] == [("prepare", here, 1)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from vla_core.packing import pack
-from vla_vlm.common.aligned import AlignedLinear, align
+from vla_vlm.common.aligned import AlignedLinear, align, missing
 
 
 def mlp(inner: int) -> nn.Sequential:
@@ -12,7 +12,11 @@ def mlp(inner: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(16, inner), nn.SiLU(), nn.Linear(inner, 16, bias=False))
 
 
-@pytest.mark.parametrize("inner", [13, 20])
+def test_wide_sizes_reach_a_row_that_a_compiled_product_may_write_with_its_bias() -> None:
+    assert [missing(size) for size in (13, 24, 1023, 1028, 3420, 3424)] == [3, 0, 1, 60, 36, 0]
+
+
+@pytest.mark.parametrize("inner", [13, 20, 1028])
 @pytest.mark.parametrize("packed", [False, True])
 def test_odd_sizes_give_the_same_numbers(inner: int, packed: bool) -> None:
     plain = mlp(inner).bfloat16()
@@ -22,7 +26,7 @@ def test_odd_sizes_give_the_same_numbers(inner: int, packed: bool) -> None:
     assert {name: value.shape for name, value in layers.state_dict().items()} == names
     if packed:
         assert pack(layers) == 2
-        assert layers[0].weight.shape == (-(-inner // 8) * 8, 16)
+        assert layers[0].weight.shape == (inner + missing(inner), 16)
     x = torch.randn(3, 5, 16).bfloat16()
     torch.testing.assert_close(layers(x), plain(x), rtol=2e-2, atol=2e-3)
 

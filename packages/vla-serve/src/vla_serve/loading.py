@@ -33,7 +33,8 @@ class CheckpointLoader:
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights.
-        threads: of the CPU, for the model; None: the fastest number, measured with the first policy.
+        threads: of the CPU, for the model; None: the fastest number, measured with the first policy; beside a
+            GPU one.
         cache_mib: of geometry features; None: as trained.
         compile: a GPU's ``blocks``, or ``off``.
         graphs: capture CUDA graphs on a GPU.
@@ -86,22 +87,23 @@ class CheckpointLoader:
             log.info("%s", round_linears(policy))
         if self.compile == "blocks":
             log.info("compiling %d blocks, once for each batch size", compile_blocks(policy.model))
-        loaded = Loaded(
-            policy, known, on_thread=self._on_thread, on_warm=self._on_warm, on_gone=self._on_gone
-        )
+        loaded = Loaded(policy, known, on_thread=self.on_thread, on_warm=self.on_warm, on_gone=self._on_gone)
         if self._cuda and self.graphs:
             graphed = GraphedPolicy(policy)
             return replace(loaded, policy=graphed, on_ready=graphed.graphs.seal)
         return loaded
 
-    def _on_thread(self, kind: str) -> None:
+    def on_thread(self, kind: str) -> None:
+        """In each thread of an engine first: the model's computes with the threads it should, others alone."""
         if self._cuda and kind == "model":
             torch.cuda.set_device(self.device if ":" in self.device else 0)
-        # Threads that prepare do small work, many at a time: none of them brings a team of its own.
-        threads = self.threads or self._fastest or torch.get_num_threads()
+        # Threads that prepare do small work, many at a time: none of them brings a team of its own. Nor does
+        # the one that feeds a GPU: to wake a team up takes longer than to copy what a row has.
+        threads = self.threads or self._fastest or (1 if self._cuda else torch.get_num_threads())
         torch.set_num_threads(threads if kind == "model" else 1)
 
-    def _on_warm(self, run: Callable[[], object]) -> None:
+    def on_warm(self, run: Callable[[], object]) -> None:
+        """Once, with what runs a row: choose the number of threads on a CPU by measurement."""
         if self.threads is None and not self._cuda and self._fastest is None:
             # Not again for a later policy: beside one that answers, nothing can be measured.
             self._fastest = fastest_thread_count(run)

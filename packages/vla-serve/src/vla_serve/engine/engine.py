@@ -41,7 +41,8 @@ class Engine:
         deterministic: all runs have one shape, so that a row's answer is bit by bit what it is alone.
         threads: that prepare and finish; None: by the number of cores.
         model_timeout_s: a run that takes longer is taken for hung.
-        on_thread: called first in each thread with its kind, ``prepare`` or ``model``.
+        on_thread: called first in each thread with its kind, ``prepare`` or ``model``; with ``prepare`` also in
+            one that submits, before a request is prepared there.
         on_failure: told why the engine will answer nothing any more.
     """
 
@@ -67,6 +68,7 @@ class Engine:
         self._on_thread, self._on_failure = on_thread, on_failure
         self._runner = Runner(self.policy, self._sizes, can_shrink=not deterministic)
         self._desk, self._quick = Desk(max_queue, self._sizes, batch_wait_s), Quick()
+        self._told: set[int] = set()
         self._first: Callable[[], None] = lambda: None
         self._started: Future[None] = Future()
         count = threads or max(2, min(4, os.cpu_count() or 2))
@@ -135,10 +137,18 @@ class Engine:
             dropped.fail(Superseded())
         if alone:
             with Boundary(exits=True) as caller:
+                self._tell_caller()
                 self._prepare(ticket)
             if caller.error is not None:  # what would end a thread ends one of ours, and with it the engine
                 self._desk.add_jobs([partial(raise_again, caller.error)])
         return ticket.future
+
+    def _tell_caller(self) -> None:
+        # The caller's thread prepares now, and is told so as ours are.
+        me = threading.get_ident()
+        if self._on_thread is not None and me not in self._told:
+            self._told.add(me)
+            self._on_thread("prepare")
 
     @property
     def soonest_s(self) -> float:
