@@ -94,7 +94,7 @@ class CheckpointLoader:
         return loaded
 
     def on_thread(self, kind: str) -> None:
-        """In each thread of an engine first: the model's computes with the threads it should, others alone."""
+        """First in each thread of an engine: the model's computes with as many as it should, others alone."""
         if self._cuda and kind == "model":
             torch.cuda.set_device(self.device if ":" in self.device else 0)
         # Threads that prepare do small work, many at a time: none of them brings a team of its own. Nor does

@@ -41,8 +41,8 @@ class Engine:
         deterministic: all runs have one shape, so that a row's answer is bit by bit what it is alone.
         threads: that prepare and finish; None: by the number of cores.
         model_timeout_s: a run that takes longer is taken for hung.
-        on_thread: called first in each thread with its kind, ``prepare`` or ``model``; with ``prepare`` also in
-            one that submits, before a request is prepared there.
+        on_thread: called first in each thread with its kind, ``prepare`` or ``model``; with
+            ``prepare`` also in one that submits, before a request is prepared there.
         on_failure: told why the engine will answer nothing any more.
     """
 

@@ -4,9 +4,9 @@ cuBLAS has its fast kernels only for rows of a multiple of 16 bytes. The MLPs of
 3420 wide: in bf16 their products fell to kernels of an older generation, 3.3 of the 12.1 ms of a chunk of
 QwenGR00T 3B on an H100.
 
-Behind them torch.compile lays rows of a wide result out at multiples of 128 bytes. A product into such rows does
-not add its bias itself: the bias is copied to the whole result first, which took 3.0 of 58 ms of sixteen rows on an
-H200. So wide layers are widened to that.
+Behind them torch.compile lays rows of a wide result out at multiples of 128 bytes. A product into such rows
+does not add its bias itself: the bias is copied to the whole result first, which took 3.0 of 58 ms of sixteen
+rows on an H200. So wide layers are widened to that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MULTIPLE = 8
 """Numbers of two bytes in 16 bytes."""
 
 WIDE, WIDE_MULTIPLE = 1024, 64
-"""Numbers of two bytes in 128 bytes, for rows of more than ``WIDE`` numbers: narrower ones the compiler leaves."""
+"""Numbers of two bytes in 128 bytes, for rows of more than ``WIDE``: narrower ones the compiler leaves."""
 
 
 class AlignedLinear(nn.Linear):
@@ -61,7 +61,7 @@ class AlignedLinear(nn.Linear):
 
 
 def missing(size: int) -> int:
-    """Zeros behind ``size`` numbers, up to a size that kernels take at full speed; none behind a multiple of 8."""
+    """Zeros behind ``size`` numbers, so that kernels take them at full speed; none behind a multiple of 8."""
     if size % MULTIPLE == 0:
         return 0
     return -size % (WIDE_MULTIPLE if size > WIDE else MULTIPLE)
