@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vla_serve._loop import run
 from vla_serve.admin import PolicyAdminService
+from vla_serve.ending import Ending
 from vla_serve.engine.engine import Engine
 from vla_serve.engine.manager import Loaded, Loader, PolicyManager, Servable, engines_alive
 from vla_serve.engine.policy import ActingPolicy, Policy
@@ -168,7 +168,7 @@ class PolicyServer:
         self._reservation = reservation
         self._addresses: list[str] = []
         self._servers: list[grpc.aio.Server] = []
-        self._over = threading.Event()
+        self._ending = Ending()
         self._undo = ExitStack()
         self.port = self.admin_port = self.metrics_port = self.dashboard_port = 0  # before start()
         self.failure: str | None = None
@@ -253,15 +253,15 @@ class PolicyServer:
         if self.port:
             self.shelf.stop()
             run(self._health.enter_graceful_shutdown(), 5.0)
-        self._over.set()
+        self._ending.announce()
 
     def wait(self) -> None:
         """Return when an engine has failed (:attr:`failure` says why) or :meth:`interrupt` was called."""
-        self._over.wait()
+        self._ending.wait()
 
     def interrupt(self) -> None:
         """End :meth:`wait`; safe in a signal handler."""
-        self._over.set()
+        self._ending.announce()
 
     def stop(self, grace_s: float = 30.0) -> None:
         """Refuse new requests at once, finish those in flight for up to ``grace_s`` seconds, and end."""
