@@ -97,7 +97,7 @@ def under_load(kind: type[GraphedPolicy], rows: int, args: argparse.Namespace) -
         runs.append((len(tickets), time.monotonic() - start, counter.times_given() - before))
         return outcome
 
-    engine._runner.run = counted  # type: ignore[method-assign]
+    engine._runner.run = counted
     end = time.monotonic() + args.seconds
 
     def client(number: int) -> None:

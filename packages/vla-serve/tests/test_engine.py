@@ -15,16 +15,9 @@ from vla_serve.engine.engine import Engine
 from vla_serve.engine.errors import DeadlinePassed, ModelFailed, NotServing, Refused, Superseded
 from vla_serve.engine.estimates import REMEMBERED, Estimates
 from vla_serve.engine.policy import Row
-from vla_serve.testing import TimedPolicy
+from vla_serve.testing import TimedPolicy, until
 
 SPEC = make_spec(1)
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 class Gated(TimedPolicy):

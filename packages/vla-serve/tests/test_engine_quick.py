@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,16 +12,9 @@ from vla_serve.engine import quick
 from vla_serve.engine.engine import Engine
 from vla_serve.engine.errors import NotServing
 from vla_serve.engine.policy import Row
-from vla_serve.testing import GatedPolicy
+from vla_serve.testing import GatedPolicy, until
 
 SPEC = make_spec(1)
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from vla_serve import PolicyClient, PolicyServer
 from vla_serve.observation_codec import encode_observation
 from vla_serve.server import SERVICE
 from vla_serve.spec_codec import encode_action_spec, encode_observation_spec
-from vla_serve.testing import ToyPolicy
+from vla_serve.testing import ToyPolicy, until
 from vla_serve.v1 import policy_pb2 as pb
 
 CLIENTS_FAULT = {
@@ -33,13 +33,6 @@ SPEC = POLICY.specs["toy"]
 def look(seed: int) -> Observation:
     pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
     return Observation({"top": pixels}, "go left", np.full(1, 0.25, np.float32))
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 class Frames:

@@ -23,13 +23,7 @@ from vla_serve import (
     SessionLost,
 )
 from vla_serve.server import SERVICE
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
+from vla_serve.testing import until
 
 
 @pytest.fixture

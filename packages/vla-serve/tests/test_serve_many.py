@@ -19,18 +19,11 @@ from vla_serve.many import _Stream
 from vla_serve.observation_codec import encode_observation
 from vla_serve.predicting import Caller, Predictor
 from vla_serve.rpc import Rpcs
-from vla_serve.testing import GatedPolicy, TimedPolicy, ToyPolicy
+from vla_serve.testing import GatedPolicy, TimedPolicy, ToyPolicy, until
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
 SPEC = make_spec(1)
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from queue import Empty, SimpleQueue
 
 LOOK_S = 0.5
-"""A signal that comes just before the main thread falls asleep wakes nobody: its handler runs later."""
+"""A signal that comes just before the main thread falls asleep wakes nobody: the handler runs later."""
 
 
 class Ending:

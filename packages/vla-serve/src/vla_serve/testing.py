@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -235,6 +235,18 @@ class GatedPolicy(TimedPolicy):
         if not self.gate.wait(20):
             raise TimeoutError("the gate stayed closed")
         return super().predict(prepared, steps)
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for a condition that another thread or process brings about.
+
+    Raises:
+        AssertionError: it did not hold within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
 
 
 def _mean(state: NDArray[np.float32] | None) -> float:

@@ -25,11 +25,19 @@ def into(place: Path) -> Iterator[None]:
         raise UserError(f"{place}: cannot be written ({error.strerror or error})") from error
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """All of it, or what was there before."""
-    beside = path.with_name(f".{path.name}.tmp")
+def write_text(path: Path, text: str) -> None:
+    """All of it, or what was there before: under another name, flushed and renamed."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        beside.write_text(json.dumps(data, indent=1))
-        os.replace(beside, path)
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """The same, of plain data."""
+    write_text(path, json.dumps(data, indent=1))

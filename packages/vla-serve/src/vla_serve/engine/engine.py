@@ -68,7 +68,7 @@ class Engine:
         self._on_thread, self._on_failure = on_thread, on_failure
         self._runner = Runner(self.policy, self._sizes, can_shrink=not deterministic)
         self._desk, self._quick = Desk(max_queue, self._sizes, batch_wait_s), Quick()
-        self._told: set[int] = set()
+        self._caller = threading.local()
         self._first: Callable[[], None] = lambda: None
         self._started: Future[None] = Future()
         count = threads or max(2, min(4, os.cpu_count() or 2))
@@ -145,9 +145,8 @@ class Engine:
 
     def _tell_caller(self) -> None:
         # The caller's thread prepares now, and is told so as ours are.
-        me = threading.get_ident()
-        if self._on_thread is not None and me not in self._told:
-            self._told.add(me)
+        if self._on_thread is not None and not getattr(self._caller, "told", False):
+            self._caller.told = True
             self._on_thread("prepare")
 
     @property

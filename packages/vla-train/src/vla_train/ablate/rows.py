@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vla_core.errors import UserError
+
+from vla_train.small_files import write_text
 
 FILE = "rows.jsonl"
 
@@ -114,16 +115,6 @@ def put_row(folder: Path, row: Row, order: Sequence[str] = ()) -> None:
         rows.append(row)
     rows.sort(key=lambda other: order.index(other.variant) if other.variant in order else len(order))
     write_text(folder / FILE, "".join(json.dumps(asdict(r)) + "\n" for r in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under another name, flush it, rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ theme. The same run folder always gives the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vla_train.report._page import page
 from vla_train.report._run import read_run
 from vla_train.report._sections import sections
+from vla_train.small_files import write_text
 
 __all__ = ["write_page", "write_report"]
 
@@ -36,6 +36,4 @@ def write_report(run_dir: Path | str, rollouts: Sequence[Path] = ()) -> Path:
 def write_page(out: Path, title: str, body: Sequence[str]) -> None:
     """Write a page of this look; ``body``: its parts as HTML."""
     # A reader who reloads the page while it is written sees the old one, never half a page.
-    partial = out.with_suffix(".html.partial")
-    partial.write_text(page(title, body), encoding="utf-8")
-    os.replace(partial, out)
+    write_text(out, page(title, body))
