@@ -6,7 +6,7 @@ then be copied to where a graph reads them, each from where it was prepared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -26,14 +26,37 @@ _NOT_STACKED = ("batch.future", "batch.cameras.view_mask", "batch.cameras.view_k
 """What rows to be laid one below the other have not: a join drops it, refuses it, or makes more of it."""
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+_known: dict[tuple[type, str], tuple[tuple[str, str], ...] | None] = {}
+
+
+def _fields(kind: type, path: str) -> tuple[tuple[str, str], ...] | None:
+    """Name and path of the fields of a dataclass; None: it is none. Asked for each tensor of each request."""
+    key = (kind, path)
+    if key not in _known:
+        named = (
+            tuple((field.name, f"{path}{field.name}") for field in fields(kind))
+            if is_dataclass(kind)
+            else None
+        )
+        _known[key] = named
+    return _known[key]
+
+
+def leaves(value: Any) -> list[tuple[str, Any]]:
     """All that a nested dataclass holds, by path, in order."""
-    for field in fields(value):
-        name, inner = f"{path}{field.name}", getattr(value, field.name)
-        if is_dataclass(inner) and not isinstance(inner, type):
-            yield from leaves(inner, f"{name}.")
+    found: list[tuple[str, Any]] = []
+    _gather(value, _fields(type(value), "") or (), found)
+    return found
+
+
+def _gather(value: Any, named: tuple[tuple[str, str], ...], found: list[tuple[str, Any]]) -> None:
+    for name, path in named:
+        inner = getattr(value, name)
+        below = None if inner is None else _fields(type(inner), f"{path}.")
+        if below is None:
+            found.append((path, inner))
         else:
-            yield name, inner
+            _gather(inner, below, found)
 
 
 def tensors(prepared: Prepared) -> list[Tensor]:
@@ -65,13 +88,13 @@ class Kind:
     n_answer: int
 
     @staticmethod
-    def of(prepared: Prepared) -> Kind:
-        """The kind of rows that were prepared or joined."""
+    def of(prepared: Prepared, found: Iterable[tuple[str, Any]] | None = None) -> Kind:
+        """The kind of rows that were prepared or joined; ``found``: their :func:`leaves`."""
         rows = len(prepared)
         each: list[Any] = []
         constraint: list[Any] = []
         together = []
-        for path, value in leaves(prepared):
+        for path, value in leaves(prepared) if found is None else found:
             into = constraint if path.startswith(_CONSTRAINT) else each
             if isinstance(value, Tensor):
                 shape, dim = tuple(value.shape), row_dim(path)
@@ -103,15 +126,15 @@ class Flat(Prepared):
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(prepared.batch, prepared.noise, prepared.constraint)
-        self.kind = Kind.of(prepared)
-        self.tensors = tensors(prepared)
-        self.stackable = len(prepared) == 1 and _plain(prepared)
+        found = leaves(prepared)
+        self.kind = Kind.of(prepared, found)
+        self.tensors = [value for _, value in found if isinstance(value, Tensor)]
+        self.stackable = len(prepared) == 1 and _plain(prepared, found)
 
 
-def _plain(prepared: Prepared) -> bool:
+def _plain(prepared: Prepared, found: Iterable[tuple[str, Any]]) -> bool:
     constraint, cameras = prepared.constraint, prepared.batch.cameras
-    facts = dict(leaves(prepared))
-    if any(path.startswith(_NOT_STACKED) for path, value in facts.items() if value is not None):
+    if any(value is not None and path.startswith(_NOT_STACKED) for path, value in found):
         return False
     if cameras is not None and any(
         getattr(cameras, name) is None and getattr(cameras.known, name) is not None
