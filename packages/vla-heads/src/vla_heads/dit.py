@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vla_core.shard import ShardUnit
 
+from vla_heads import few_rows
 from vla_heads.category import CategoryLinear
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
@@ -39,8 +40,9 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+    def forward(self, x: Tensor, residual: Tensor | None = None, dropout: nn.Module | None = None) -> Tensor:
+        """Of ``x``; with ``residual`` that plus what ``dropout`` leaves of it."""
+        return few_rows.linear(self.down, few_rows.linear(self.up, x, gelu=True), residual, dropout=dropout)
 
 
 def per_token(condition: Tensor, x: Tensor) -> Tensor:
@@ -96,6 +98,10 @@ class Block(ShardUnit, nn.Module, ABC):
         super().__init__()
         self.n_heads = n_heads
         self.ada = AdaLN(width)
+
+    def pack(self) -> None:
+        """Products for few rows, where there are kernels for them (see :mod:`vla_heads.few_rows`)."""
+        few_rows.mark(*self.modules())
 
     @property
     @abstractmethod

@@ -1,0 +1,58 @@
+"""How products of few rows are cut for a GPU: chosen by ``benchmarks/serve/few_rows.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+PROGRAMS = 132
+"""Multiprocessors of an H100 or H200."""
+
+MOST_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a product is cut.
+
+    Args:
+        columns: outputs of a tile.
+        depth: inputs that are multiplied at a time.
+        split: programs that share a tile's inputs.
+        stages: depths that are on their way at a time.
+        warps: of a program.
+        ahead: ask for the weight before the kernel in front is done.
+    """
+
+    columns: int
+    depth: int
+    split: int
+    stages: int
+    warps: int = 4
+    ahead: bool = True
+
+
+PLANS: dict[tuple[int, int, bool], Plan] = {}
+"""By (outputs, inputs, paired), where something better is known than :func:`plan_of` guesses."""
+
+
+def plan_of(outputs: int, inputs: int, paired: bool) -> Plan | None:
+    """The plan of a product; None: sizes that tiles do not divide.
+
+    Args:
+        outputs: of the product, those of one half with ``paired``.
+        inputs: of the product.
+        paired: two weights are read, and their results multiplied.
+    """
+    known = PLANS.get((outputs, inputs, paired))
+    if known is not None:
+        return known
+    columns = 32 if paired else 64
+    if outputs % columns or inputs % 128:
+        return None
+    split = max(1, min(-(-PROGRAMS // (outputs // columns)), inputs // 256, 16))
+    return Plan(columns, 128, split, 4)
+
+
+def shallower(plan: Plan) -> Plan:
+    """For 65 to 128 rows, of which fewer depths find place in shared memory."""
+    return replace(plan, stages=min(plan.stages, 3 if plan.depth > 64 else 5))
