@@ -6,7 +6,7 @@
 The linear layers of QwenPI's head (49 rows) and of PI0's expert (51), each with what is done to its result.
 A graph goes through so many weights that the second-level cache holds none of them when its turn comes again.
 ``today`` is the layer under ``torch.compile``, as in compiled blocks; ``best`` and ``tried`` are plans, and
-the last lines of what is printed the table ``PLANS`` of ``vla_heads.few_rows_plans`` made of the best. Errors
+the last lines of what is printed the table ``PLANS`` of ``vla_heads.few_rows.plans`` made of the best. Errors
 are the largest against float32; ``stable``: all replays of a graph gave the same bits.
 """
 
@@ -27,7 +27,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 from torch.nn import functional as F
-from vla_heads.few_rows_plans import Plan, shallower
+from vla_heads.few_rows.plans import Plan, shallower
 
 ROTATED = 256 << 20
 """Bytes of weights in one graph; the second-level cache has 50 MB."""
@@ -101,7 +101,7 @@ def tensors(case: Case, count: int) -> tuple[Tensor, list[Tensor], Tensor | None
 
 def streamed(case: Case, plan: Plan) -> Callable[..., Tensor]:
     """The kernels' product with a plan, called as :func:`layer` is."""
-    from vla_heads.few_rows_kernel import product
+    from vla_heads.few_rows.product_kernel import product
 
     plan = plan if case.rows <= 64 else shallower(plan)
 

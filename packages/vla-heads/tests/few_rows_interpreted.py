@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
-from vla_heads import few_rows
-from vla_heads.few_rows_kernel import counters_of, product
-from vla_heads.few_rows_plans import Plan
+from vla_core.interfaces import KVDims
+from vla_core.packing import pack
+from vla_heads.few_rows import layers, when
+from vla_heads.few_rows.attention_kernel import attended
+from vla_heads.few_rows.norm_kernel import normed
+from vla_heads.few_rows.plans import Plan
+from vla_heads.few_rows.product_kernel import counters_of, product
 from vla_heads.layerwise_fm.block import DiTBlock
+from vla_heads.pi0.expert import Expert, rotation
 
 
 def given(rows: int, outputs: int, inputs: int, paired: bool, **have: bool) -> list[torch.Tensor | None]:
@@ -58,12 +64,43 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     assert not counters_of(weight).any()
 
 
+@pytest.mark.parametrize("keys", [5, 64, 200])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention(keys: int, masked: bool) -> None:
+    """Also where the first keys, more than a program sees at a time, are all hidden."""
+    q = torch.randn(2, 70, 3, 32).transpose(1, 2)
+    k, v = torch.randn(2, keys, 2, 3, 32).permute(2, 0, 3, 1, 4)
+    mask = torch.rand(2, keys) > 0.5
+    mask[1, :150], mask[:, -1] = False, True
+    given = mask if masked else None
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None] if masked else None)
+    got = attended(q, k, v, given, ahead=False)
+    torch.testing.assert_close(got, expected.transpose(1, 2).flatten(2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [64, 100])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_norms(width: int, rows: int) -> None:
+    x = 3.0 + 2.0 * torch.randn(5, width)
+    scale, shift = torch.randn(rows, 3 * width).chunk(3, dim=-1)[:2]
+    plain = F.layer_norm(x, (width,))
+    got = normed(x, scale, shift, 1e-5, centred=True, offset=1.0, ahead=False)
+    torch.testing.assert_close(got, plain * (1 + scale) + shift, rtol=1e-4, atol=1e-4)
+    got = normed(x, None, None, 1e-5, centred=True, offset=0.0, ahead=False)
+    torch.testing.assert_close(got, plain, rtol=1e-4, atol=1e-4)
+    got = normed(x, scale, None, 1e-6, centred=False, offset=0.0, ahead=False)
+    torch.testing.assert_close(got, F.rms_norm(x, (width,), eps=1e-6) * scale, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers take the kernels on a CPU and in float32."""
-    monkeypatch.setattr(few_rows, "capable", lambda device: True)
-    monkeypatch.setattr(few_rows.Streamed, "takes", lambda layer, x: True)
-    monkeypatch.setattr(few_rows, "_plan", lambda x, weight, paired: Plan(32, 64, 2, 2, ahead=False))
+    """Layers take the kernels on a CPU and in float32, where nothing is fetched ahead."""
+    monkeypatch.setattr(when, "capable", lambda device: True)
+    monkeypatch.setattr(layers.Streamed, "takes", lambda layer, x: True)
+    monkeypatch.setattr(layers, "_plan", lambda x, weight, paired: Plan(32, 64, 2, 2, ahead=False))
+    monkeypatch.setattr(when, "few", lambda x: True)
+    monkeypatch.setattr("vla_heads.few_rows.attention_kernel.AHEAD", False)
+    monkeypatch.setattr("vla_heads.few_rows.norm_kernel.AHEAD", False)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -78,5 +115,24 @@ def test_a_packed_block_computes_the_same(concat: bool, project: bool) -> None:
         given = (x, block.project_context(context), mask, modulation, None)
         before = block(*given)
         block.pack()
-        assert any(isinstance(layer, few_rows.Streamed) for layer in block.modules())
+        assert any(isinstance(layer, layers.Streamed) for layer in block.modules())
+        assert block.streamed
         torch.testing.assert_close(block(*given), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("conditions", [1, 3])
+def test_a_packed_expert_computes_the_same(adaptive: bool, conditions: int) -> None:
+    expert = Expert(1, 128, 256, KVDims(4, 1, 32, 10_000.0), adaptive).eval()
+    for parameter in expert.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    x, prefix = torch.randn(2, 3, 128), [(torch.randn(2, 1, 6, 32), torch.randn(2, 1, 6, 32))]
+    mask = torch.ones(2, 1, 3, 9, dtype=torch.bool)
+    by = rotation(torch.arange(6, 9).expand(2, 3), 32, 10_000.0)
+    condition = torch.randn(2, conditions, 128) if adaptive else None
+    with torch.inference_mode():
+        before = expert(x, prefix, mask, by, condition)
+        pack(expert)
+        assert expert.norm.streamed
+        torch.testing.assert_close(expert(x, prefix, mask, by, condition), before, rtol=1e-4, atol=1e-4)

@@ -58,4 +58,4 @@ class InterleavedBlock(Block):
             q = few_rows.linear(self.q, x.flatten(1, 2))
             attended = self.cross_attention(q, context, context_mask)
         x_BRLW = few_rows.linear(self.out, attended, x_BRLW, dropout=self.dropout)
-        return self.ff(self.ff_norm(x_BRLW), x_BRLW, self.dropout)
+        return self.ff(few_rows.norm(self.ff_norm, x_BRLW), x_BRLW, self.dropout)

@@ -86,7 +86,7 @@ class DiTBlock(Block):
         else:
             attended = self.self_attention(qkv, token_mask, repeats)
             x_BRLW = linear(self.out, attended, x_BRLW, dropout=self.dropout)
-            q = linear(self.cross_q, self.cross_norm(x_BRLW)).flatten(1, 2)
+            q = linear(self.cross_q, few_rows.norm(self.cross_norm, x_BRLW)).flatten(1, 2)
             attended = self.cross_attention(q, context, context_mask)
             x_BRLW = linear(self.cross_out, attended, x_BRLW, dropout=self.dropout)
-        return self.ff(self.ff_norm(x_BRLW), x_BRLW, self.dropout)
+        return self.ff(few_rows.norm(self.ff_norm, x_BRLW), x_BRLW, self.dropout)

@@ -52,16 +52,19 @@ class RMSNorm(nn.Module):
             self.dense = nn.Linear(width, 3 * width)
         else:
             self.weight = nn.Parameter(torch.zeros(width))
-        self.adaptive = adaptive
+        self.adaptive, self.streamed = adaptive, False
 
     def forward(self, x_NLW: Tensor, condition_NKW: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Normalised ``[N, L, W]`` and the gate ``[N, K, W]``."""
-        normed = x_NLW.float()
-        normed = normed * torch.rsqrt(normed.square().mean(dim=-1, keepdim=True) + self.eps)
         if not self.adaptive:
-            return (normed * (1.0 + self.weight.float())).to(x_NLW.dtype), None
-        scale, shift, gate = self.dense(condition_NKW).chunk(3, dim=-1)
-        return (normed * (1.0 + scale.float()) + shift.float()).to(x_NLW.dtype), gate.to(x_NLW.dtype)
+            return few_rows.rms_norm(x_NLW, self.weight, None, self.eps, self.streamed), None
+        assert condition_NKW is not None
+        scale, shift, gate = few_rows.linear(self.dense, condition_NKW).chunk(3, dim=-1)
+        return few_rows.rms_norm(x_NLW, scale, shift, self.eps, self.streamed), gate.to(x_NLW.dtype)
+
+    def pack(self) -> None:
+        """Kernels for few rows, where there are some (see :mod:`vla_heads.few_rows`)."""
+        self.streamed = few_rows.mark(self)
 
 
 class Attention(nn.Module):
@@ -105,7 +108,7 @@ class Attention(nn.Module):
         """One product for queries, keys and values (see :mod:`vla_core.packing`)."""
         self.qkv = merged(self.q_proj, self.k_proj, self.v_proj)
         del self.q_proj, self.k_proj, self.v_proj
-        few_rows.mark(self.qkv, self.o_proj)
+        few_rows.mark(self)
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         if self.qkv is None:

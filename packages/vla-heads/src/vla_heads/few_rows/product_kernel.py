@@ -18,7 +18,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from triton.language.extra import cuda  # type: ignore[import-untyped]
 
-from vla_heads.few_rows_plans import Plan
+from vla_heads.few_rows.plans import Plan
 
 LINE = 64
 """Numbers of two bytes in a line of the cache."""

@@ -1,10 +1,7 @@
-"""Linear layers for few rows: a robot's chunk is 49 or 51 of them, and reading the weights all that it costs.
+"""Linear layers for few rows, with what is done to their result.
 
 cuBLAS runs such products at a third to two thirds of the memory's speed on an H200, and each leaves its
-epilogue, or the zeros that fill its rows up to a multiple of 8, to kernels of their own. When a model is
-loaded to answer (:mod:`vla_core.packing`), blocks :func:`mark` their layers; :func:`linear` then takes
-products of :mod:`vla_heads.few_rows_kernel` for bfloat16 without gradients and for at most ``MOST_ROWS``
-rows, and torch's for all else.
+epilogue, or the zeros that fill its rows up to a multiple of 8, to kernels of their own.
 """
 
 from __future__ import annotations
@@ -13,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vla_heads.few_rows_plans import MOST_ROWS, Plan, plan_of, shallower
-
-CAPABILITY = 9
-"""Major compute capability that the kernels are written for: Hopper."""
+from vla_heads.few_rows import when
+from vla_heads.few_rows.norms import StreamedNorm
+from vla_heads.few_rows.plans import Plan, plan_of, shallower
 
 
 class Streamed(nn.Linear):
@@ -24,30 +20,25 @@ class Streamed(nn.Linear):
 
     def takes(self, x: Tensor) -> bool:
         """Whether it does for ``x [..., in]``."""
-        return (
-            x.is_cuda
-            and x.dtype is torch.bfloat16
-            # Not one that was rounded to another number type since.
-            and type(self.weight) is nn.Parameter
-            and self.weight.dtype is torch.bfloat16
-            and x.shape[:-1].numel() <= MOST_ROWS
-            and not self.training
-            and not torch.is_grad_enabled()
-        )
+        # Its weight may have been rounded to another number type since.
+        plain = type(self.weight) is nn.Parameter and self.weight.dtype is torch.bfloat16
+        return plain and not self.training and when.few(x)
 
 
-def mark(*layers: nn.Module | None, paired: bool = False) -> None:
-    """Let :func:`linear` compute these (with ``paired`` those of two halves) by the kernels where it can."""
-    for layer in layers:
-        if type(layer) is nn.Linear and capable(layer.weight.device):
-            halves = 2 if paired else 1
-            if plan_of(layer.out_features // halves, layer.in_features, paired) is not None:
-                layer.__class__ = Streamed
+def mark(module: nn.Module, paired: bool = False) -> bool:
+    """Let the kernels compute linear layers (with ``paired`` those of two halves) and norms in ``module``.
 
-
-def capable(device: torch.device) -> bool:
-    """Whether the kernels run there."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == CAPABILITY
+    Returns whether its device has them; else all stay as they are, as do layers of other kinds.
+    """
+    if not when.capable(next(module.parameters()).device):
+        return False
+    halves = 2 if paired else 1
+    for layer in module.modules():
+        if type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1:
+            layer.__class__ = StreamedNorm
+        if type(layer) is nn.Linear and plan_of(layer.out_features // halves, layer.in_features, paired):
+            layer.__class__ = Streamed
+    return True
 
 
 def linear(
@@ -106,8 +97,8 @@ def _product(
     gelu: bool,
     paired: bool,
 ) -> Tensor:
-    """See :func:`vla_heads.few_rows_kernel.product`."""
-    from vla_heads.few_rows_kernel import product
+    """See :func:`vla_heads.few_rows.product_kernel.product`."""
+    from vla_heads.few_rows.product_kernel import product
 
     plan = _plan(x, weight, paired)
     rest = (None if part is None else part.contiguous() for part in (bias, residual, gate))

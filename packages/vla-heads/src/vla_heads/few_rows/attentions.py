@@ -1,0 +1,49 @@
+"""Attention of few queries, to few keys, of heads with keys of their own.
+
+cuDNN's kernel takes a memset, and a kernel that makes numbers of the mask; both are as long as the attention
+itself is here.
+
+Shape legend: B rows, n heads, L queries, S keys, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vla_heads.few_rows import when
+
+WIDTHS = (32, 64, 128)
+MOST_KEYS = 1024
+"""A program goes through all keys of a head."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, streamed: bool) -> Tensor:
+    """Scaled dot-product attention, heads side by side, contiguous: ``[B, L, n d]``.
+
+    Args:
+        q: ``[B, n, L, d]``.
+        k, v: ``[B, n, S, d]``.
+        mask: bool ``[B, 1, 1, S]``, True attends; each row sees a key. None: all.
+        streamed: by the kernel for few rows, where ``q`` is what it takes.
+    """
+    if streamed and when.few(q[:, 0]) and q.shape[-1] in WIDTHS and k.shape[2] <= MOST_KEYS:
+        return _attention(q, k, v, None if mask is None else mask.flatten(1))
+    found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return found.transpose(1, 2).flatten(2).contiguous()
+
+
+@torch.library.custom_op("vla_heads::few_rows_attention", mutates_args=())
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """See :func:`vla_heads.few_rows.attention_kernel.attended`."""
+    from vla_heads.few_rows.attention_kernel import attended
+
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    return attended(q, k, v, None if mask is None else mask.contiguous())
+
+
+@_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    rows, heads, length, width = q.shape
+    return q.new_empty(rows, length, heads * width)
