@@ -6,13 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 from vla_core.interfaces import KVDims
 from vla_core.packing import pack
+from vla_heads.few_queries import shared_heads
 from vla_heads.few_rows import layers, when
 from vla_heads.few_rows.attention_kernel import attended
 from vla_heads.few_rows.norm_kernel import normed
 from vla_heads.few_rows.plans import Plan
+from vla_heads.few_rows.prefixed_kernel import prefixed
 from vla_heads.few_rows.product_kernel import counters_of, product
 from vla_heads.layerwise_fm.block import DiTBlock
-from vla_heads.pi0.expert import Expert, rotation
+from vla_heads.pi0.expert import Expert, rotate, rotation
 
 
 def given(rows: int, outputs: int, inputs: int, paired: bool, **have: bool) -> list[torch.Tensor | None]:
@@ -78,6 +80,22 @@ def test_attention(keys: int, masked: bool) -> None:
     torch.testing.assert_close(got, expected.transpose(1, 2).flatten(2), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("prefix", [5, 64, 100])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_attention_behind_a_prefix(prefix: int, shared: int) -> None:
+    """Also where a query sees nothing of the first part."""
+    q, k, v = torch.randn(2, 21, 4 + 2 * shared, 32).transpose(1, 2).split([4, shared, shared], dim=1)
+    before = torch.randn(2, prefix, shared, 32).transpose(1, 2), torch.randn(2, shared, prefix, 32)
+    mask = torch.rand(2, 1, 21, prefix + 21) > 0.5
+    mask[:, :, 3, :64], mask[..., -1] = False, True
+    by = rotation(torch.arange(prefix, prefix + 21).expand(2, 21), 32, 10_000.0)
+    keys, values = torch.cat([before[0], rotate(k, by)], dim=2), torch.cat([before[1], v], dim=2)
+    expected = shared_heads(rotate(q, by), keys, values, mask).transpose(1, 2).flatten(2)
+    turns = (turn.flatten(0, 1) for turn in by)
+    got = prefixed(q, k, v, *before, mask.flatten(0, 1), *turns, ahead=False)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("width", [64, 100])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_norms(width: int, rows: int) -> None:
@@ -99,8 +117,8 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers.Streamed, "takes", lambda layer, x: True)
     monkeypatch.setattr(layers, "_plan", lambda x, weight, paired: Plan(32, 64, 2, 2, ahead=False))
     monkeypatch.setattr(when, "few", lambda x: True)
-    monkeypatch.setattr("vla_heads.few_rows.attention_kernel.AHEAD", False)
-    monkeypatch.setattr("vla_heads.few_rows.norm_kernel.AHEAD", False)
+    for name in ("attention", "norm", "prefixed"):
+        monkeypatch.setattr(f"vla_heads.few_rows.{name}_kernel.AHEAD", False)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -118,6 +136,8 @@ def test_a_packed_block_computes_the_same(concat: bool, project: bool) -> None:
         assert any(isinstance(layer, layers.Streamed) for layer in block.modules())
         assert block.streamed
         torch.testing.assert_close(block(*given), before, rtol=1e-4, atol=1e-4)
+        traced = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(traced(*given), before, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -136,3 +156,5 @@ def test_a_packed_expert_computes_the_same(adaptive: bool, conditions: int) -> N
         pack(expert)
         assert expert.norm.streamed
         torch.testing.assert_close(expert(x, prefix, mask, by, condition), before, rtol=1e-4, atol=1e-4)
+        traced = torch.compile(expert, backend="aot_eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(traced(x, prefix, mask, by, condition), before, rtol=1e-4, atol=1e-4)

@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
-from vla_heads.few_rows import attention_kernel, norm_kernel, product_kernel  # noqa: E402
+from vla_heads.few_rows import attention_kernel, norm_kernel, prefixed_kernel, product_kernel  # noqa: E402
 
 SHARED = 227 * 1024
 """Bytes of a multiprocessor for one program."""
@@ -98,3 +98,31 @@ def test_norms() -> None:
     )
     text = found.asm["ptx"]
     assert text.index("griddepcontrol.wait") < text.index("ld.global")
+
+
+def test_attention_behind_a_prefix(tmp_path: Path) -> None:
+    strides = "".join(
+        f" {name}_{of}" for name in ("q", "k", "v", "prefix_k", "prefix_v") for of in ("row", "head", "token")
+    )
+    found = compiled(
+        prefixed_kernel._part,
+        "q k v prefix_k prefix_v mask cosine sine found best total",
+        dict.fromkeys(("cosine", "sine", "found", "best", "total"), "*fp32")
+        | {"mask": "*i1", "scale": "fp32"},
+        {"SHARED": 1, "GROUP": 8, "HALF": 128, "SOME": 64, "QUERIES": 64, "KEYS": 64, "AHEAD": True},
+        strides + " turn_row turn_token",
+        num_warps=8,
+        num_stages=1,
+    )
+    assert found.metadata.shared <= SHARED
+    assert stack_of(found, tmp_path) == 0
+    together = compiled(
+        prefixed_kernel._together,
+        "found best total out",
+        dict.fromkeys(("found", "best", "total"), "*fp32"),
+        {"SHARED": 1, "GROUP": 8, "WIDTH": 256, "PARTS": 16, "AHEAD": True},
+        num_warps=4,
+        num_stages=1,
+    )
+    for text in (found.asm["ptx"], together.asm["ptx"]):
+        assert text.index("griddepcontrol.wait") < text.index("ld.global")

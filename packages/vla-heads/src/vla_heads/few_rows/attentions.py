@@ -18,6 +18,10 @@ WIDTHS = (32, 64, 128)
 MOST_KEYS = 1024
 """A program goes through all keys of a head."""
 
+PREFIXED_WIDTHS = (32, 64, 128, 256)
+MOST_OWN, MOST_PREFIXED = 64, 1984
+"""Own tokens are one part; a prefix 31, which one program brings together with it."""
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, streamed: bool) -> Tensor:
     """Scaled dot-product attention, heads side by side, contiguous: ``[B, L, n d]``.
@@ -45,5 +49,48 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 @_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    rows, heads, length, width = q.shape
+    return q.new_empty(rows, length, heads * width)
+
+
+def takes_prefix(q: Tensor, k: Tensor, prefix: Tensor) -> bool:
+    """Whether :func:`prefixed_attention` takes ``q [N, n, L, d]``, ``k [N, m, L, d]`` and a prefix's keys."""
+    return (
+        when.few(q[:, 0])
+        and q.shape[-1] in PREFIXED_WIDTHS
+        and k.shape[2] <= MOST_OWN
+        and 0 < prefix.shape[2] <= MOST_PREFIXED
+    )
+
+
+@torch.library.custom_op("vla_heads::few_rows_prefixed_attention", mutates_args=())
+def prefixed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    mask: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+) -> Tensor:
+    """See :func:`vla_heads.few_rows.prefixed_kernel.prefixed`."""
+    from vla_heads.few_rows.prefixed_kernel import prefixed
+
+    dense = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, prefix_k, prefix_v))
+    return prefixed(*dense, mask.contiguous(), cosine.contiguous(), sine.contiguous())
+
+
+@prefixed_attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    mask: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+) -> Tensor:
     rows, heads, length, width = q.shape
     return q.new_empty(rows, length, heads * width)

@@ -78,6 +78,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, kv.n_kv_heads * kv.head_dim, bias=False)
         self.o_proj = nn.Linear(kv.n_heads * kv.head_dim, width, bias=False)
         self.qkv: nn.Linear | None = None
+        self.streamed = False
 
     def forward(
         self,
@@ -95,6 +96,10 @@ class Attention(nn.Module):
         q, k, v = (
             part.unflatten(-1, (-1, self.dims.head_dim)).transpose(1, 2) for part in self._project(x_NLW)
         )
+        if self.streamed and few_rows.takes_prefix(q, k, prefix[0]):
+            turns = (by[0].flatten(0, 1), by[1].flatten(0, 1))
+            attended = few_rows.prefixed_attention(q, k, v, *prefix, mask.flatten(0, 1), *turns)
+            return few_rows.linear(self.o_proj, attended, residual, gate)
         q, k = rotate(q, by), torch.cat([prefix[0], rotate(k, by)], dim=2)
         v = torch.cat([prefix[1], v], dim=2)
         if q.is_cuda and not torch.is_grad_enabled():
@@ -108,7 +113,7 @@ class Attention(nn.Module):
         """One product for queries, keys and values (see :mod:`vla_core.packing`)."""
         self.qkv = merged(self.q_proj, self.k_proj, self.v_proj)
         del self.q_proj, self.k_proj, self.v_proj
-        few_rows.mark(self)
+        self.streamed = few_rows.mark(self)
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         if self.qkv is None:
