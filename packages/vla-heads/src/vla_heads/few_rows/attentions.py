@@ -43,8 +43,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """See :func:`vla_heads.few_rows.attention_kernel.attended`."""
     from vla_heads.few_rows.attention_kernel import attended
 
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    return attended(q, k, v, None if mask is None else mask.contiguous())
+    return attended(_dense(q), _dense(k), _dense(v), None if mask is None else mask.contiguous())
 
 
 @_attention.register_fake
@@ -77,8 +76,8 @@ def prefixed_attention(
     """See :func:`vla_heads.few_rows.prefixed_kernel.prefixed`."""
     from vla_heads.few_rows.prefixed_kernel import prefixed
 
-    dense = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, prefix_k, prefix_v))
-    return prefixed(*dense, mask.contiguous(), cosine.contiguous(), sine.contiguous())
+    q, k, v, prefix_k, prefix_v = map(_dense, (q, k, v, prefix_k, prefix_v))
+    return prefixed(q, k, v, prefix_k, prefix_v, mask.contiguous(), cosine.contiguous(), sine.contiguous())
 
 
 @prefixed_attention.register_fake
@@ -94,3 +93,8 @@ def _(
 ) -> Tensor:
     rows, heads, length, width = q.shape
     return q.new_empty(rows, length, heads * width)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """With the numbers of a vector one beside the other."""
+    return x if x.stride(-1) == 1 else x.contiguous()

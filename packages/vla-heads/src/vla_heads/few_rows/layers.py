@@ -100,9 +100,8 @@ def _product(
     """See :func:`vla_heads.few_rows.product_kernel.product`."""
     from vla_heads.few_rows.product_kernel import product
 
-    plan = _plan(x, weight, paired)
-    rest = (None if part is None else part.contiguous() for part in (bias, residual, gate))
-    return product(x.contiguous(), weight, *rest, gelu=gelu, paired=paired, plan=plan)
+    bias, residual, gate = (None if part is None else part.contiguous() for part in (bias, residual, gate))
+    return product(x.contiguous(), weight, bias, residual, gate, gelu, paired, _plan(x, weight, paired))
 
 
 @_product.register_fake

@@ -63,8 +63,10 @@ def _norm(
     """See :func:`vla_heads.few_rows.norm_kernel.normed`."""
     from vla_heads.few_rows.norm_kernel import normed
 
-    dense = (None if by is None or by.stride(-1) == 1 else by.contiguous() for by in (scale, shift))
-    scale, shift = (by if better is None else better for by, better in zip((scale, shift), dense))
+    if scale is not None and scale.stride(-1) != 1:
+        scale = scale.contiguous()
+    if shift is not None and shift.stride(-1) != 1:
+        shift = shift.contiguous()
     return normed(x.contiguous(), scale, shift, eps, centred, offset)
 
 

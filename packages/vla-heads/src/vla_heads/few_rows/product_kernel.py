@@ -26,7 +26,7 @@ LINE = 64
 MOST_TILES = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _fetch(at):  # type: ignore[no-untyped-def]
     """Lines of global memory into the second-level cache; nothing waits for them."""
     tl.inline_asm_elementwise(
@@ -39,7 +39,7 @@ def _fetch(at):  # type: ignore[no-untyped-def]
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _gelu(x):  # type: ignore[no-untyped-def]
     """The approximation by tanh, which is a logistic function of twice the argument."""
     return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
