@@ -4,8 +4,8 @@
 
 The 36 blocks of QwenPI's head (49 rows, 190 tokens of context) and the 18 layers of PI0's expert (51 rows, a
 prefix of 560), with random weights, one after the other in a graph, as in one denoise step. ``kernels``:
-microseconds of a block by kernel, and how many a block starts (torch's profiler). Errors are those of the last
-block's output, against float32.
+microseconds of a block by kernel, and how many a block starts (torch's profiler). Errors are those of the
+last block's output, against float32.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """See :func:`vla_heads.few_rows.attention_kernel.attended`."""
     from vla_heads.few_rows.attention_kernel import attended
 
-    return attended(_dense(q), _dense(k), _dense(v), None if mask is None else mask.contiguous())
+    with torch.cuda.device_of(q):
+        return attended(_dense(q), _dense(k), _dense(v), None if mask is None else mask.contiguous())
 
 
 @_attention.register_fake
@@ -77,7 +78,9 @@ def prefixed_attention(
     from vla_heads.few_rows.prefixed_kernel import prefixed
 
     q, k, v, prefix_k, prefix_v = map(_dense, (q, k, v, prefix_k, prefix_v))
-    return prefixed(q, k, v, prefix_k, prefix_v, mask.contiguous(), cosine.contiguous(), sine.contiguous())
+    mask, cosine, sine = (x.contiguous() for x in (mask, cosine, sine))
+    with torch.cuda.device_of(q):
+        return prefixed(q, k, v, prefix_k, prefix_v, mask, cosine, sine)
 
 
 @prefixed_attention.register_fake

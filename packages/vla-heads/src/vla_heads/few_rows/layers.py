@@ -101,7 +101,8 @@ def _product(
     from vla_heads.few_rows.product_kernel import product
 
     bias, residual, gate = (None if part is None else part.contiguous() for part in (bias, residual, gate))
-    return product(x.contiguous(), weight, bias, residual, gate, gelu, paired, _plan(x, weight, paired))
+    with torch.cuda.device_of(x):
+        return product(x.contiguous(), weight, bias, residual, gate, gelu, paired, _plan(x, weight, paired))
 
 
 @_product.register_fake

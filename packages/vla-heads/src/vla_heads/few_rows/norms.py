@@ -67,7 +67,8 @@ def _norm(
         scale = scale.contiguous()
     if shift is not None and shift.stride(-1) != 1:
         shift = shift.contiguous()
-    return normed(x.contiguous(), scale, shift, eps, centred, offset)
+    with torch.cuda.device_of(x):
+        return normed(x.contiguous(), scale, shift, eps, centred, offset)
 
 
 @_norm.register_fake

@@ -49,7 +49,7 @@ def plan_of(outputs: int, inputs: int, paired: bool) -> Plan | None:
     columns = 32 if paired else 64
     if outputs % columns or inputs % 128:
         return None
-    split = max(1, min(-(-PROGRAMS // (outputs // columns)), inputs // 256, 16))
+    split = max(1, min(-(-PROGRAMS // (outputs // columns)), inputs // 128, 16))
     return Plan(columns, 128, split, 4)
 
 
