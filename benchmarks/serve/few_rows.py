@@ -91,7 +91,8 @@ def plans(case: Case) -> Iterator[Plan]:
             continue
         programs = case.outputs // columns * split
         shared = 2 * depth * stages * (64 + wide)
-        if 120 <= programs <= 600 and shared <= 200_000 and case.inputs // depth // split >= stages // 2:
+        least = 120 if case.bytes > 4 << 20 else 48
+        if least <= programs <= 600 and shared <= 200_000 and case.inputs // depth // split >= stages // 2:
             yield Plan(columns, depth, split, stages, 8 if wide >= 128 else 4)
 
 
