@@ -97,13 +97,13 @@ def _product(  # type: ignore[no-untyped-def]
         cuda.gdc_launch_dependents()
         cuda.gdc_wait()
     k = tl.arange(0, DEPTH)
-    # Rows that are not there are the last one again, and are not stored.
-    x_at = x + tl.minimum(m, rows - 1)[:, None] * K + k[None, :]
+    x_at = x + m[:, None] * K + k[None, :]
+    here = (m < rows)[:, None]
     w_at = weight + n[:, None] * K + k[None, :]
     y = tl.zeros([ROWS, COLUMNS], tl.float32)
     y2 = tl.zeros([ROWS, COLUMNS], tl.float32)
     for block in range(first, last):
-        xs = tl.load(x_at + block * DEPTH, eviction_policy="evict_last")
+        xs = tl.load(x_at + block * DEPTH, mask=here, other=0.0, eviction_policy="evict_last")
         y = tl.dot(xs, tl.load(w_at + block * DEPTH, eviction_policy="evict_first").T, y)
         if PAIRED:
             ws = tl.load(w_at + N * K + block * DEPTH, eviction_policy="evict_first")
@@ -116,16 +116,15 @@ def _product(  # type: ignore[no-untyped-def]
         SIZE: tl.constexpr = ROWS * COLUMNS
         slots = partial + tile * SPLIT * SIZE + m[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
         second: tl.constexpr = (N // COLUMNS) * SPLIT * SIZE
-        there = (m < rows)[:, None]
-        tl.store(slots + part * SIZE, y, mask=there)
+        tl.store(slots + part * SIZE, y, mask=here)
         if PAIRED:
-            tl.store(slots + second + part * SIZE, y2, mask=there)
+            tl.store(slots + second + part * SIZE, y2, mask=here)
         tl.debug_barrier()
         if tl.atomic_add(counters + tile, 1, sem="acq_rel") == SPLIT - 1:
             tl.debug_barrier()
-            y = _sum(slots, there, SPLIT, SIZE)
+            y = _sum(slots, here, SPLIT, SIZE)
             if PAIRED:
-                y2 = _sum(slots + second, there, SPLIT, SIZE)
+                y2 = _sum(slots + second, here, SPLIT, SIZE)
             _finish(
                 y, y2, m, n, rows, bias, residual, gate, gate_stride, out, N,
                 BIAS, GELU, PAIRED, GATE, RESIDUAL,
