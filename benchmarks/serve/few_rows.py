@@ -27,7 +27,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 from torch.nn import functional as F
-from vla_heads.few_rows.plans import Plan, shallower
+from vla_heads.few_rows.plans import SHARED, Plan, taller
 
 ROTATED = 256 << 20
 """Bytes of weights in one graph; the second-level cache has 50 MB."""
@@ -84,17 +84,15 @@ def layer(case: Case, x: Tensor, weight: Tensor, bias: Tensor | None, residual: 
 def plans(case: Case) -> Iterator[Plan]:
     """A small grid: 120 to 600 programs (48 for small weights), of which one or more fit a multiprocessor."""
     for columns, (depth, stages), split in itertools.product(
-        (32, 64, 128, 256), ((64, 4), (64, 8), (128, 4), (128, 6)), (1, 2, 3, 4, 6, 8, 16)
+        (32, 64, 128), ((64, 4), (64, 8), (128, 4), (128, 6)), (1, 2, 3, 4, 6, 8, 16)
     ):
         wide = columns * (2 if case.paired else 1)
         if case.outputs % columns or wide > 256 or case.inputs // depth < 2 * split:
             continue
-        if columns > 128 and split > 4:  # no registers for so many sums at a time
-            continue
         programs = case.outputs // columns * split
         shared = 2 * depth * stages * (64 + wide)
         least = 120 if case.bytes > 4 << 20 else 48
-        if least <= programs <= 600 and shared <= 200_000 and case.inputs // depth // split >= stages // 2:
+        if least <= programs <= 600 and shared <= SHARED and case.inputs // depth // split >= stages // 2:
             yield Plan(columns, depth, split, stages, 8 if wide >= 128 else 4)
 
 
@@ -113,7 +111,7 @@ def streamed(case: Case, plan: Plan) -> Callable[..., Tensor]:
     """The kernels' product with a plan, called as :func:`layer` is."""
     from vla_heads.few_rows.product_kernel import product
 
-    plan = plan if case.rows <= 64 else shallower(plan)
+    plan = plan if case.rows <= 64 else taller(plan, case.paired)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         return product(x, weight, bias, residual, None, case.gelu, case.paired, plan)

@@ -15,7 +15,7 @@ from vla_core.packing import pack
 from vla_heads import few_rows
 from vla_heads.few_rows import when
 from vla_heads.few_rows.layers import Streamed
-from vla_heads.few_rows.plans import PLANS, Plan, plan_of, shallower
+from vla_heads.few_rows.plans import PLANS, Plan, plan_of, taller
 from vla_heads.layerwise_fm.block import DiTBlock
 from vla_heads.pi0.expert import Expert, rotation
 
@@ -70,7 +70,7 @@ def test_plans_divide_their_products(shape: tuple[int, int, bool]) -> None:
     outputs, inputs, paired = shape
     found = plan_of(*shape)
     assert found is not None
-    for plan, rows in ((found, 64), (shallower(found), 128)):
+    for plan, rows in ((found, 64), (taller(found, paired), 128)):
         assert outputs % plan.columns == 0
         assert inputs % plan.depth == 0
         assert inputs // plan.depth >= plan.split

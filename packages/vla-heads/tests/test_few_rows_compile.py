@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vla_heads.few_rows.plans import PLANS, plan_of, shallower
+from vla_heads.few_rows.plans import PLANS, plan_of, taller
 
 triton = pytest.importorskip("triton")
 
@@ -50,7 +50,7 @@ def test_products(shape: tuple[int, int, bool], rows: int, tmp_path: Path) -> No
     outputs, inputs, paired = shape
     plan = plan_of(*shape)
     assert plan is not None
-    plan = plan if rows <= 64 else shallower(plan)
+    plan = plan if rows <= 64 else taller(plan, paired)
     kind = "*fp32" if plan.split > 1 else "*bf16"
     constants = {
         "N": outputs, "K": inputs, "BIAS": True, "GELU": True, "PAIRED": paired, "GATE": True,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vla_heads.few_rows import when
 from vla_heads.few_rows.norms import StreamedNorm
-from vla_heads.few_rows.plans import Plan, plan_of, shallower
+from vla_heads.few_rows.plans import Plan, plan_of, taller
 
 
 class Streamed(nn.Linear):
@@ -122,4 +122,4 @@ def _plan(x: Tensor, weight: Tensor, paired: bool) -> Plan:
     plan = plan_of(weight.shape[0] // (2 if paired else 1), weight.shape[1], paired)
     if plan is None:
         raise ValueError(f"few_rows: a weight of {list(weight.shape)} is not cut into tiles")
-    return plan if x.shape[0] <= 64 else shallower(plan)
+    return plan if x.shape[0] <= 64 else taller(plan, paired)

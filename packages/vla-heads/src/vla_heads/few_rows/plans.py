@@ -9,6 +9,9 @@ PROGRAMS = 132
 
 MOST_ROWS = 128
 
+SHARED = 200_000
+"""Bytes of a multiprocessor's shared memory that a program takes at most."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -53,6 +56,8 @@ def plan_of(outputs: int, inputs: int, paired: bool) -> Plan | None:
     return Plan(columns, 128, split, 4)
 
 
-def shallower(plan: Plan) -> Plan:
-    """For 65 to 128 rows, of which fewer depths find place in shared memory."""
-    return replace(plan, stages=min(plan.stages, 3 if plan.depth > 64 else 5))
+def taller(plan: Plan, paired: bool) -> Plan:
+    """For 65 to 128 rows: half the columns, for which there are registers, and as many depths as find place."""
+    columns = max(plan.columns // 2, 32)
+    depths = SHARED // (2 * plan.depth * (MOST_ROWS + columns * (2 if paired else 1)))
+    return replace(plan, columns=columns, stages=min(plan.stages, depths))
