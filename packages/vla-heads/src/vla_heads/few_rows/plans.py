@@ -53,11 +53,12 @@ def plan_of(outputs: int, inputs: int, paired: bool) -> Plan | None:
     if outputs % columns or inputs % 128:
         return None
     split = max(1, min(-(-PROGRAMS // (outputs // columns)), inputs // 128, 16))
-    return Plan(columns, 128, split, 4)
+    # Two programs find place in a multiprocessor.
+    return Plan(columns, 64, split, 6)
 
 
 def taller(plan: Plan, paired: bool) -> Plan:
-    """For 65 to 128 rows: half the columns, for which there are registers, and as many depths as find place."""
+    """For 65 to 128 rows: half the columns, so that registers suffice, and the depths that find place."""
     columns = max(plan.columns // 2, 32)
     depths = SHARED // (2 * plan.depth * (MOST_ROWS + columns * (2 if paired else 1)))
     return replace(plan, columns=columns, stages=min(plan.stages, depths))
