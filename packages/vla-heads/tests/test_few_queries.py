@@ -32,7 +32,7 @@ def test_a_packed_expert_computes_the_same(adaptive: bool) -> None:
     condition = torch.randn(2, 1, 16) if adaptive else None
     with torch.no_grad():
         before = expert(x, prefix, mask, by, condition)
-        assert pack(expert) == 4
+        assert pack(expert) == 9
         torch.testing.assert_close(expert(x, prefix, mask, by, condition), before)
     names = [name for name, _ in expert.layers[0].named_parameters()]
     assert "self_attn.qkv.weight" in names

@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from vla_core.interfaces import HeadDims, HeadInputs, VLMOutput
+from vla_core.packing import pack
 from vla_heads import LayerwiseFM, LayerwiseFMConfig
 
 W, N, S, T, F = 64, 3, 40, 8, 7
@@ -61,6 +62,25 @@ def test_denoise_steps_share_the_context(concat):
     assert cost[1] - per_step == context_flops()
     planned = head.plan(4)
     assert flops(lambda: head.sample(inputs, noise, plan=planned)) < cost[4]
+
+
+def test_a_packed_head_makes_a_plan_once():
+    head = build()
+    inputs, noise = observation(), torch.randn(1, T, 4)
+    with torch.inference_mode():
+        before, cost = head.sample(inputs, noise, steps=4), flops(lambda: head.sample(inputs, noise, steps=4))
+        plan = head.plan(4)
+        planned = flops(lambda: head.sample(inputs, noise, plan=plan))
+        assert pack(head) == 1 + N  # the head and its blocks
+        assert torch.equal(head.sample(inputs, noise, steps=4), before)
+        assert head.plan(4) is head.plan(4)
+        assert flops(lambda: head.sample(inputs, noise, steps=4)) == planned < cost
+        for steps in range(5, 20):
+            head.plan(steps)
+        assert head.plan(4) is head.plan(4)
+        assert head.plan(19) is not head.plan(19)  # no more are kept
+    head.plan(4)[0].modulations[0].sum().backward()  # with gradients: not what was kept
+    assert head.blocks[0].ada.modulation.weight.grad is not None
 
 
 def test_layer_norm_and_projection_run_once_per_observation():

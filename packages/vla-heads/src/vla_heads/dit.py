@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from vla_core.shard import ShardUnit
 
+from vla_heads import few_rows
 from vla_heads.category import CategoryLinear
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
@@ -39,8 +39,9 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+    def forward(self, x: Tensor, residual: Tensor | None = None, dropout: nn.Module | None = None) -> Tensor:
+        """Of ``x``; with ``residual`` that plus what ``dropout`` leaves of it."""
+        return few_rows.linear(self.down, few_rows.linear(self.up, x, gelu=True), residual, dropout=dropout)
 
 
 def per_token(condition: Tensor, x: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class AdaLN(nn.Module):
         """``x [B, R, L, W]``; ``modulation [B, R, 2W]``, or one per token ``[B, R, L, 2W]`` (or
         broadcastable), = [scale | shift]."""
         scale, shift = per_token(modulation, x).chunk(2, dim=-1)
-        return self.norm(x) * (1 + scale) + shift
+        return few_rows.norm(self.norm, x, scale, shift)
 
 
 def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:
@@ -94,8 +95,12 @@ class Block(ShardUnit, nn.Module, ABC):
 
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.streamed = n_heads, False
         self.ada = AdaLN(width)
+
+    def pack(self) -> None:
+        """Kernels for few rows, where there are some (see :mod:`vla_heads.few_rows`)."""
+        self.streamed = few_rows.mark(self)
 
     @property
     @abstractmethod
@@ -111,7 +116,7 @@ class Block(ShardUnit, nn.Module, ABC):
         if token_mask is not None:
             token_mask = token_mask.repeat_interleave(repeats, dim=0)
         q, k, v = split_heads(qkv, 3, self.n_heads)
-        return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=token_mask))
+        return few_rows.attention(q, k, v, token_mask, self.streamed)
 
     def joint_attention(
         self, qkv: Tensor, context: KeysValues, context_mask: Tensor, token_mask: Tensor | None, repeats: int
@@ -125,12 +130,12 @@ class Block(ShardUnit, nn.Module, ABC):
         if repeats > 1:
             mask = mask.repeat_interleave(repeats, dim=0)
         keys, values = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
-        return merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+        return few_rows.attention(q, keys, values, mask, self.streamed)
 
     def cross_attention(self, q: Tensor, context: KeysValues, context_mask: Tensor) -> Tensor:
         """``q [B, R L, W]`` -> the same shape."""
         (q,) = split_heads(q, 1, self.n_heads)
-        return merge_heads(F.scaled_dot_product_attention(q, *context, attn_mask=context_mask))
+        return few_rows.attention(q, *context, context_mask, self.streamed)
 
 
 def init_weights(module: nn.Module) -> None:

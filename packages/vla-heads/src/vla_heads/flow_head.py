@@ -22,7 +22,7 @@ from vla_heads.embeddings import MLP, ActionEncoder, TimestepEmbedder
 from vla_heads.flow_config import FlowConfig
 from vla_heads.losses import action_terms, check_targets, masked_state
 from vla_heads.prepared import Prepared
-from vla_heads.time_condition import TimeCondition
+from vla_heads.time_condition import KeptPlans, Plan, TimeCondition
 
 
 class FlowHead(nn.Module):
@@ -61,7 +61,7 @@ class FlowHead(nn.Module):
         self.traits = sampling.traits(config)
         self.layers = tuple(sorted({layer for layer in reads if layer is not None}))
         self.blocks = nn.ModuleList(blocks)
-        self.time = TimestepEmbedder(width)
+        self.time, self._plans = TimestepEmbedder(width), KeptPlans()
         self.action_encoder = ActionEncoder(dims.action_dim, width, n_embodiments)
         self.action_position = nn.Parameter(torch.empty(dims.horizon, width))
         self.future = (
@@ -132,14 +132,22 @@ class FlowHead(nn.Module):
             self.action_encoder.encode_time(bucket), tuple(layer(embedding) for layer in layers)
         )
 
-    def plan(self, steps: int | None = None) -> tuple[TimeCondition, ...]:
+    def plan(self, steps: int | None = None) -> Plan:
         """Conditions of each of ``steps`` Euler steps (None: the config's), for reuse by :meth:`sample`."""
         steps = self.config.steps if steps is None else steps
         if steps < 1:
             raise UserError(f"steps: {steps} must be at least 1")
-        grid = flow.bucket_grid(steps, self.config.n_buckets, self.action_position.device)
-        condition = self.condition(grid)
+        return self._plans.get(steps, lambda: self._make_plan(steps))
+
+    def _make_plan(self, steps: int) -> Plan:
+        condition = self.condition(
+            flow.bucket_grid(steps, self.config.n_buckets, self.action_position.device)
+        )
         return tuple(condition.at(k) for k in range(steps))
+
+    def pack(self) -> None:
+        """Plans are kept (see :mod:`vla_core.packing`); the weights behind them are read for nothing else."""
+        self._plans.keep()
 
     def step(self, prepared: Prepared, x: Tensor, t: Tensor | TimeCondition) -> Tensor:
         """Velocity ``[B, T, A]`` fp32 at ``x [B, T, A]`` and time ``t`` (fp32 ``[B]`` or a planned one)."""
@@ -189,13 +197,13 @@ class FlowHead(nn.Module):
         actions = sampling.euler(sampling.padded(field, dims), noise, n)
         return actions if constraint is None else sampling.keep(constraint, actions)
 
-    def _field(self, prepared: Prepared, grid: tuple[TimeCondition, ...]) -> sampling.Field:
+    def _field(self, prepared: Prepared, grid: Plan) -> sampling.Field:
         return lambda x, k: self.step(prepared, x, grid[k])
 
     def _clean(self) -> TimeCondition:
         """The condition of actions without noise: time 1, ``[1, 1, ...]``."""
         one = torch.ones(1, 1, device=self.action_position.device)
-        return self.condition(flow.bucket(one, self.config.n_buckets))
+        return self._plans.get(0, lambda: (self.condition(flow.bucket(one, self.config.n_buckets)),))[0]
 
     def forward(
         self,

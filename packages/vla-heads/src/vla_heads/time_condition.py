@@ -5,7 +5,9 @@ Shape legend: B rows, R repeats, T action steps, L own tokens (the last T are th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,6 +54,39 @@ class TimeCondition:
             return self.modulations[index]
         frozen = F.pad(self.frozen, (n_tokens - self.frozen.shape[-1], 0))
         return _choose(frozen, self.clean.modulations[index], self.modulations[index])
+
+
+Plan: TypeAlias = tuple[TimeCondition, ...]
+"""Conditions of each Euler step."""
+
+
+class KeptPlans:
+    """Plans by their number of steps, each made once from when weights stay (:mod:`vla_core.packing`)."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Plan] | None = None
+
+    def keep(self) -> None:
+        """From now on: the weights change no more."""
+        self._kept = {}
+
+    def get(self, steps: int, make: Callable[[], Plan]) -> Plan:
+        """The plan of ``steps``, or what ``make`` gives.
+
+        Made anew where gradients are wanted; and not kept when it is made within a CUDA graph, for its
+        numbers are there when that is replayed and not before.
+        """
+        if self._kept is None or torch.is_grad_enabled():
+            return make()
+        plan = self._kept.get(steps)
+        if plan is None:
+            plan = make()
+            capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+            if len(self._kept) < self.MOST and not capturing:
+                self._kept[steps] = plan
+        return plan
 
 
 def _choose(frozen: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:

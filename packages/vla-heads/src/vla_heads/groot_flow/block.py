@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vla_heads import few_rows
 from vla_heads.dit import Block, FeedForward, KeysValues, UnitLinear, split_heads
 
 
@@ -51,8 +52,10 @@ class InterleavedBlock(Block):
         """One block; arguments as :class:`~vla_heads.dit.Block` says."""
         x = self.ada(x_BRLW, modulation)
         if context is None:
-            attended = self.self_attention(self.qkv(x.flatten(0, 1)), token_mask, x.shape[1])
+            qkv = few_rows.linear(self.qkv, x.flatten(0, 1))
+            attended = self.self_attention(qkv, token_mask, x.shape[1])
         else:
-            attended = self.cross_attention(self.q(x.flatten(1, 2)), context, context_mask)
-        x_BRLW = x_BRLW + self.dropout(self.out(attended.view_as(x_BRLW)))
-        return x_BRLW + self.dropout(self.ff(self.ff_norm(x_BRLW)))
+            q = few_rows.linear(self.q, x.flatten(1, 2))
+            attended = self.cross_attention(q, context, context_mask)
+        x_BRLW = few_rows.linear(self.out, attended, x_BRLW, dropout=self.dropout)
+        return self.ff(few_rows.norm(self.ff_norm, x_BRLW), x_BRLW, self.dropout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vla_heads import few_rows
 from vla_heads.dit import Block, FeedForward, KeysValues, UnitLinear, UnitSequential, split_heads
 
 
@@ -74,15 +75,18 @@ class DiTBlock(Block):
     ) -> Tensor:
         """One block; arguments as :class:`~vla_heads.dit.Block` says."""
         repeats = x_BRLW.shape[1]
-        x = self.ada(x_BRLW, modulation).flatten(0, 1)
-        qkv = torch.cat([self.q(x), self.kv(x)], dim=-1) if self.shared else self.qkv(x)
+        x, linear = self.ada(x_BRLW, modulation).flatten(0, 1), few_rows.linear
+        if self.shared:
+            qkv = torch.cat([linear(self.q, x), self.kv(x)], dim=-1)
+        else:
+            qkv = linear(self.qkv, x)
         if self.concat:
             attended = self.joint_attention(qkv, context, context_mask, token_mask, repeats)
-            x_BRLW = x_BRLW + self.dropout(self.out(attended.view_as(x_BRLW)))
+            x_BRLW = linear(self.out, attended, x_BRLW, dropout=self.dropout)
         else:
             attended = self.self_attention(qkv, token_mask, repeats)
-            x_BRLW = x_BRLW + self.dropout(self.out(attended.view_as(x_BRLW)))
-            q = self.cross_q(self.cross_norm(x_BRLW)).flatten(1, 2)
+            x_BRLW = linear(self.out, attended, x_BRLW, dropout=self.dropout)
+            q = linear(self.cross_q, few_rows.norm(self.cross_norm, x_BRLW)).flatten(1, 2)
             attended = self.cross_attention(q, context, context_mask)
-            x_BRLW = x_BRLW + self.dropout(self.cross_out(attended.view_as(x_BRLW)))
-        return x_BRLW + self.dropout(self.ff(self.ff_norm(x_BRLW)))
+            x_BRLW = linear(self.cross_out, attended, x_BRLW, dropout=self.dropout)
+        return self.ff(few_rows.norm(self.ff_norm, x_BRLW), x_BRLW, self.dropout)

@@ -18,6 +18,7 @@ from vla_core.interfaces import KVDims
 from vla_core.packing import merged
 from vla_core.shard import ShardUnit
 
+from vla_heads import few_rows
 from vla_heads.few_queries import shared_heads
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
@@ -51,16 +52,19 @@ class RMSNorm(nn.Module):
             self.dense = nn.Linear(width, 3 * width)
         else:
             self.weight = nn.Parameter(torch.zeros(width))
-        self.adaptive = adaptive
+        self.adaptive, self.streamed = adaptive, False
 
     def forward(self, x_NLW: Tensor, condition_NKW: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Normalised ``[N, L, W]`` and the gate ``[N, K, W]``."""
-        normed = x_NLW.float()
-        normed = normed * torch.rsqrt(normed.square().mean(dim=-1, keepdim=True) + self.eps)
         if not self.adaptive:
-            return (normed * (1.0 + self.weight.float())).to(x_NLW.dtype), None
-        scale, shift, gate = self.dense(condition_NKW).chunk(3, dim=-1)
-        return (normed * (1.0 + scale.float()) + shift.float()).to(x_NLW.dtype), gate.to(x_NLW.dtype)
+            return few_rows.rms_norm(x_NLW, self.weight, None, self.eps, self.streamed), None
+        assert condition_NKW is not None
+        scale, shift, gate = few_rows.linear(self.dense, condition_NKW).chunk(3, dim=-1)
+        return few_rows.rms_norm(x_NLW, scale, shift, self.eps, self.streamed), gate.to(x_NLW.dtype)
+
+    def pack(self) -> None:
+        """Kernels for few rows, where there are some (see :mod:`vla_heads.few_rows`)."""
+        self.streamed = few_rows.mark(self)
 
 
 class Attention(nn.Module):
@@ -74,12 +78,28 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, kv.n_kv_heads * kv.head_dim, bias=False)
         self.o_proj = nn.Linear(kv.n_heads * kv.head_dim, width, bias=False)
         self.qkv: nn.Linear | None = None
+        self.streamed = False
 
-    def forward(self, x_NLW: Tensor, prefix: KeysValues, mask: Tensor, by: Rotation) -> Tensor:
-        """``prefix``: keys (rotated) and values ``[N, m, S, d]``; mask bool ``[N, 1, L, S + L]``."""
+    def forward(
+        self,
+        x_NLW: Tensor,
+        prefix: KeysValues,
+        mask: Tensor,
+        by: Rotation,
+        residual: Tensor,
+        gate: Tensor | None,
+    ) -> Tensor:
+        """``residual`` plus what ``gate`` leaves of the attention.
+
+        ``prefix``: keys (rotated) and values ``[N, m, S, d]``; mask bool ``[N, 1, L, S + L]``.
+        """
         q, k, v = (
             part.unflatten(-1, (-1, self.dims.head_dim)).transpose(1, 2) for part in self._project(x_NLW)
         )
+        if self.streamed and few_rows.takes_prefix(q, k, prefix[0]):
+            turns = (by[0].flatten(0, 1), by[1].flatten(0, 1))
+            attended = few_rows.prefixed_attention(q, k, v, *prefix, mask.flatten(0, 1), *turns)
+            return few_rows.linear(self.o_proj, attended, residual, gate)
         q, k = rotate(q, by), torch.cat([prefix[0], rotate(k, by)], dim=2)
         v = torch.cat([prefix[1], v], dim=2)
         if q.is_cuda and not torch.is_grad_enabled():
@@ -87,18 +107,19 @@ class Attention(nn.Module):
         else:
             k, v = self._for_all_heads(k), self._for_all_heads(v)
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(attended.transpose(1, 2).flatten(2))
+        return few_rows.linear(self.o_proj, attended.transpose(1, 2).flatten(2), residual, gate)
 
     def pack(self) -> None:
         """One product for queries, keys and values (see :mod:`vla_core.packing`)."""
         self.qkv = merged(self.q_proj, self.k_proj, self.v_proj)
         del self.q_proj, self.k_proj, self.v_proj
+        self.streamed = few_rows.mark(self)
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         if self.qkv is None:
             return self.q_proj(x), self.k_proj(x), self.v_proj(x)
         heads, shared, width = self.dims.n_heads, self.dims.n_kv_heads, self.dims.head_dim
-        return self.qkv(x).split([heads * width, shared * width, shared * width], dim=-1)
+        return few_rows.linear(self.qkv, x).split([heads * width, shared * width, shared * width], dim=-1)
 
     def _for_all_heads(self, x: Tensor) -> Tensor:
         # A view for one key-value head; unlike enable_gqa it leaves every fused kernel usable with a mask.
@@ -116,18 +137,20 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False)
         self.gate_up: nn.Linear | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., W]`` -> the same shape."""
+    def forward(self, x: Tensor, residual: Tensor, gate: Tensor | None) -> Tensor:
+        """``residual`` plus what ``gate`` leaves of it, ``[..., W]`` all."""
         if self.gate_up is None:
-            gate, up = self.gate_proj(x), self.up_proj(x)
+            hidden = F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x)
         else:
-            gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down_proj(F.gelu(gate, approximate="tanh") * up)
+            hidden = few_rows.linear(self.gate_up, x, gelu=True, paired=True)
+        return few_rows.linear(self.down_proj, hidden, residual, gate)
 
     def pack(self) -> None:
         """One product for gate and values (see :mod:`vla_core.packing`)."""
         self.gate_up = merged(self.gate_proj, self.up_proj)
         del self.gate_proj, self.up_proj
+        few_rows.mark(self.gate_up, paired=True)
+        few_rows.mark(self.down_proj)
 
 
 class Layer(ShardUnit, nn.Module):
@@ -144,9 +167,9 @@ class Layer(ShardUnit, nn.Module):
         self, x: Tensor, prefix: KeysValues, mask: Tensor, by: Rotation, condition: Tensor | None
     ) -> Tensor:
         normed, gate = self.input_layernorm(x, condition)
-        x = _add(x, self.self_attn(normed, prefix, mask, by), gate)
+        x = self.self_attn(normed, prefix, mask, by, x, gate)
         normed, gate = self.post_attention_layernorm(x, condition)
-        return _add(x, self.mlp(normed), gate)
+        return self.mlp(normed, x, gate)
 
 
 class Expert(nn.Module):
@@ -171,7 +194,3 @@ class Expert(nn.Module):
             x = layer(x, keys_values, mask, by, condition)
         normed, _ = self.norm(x, condition)
         return normed
-
-
-def _add(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
-    return x + y if gate is None else x + y * gate

@@ -96,7 +96,8 @@ class PI0Head(nn.Module):
         """Velocity ``[B, T, D]`` fp32 at ``x [B, T, D]`` and time ``t``, fp32 ``[B]`` (or one for each step,
         ``[B, T]``)."""
         level = 1.0 - (t if t.ndim == 2 else t[:, None])
-        return self._velocity(prepared, x, level, None)
+        mask = self._mask(prepared.mask, None)
+        return self._velocity(prepared, x, self._time_features(level), mask)
 
     def sample(
         self,
@@ -129,20 +130,18 @@ class PI0Head(nn.Module):
         still = None if self.config.spare_dims == "noise" else dims
         noise = noise if still is None else torch.where(still[:, None], noise, 0.0)
         prepared = self.prepare(inputs)
+        # All steps and time 1 at once, and one mask for all: neither depends on the actions so far.
+        levels = [torch.full((1, 1), 1.0 - k / n, device=noise.device) for k in range(n + 1)]
+        given = (prepared, self._time_features(torch.cat(levels)), self._mask(prepared.mask, None))
         if constraint is None:
-            field = self._field(prepared, n)
+            field = self._field(*given)
         elif self.config.rtc == "training_time":
-            field = sampling.held(self._field(prepared, n, constraint.frozen), constraint)
+            field = sampling.held(self._field(*given, constraint.frozen), constraint)
         else:
             with torch.inference_mode(False):
-                prepared = sampling.for_gradient(prepared)
-            field = sampling.guided(
-                self._field(prepared, n),
-                constraint,
-                self._bound(dims, noise),
-                n,
-                self.config.rtc_max_guidance,
-            )
+                given = sampling.for_gradient(given)
+            bound = self._bound(dims, noise)
+            field = sampling.guided(self._field(*given), constraint, bound, n, self.config.rtc_max_guidance)
         actions = sampling.euler(sampling.padded(field, still), noise, n)
         actions = actions if constraint is None else sampling.keep(constraint, actions)
         actions = actions[..., : self.dims.action_dim]
@@ -155,12 +154,16 @@ class PI0Head(nn.Module):
             dims = torch.ones(noise.shape[0], self.dims.action_dim, dtype=torch.bool, device=noise.device)
         return dims if dims is None else F.pad(dims, (0, wide))
 
-    def _field(self, prepared: Prepared, steps: int, frozen: Tensor | None = None) -> sampling.Field:
+    def _field(
+        self, prepared: Prepared, features: Tensor, mask: Tensor, frozen: Tensor | None = None
+    ) -> sampling.Field:
+        """``features [n + 1, 1, W]`` of the noise levels of the steps, and of none."""
+
         def field(x: Tensor, k: int) -> Tensor:
-            level = x.new_full((1, 1), 1.0 - k / steps)
-            return self._velocity(
-                prepared, x, level if frozen is None else torch.where(frozen, 0.0, level), None
-            )
+            step = features[k : k + 1]
+            if frozen is not None:
+                step = torch.where(frozen[..., None], features[-1:], step)
+            return self._velocity(prepared, x, step, mask)
 
         return field
 
@@ -215,19 +218,20 @@ class PI0Head(nn.Module):
         repeats = time.shape[1]
         seen = mask.any(dim=-1).repeat_interleave(repeats, dim=0)
         prepared = self.prepare(inputs).repeat(repeats)
-        velocity = self._velocity(prepared, x.flatten(0, 1), level.flatten(0, 1), seen).view_as(x)
+        features, own = self._time_features(level.flatten(0, 1)), self._mask(prepared.mask, seen)
+        velocity = self._velocity(prepared, x.flatten(0, 1), features, own).view_as(x)
         return action_terms((velocity - target).square(), counted, inputs.rows)
 
     def _draw_time(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Times of the noise levels ``Beta(time_alpha, 1) (1 - offset) + offset``, fp32."""
         return flow.sample_time(shape, device, self.config.time_alpha, 1.0) * (1.0 - self.config.time_offset)
 
-    def _velocity(self, prepared: Prepared, x: Tensor, level: Tensor, seen: Tensor | None) -> Tensor:
-        """Velocity at ``x [N, T, D]``, noise level ``[N or 1, K]``; ``seen`` bool ``[N, T]``: valid steps."""
+    def _velocity(self, prepared: Prepared, x: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+        """Velocity at ``x [N, T, D]`` and a noise level of which ``features`` are ``[N or 1, K, W]``."""
         padding = self.sizes.action_dim - x.shape[-1]
         dtype = self.action_in_proj.weight.dtype
         tokens = self.action_in_proj(F.pad(x, (0, padding)).to(dtype))
-        features = self._time_features(level).to(dtype)
+        features = features.to(dtype)
         condition = None
         if prepared.state is None:
             condition = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(features))))
@@ -235,13 +239,12 @@ class PI0Head(nn.Module):
             both = torch.cat([tokens, features.expand_as(tokens)], dim=-1)
             tokens = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
             tokens = torch.cat([prepared.state.to(tokens.dtype), tokens], dim=1)
-        mask = self._mask(prepared.mask, seen)
         hidden = self.expert(tokens, prepared.prefix, mask, prepared.rotation, condition)
         level_field = self.action_out_proj(hidden[:, -self.dims.horizon :].to(dtype))
         return -level_field[..., : x.shape[-1]].float()
 
     def _mask(self, prefix: Tensor, seen: Tensor | None) -> Tensor:
-        """Bool ``[N, 1, L, S + L]``: which keys an own token reads."""
+        """Bool ``[N, 1, L, S + L]``: which keys an own token reads; ``seen`` bool ``[N, T]``: valid steps."""
         length = self.dims.horizon + self.has_state
         rows, device = prefix.shape[0], prefix.device
         token = torch.arange(length, device=device)
