@@ -27,7 +27,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 from torch.nn import functional as F
-from vla_heads.few_rows.plans import SHARED, Plan, taller
+from vla_heads.few_rows.plans import Plan
 
 ROTATED = 256 << 20
 """Bytes of weights in one graph; the second-level cache has 50 MB."""
@@ -92,7 +92,7 @@ def plans(case: Case) -> Iterator[Plan]:
         programs = case.outputs // columns * split
         shared = 2 * depth * stages * (64 + wide)
         least = 120 if case.bytes > 4 << 20 else 48
-        if least <= programs <= 600 and shared <= SHARED and case.inputs // depth // split >= stages // 2:
+        if least <= programs <= 600 and shared <= 200_000 and case.inputs // depth // split >= stages // 2:
             yield Plan(columns, depth, split, stages, 8 if wide >= 128 else 4)
 
 
@@ -110,8 +110,6 @@ def tensors(case: Case, count: int) -> tuple[Tensor, list[Tensor], Tensor | None
 def streamed(case: Case, plan: Plan) -> Callable[..., Tensor]:
     """The kernels' product with a plan, called as :func:`layer` is."""
     from vla_heads.few_rows.product_kernel import product
-
-    plan = plan if case.rows <= 64 else taller(plan, case.paired)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         return product(x, weight, bias, residual, None, case.gelu, case.paired, plan)

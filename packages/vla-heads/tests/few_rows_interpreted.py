@@ -32,7 +32,7 @@ def reference(x, weight, bias, residual, gate, gelu, paired):
     return y if residual is None else residual + y
 
 
-@pytest.mark.parametrize("rows", [1, 17, 64, 70])
+@pytest.mark.parametrize("rows", [1, 17, 64])
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("split", [1, 3])
 def test_products(rows: int, paired: bool, split: int) -> None:
@@ -110,12 +110,22 @@ def test_norms(width: int, rows: int) -> None:
     torch.testing.assert_close(got, F.rms_norm(x, (width,), eps=1e-6) * scale, rtol=1e-4, atol=1e-4)
 
 
+class Everything(dict[tuple[int, int, bool], Plan]):
+    """Plans of all sizes."""
+
+    def __contains__(self, shape: object) -> bool:
+        return True
+
+    def __missing__(self, shape: tuple[int, int, bool]) -> Plan:
+        return Plan(32, 32, 2, 2, ahead=False)
+
+
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers take the kernels on a CPU and in float32, where nothing is fetched ahead."""
     monkeypatch.setattr(when, "capable", lambda device: True)
     monkeypatch.setattr(layers.Streamed, "takes", lambda layer, x: True)
-    monkeypatch.setattr(layers, "plan_of", lambda *shape: Plan(32, 32, 2, 2, ahead=False))
+    monkeypatch.setattr(layers, "PLANS", Everything())
     monkeypatch.setattr(when, "few", lambda x: True)
     for name in ("attention", "norm", "prefixed"):
         monkeypatch.setattr(f"vla_heads.few_rows.{name}_kernel.AHEAD", False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vla_heads.few_rows.plans import PLANS, plan_of, taller
+from vla_heads.few_rows.plans import MOST_ROWS, PLANS
 
 triton = pytest.importorskip("triton")
 
@@ -44,18 +44,14 @@ def stack_of(found: Any, directory: Path) -> int:
     return int(stack)
 
 
-@pytest.mark.parametrize("shape", PLANS or [(2048, 2048, False), (4096, 1024, True)])
-@pytest.mark.parametrize("rows", [64, 128])
-def test_products(shape: tuple[int, int, bool], rows: int, tmp_path: Path) -> None:
-    outputs, inputs, paired = shape
-    plan = plan_of(*shape)
-    assert plan is not None
-    plan = plan if rows <= 64 else taller(plan, paired)
+@pytest.mark.parametrize("shape", PLANS)
+def test_products(shape: tuple[int, int, bool], tmp_path: Path) -> None:
+    (outputs, inputs, paired), plan = shape, PLANS[shape]
     kind = "*fp32" if plan.split > 1 else "*bf16"
     constants = {
         "N": outputs, "K": inputs, "BIAS": True, "GELU": True, "PAIRED": paired, "GATE": True,
-        "RESIDUAL": True, "ROWS": rows, "COLUMNS": plan.columns, "DEPTH": plan.depth, "SPLIT": plan.split,
-        "LINE": product_kernel.LINE, "AHEAD": True,
+        "RESIDUAL": True, "ROWS": MOST_ROWS, "COLUMNS": plan.columns, "DEPTH": plan.depth,
+        "SPLIT": plan.split, "LINE": product_kernel.LINE, "AHEAD": True,
     }  # fmt: skip
     found = compiled(
         product_kernel._product,

@@ -37,6 +37,7 @@ def merged(*layers: nn.Linear) -> nn.Linear:
         both = nn.Linear(
             first.in_features, sum(layer.out_features for layer in layers), first.bias is not None
         )
+    both.train(first.training)
     both.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
     if first.bias is not None:
         both.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-PROGRAMS = 132
-"""Multiprocessors of an H100 or H200."""
-
-MOST_ROWS = 128
-
-SHARED = 200_000
-"""Bytes of a multiprocessor's shared memory that a program takes at most."""
+MOST_ROWS = 64
+"""Rows that programs compute, whatever their number: a row does not depend on how many there are."""
 
 
 @dataclass(frozen=True)
@@ -34,31 +29,16 @@ class Plan:
     ahead: bool = True
 
 
-PLANS: dict[tuple[int, int, bool], Plan] = {}
-"""By (outputs, inputs, paired), where something better is known than :func:`plan_of` guesses."""
+PLANS: dict[tuple[int, int, bool], Plan] = {
+    (2048, 2048, False): Plan(columns=32, depth=128, split=2, stages=6),
+    (8192, 2048, False): Plan(columns=64, depth=128, split=1, stages=6),
+    (2048, 8192, False): Plan(columns=64, depth=128, split=4, stages=6),
+    (2560, 1024, False): Plan(columns=64, depth=64, split=3, stages=8),
+    (1024, 2048, False): Plan(columns=32, depth=128, split=4, stages=6),
+    (4096, 1024, True): Plan(columns=32, depth=128, split=1, stages=6),
+    (1024, 4096, False): Plan(columns=32, depth=128, split=4, stages=6),
+}
+"""By (outputs, with ``paired`` of one half, inputs, paired): the best on an H200. All others are torch's.
 
-
-def plan_of(outputs: int, inputs: int, paired: bool) -> Plan | None:
-    """The plan of a product; None: sizes that tiles do not divide.
-
-    Args:
-        outputs: of the product, those of one half with ``paired``.
-        inputs: of the product.
-        paired: two weights are read, and their results multiplied.
-    """
-    known = PLANS.get((outputs, inputs, paired))
-    if known is not None:
-        return known
-    columns = 32 if paired else 64
-    if outputs % columns or inputs % 128:
-        return None
-    split = max(1, min(-(-PROGRAMS // (outputs // columns)), inputs // 128, 16))
-    # Two programs find place in a multiprocessor.
-    return Plan(columns, 64, split, 6)
-
-
-def taller(plan: Plan, paired: bool) -> Plan:
-    """For 65 to 128 rows: half the columns, so that registers suffice, and the depths that find place."""
-    columns = max(plan.columns // 2, 32)
-    depths = SHARED // (2 * plan.depth * (MOST_ROWS + columns * (2 if paired else 1)))
-    return replace(plan, columns=columns, stages=min(plan.stages, depths))
+So is QwenPI's (6144, 2048), which takes 14.0 us at best and torch's product 10.3.
+"""

@@ -18,7 +18,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from triton.language.extra import cuda  # type: ignore[import-untyped]
 
-from vla_heads.few_rows.plans import Plan
+from vla_heads.few_rows.plans import MOST_ROWS, Plan
 
 LINE = 64
 """Numbers of two bytes in a line of the cache."""
@@ -159,7 +159,7 @@ def product(
     """``residual + gate * act(x @ weight.T + bias)`` in float32, rounded once, of contiguous tensors.
 
     Args:
-        x: ``[M, K]``, M at most 128.
+        x: ``[M, K]``, M at most ``MOST_ROWS``.
         weight: ``[N, K]``, or with ``paired`` ``[2 N, K]``: ``act`` of the first half times the second.
         bias: ``[N]`` or ``[2 N]``.
         residual: ``[M, N]``.
@@ -168,11 +168,11 @@ def product(
         plan: divides N and K.
     """
     (rows, inputs), outputs = x.shape, weight.shape[0] // (2 if paired else 1)
-    tiles, height = outputs // plan.columns, block_rows(rows)
+    tiles = outputs // plan.columns
     out = x.new_empty(rows, outputs)
     partial = out
     if plan.split > 1:
-        size = (2 if paired else 1) * tiles * plan.split * height * plan.columns
+        size = (2 if paired else 1) * tiles * plan.split * MOST_ROWS * plan.columns
         partial = x.new_empty(size, dtype=torch.float32)
     launch: Any = _product[(tiles * plan.split,)]
     launch(
@@ -181,13 +181,8 @@ def product(
         rows, 0 if gate is None or gate.shape[0] == 1 else outputs,
         N=outputs, K=inputs,
         BIAS=bias is not None, GELU=gelu, PAIRED=paired, GATE=gate is not None, RESIDUAL=residual is not None,
-        ROWS=height, COLUMNS=plan.columns, DEPTH=plan.depth, SPLIT=plan.split,
+        ROWS=MOST_ROWS, COLUMNS=plan.columns, DEPTH=plan.depth, SPLIT=plan.split,
         LINE=LINE, AHEAD=plan.ahead,
         num_warps=plan.warps, num_stages=plan.stages, launch_pdl=plan.ahead,
     )  # fmt: skip
     return out
-
-
-def block_rows(rows: int) -> int:
-    """Rows that programs compute: one size up to 64, so that a row doesn't depend on how many there are."""
-    return 64 if rows <= 64 else 128
