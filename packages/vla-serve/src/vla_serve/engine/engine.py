@@ -215,6 +215,7 @@ class Engine:
     def _work(self) -> None:
         while (job := self._desk.next_job(self._prepare)) is not None:
             job()
+            del job  # with its pictures, not when the next one comes
 
     def _prepare(self, ticket: Ticket) -> None:
         good = False
@@ -235,6 +236,7 @@ class Engine:
                 ticket.fail(DeadlinePassed())
             if batch:
                 self._run(batch)
+            del chosen, batch, late  # with their pictures, not when the next ones come
 
     def _run(self, batch: list[Ticket]) -> None:
         # What a run leaves is held by those who finish it alone: to free a tensor gives up the interpreter's

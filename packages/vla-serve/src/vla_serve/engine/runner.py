@@ -9,7 +9,7 @@ from typing import Any
 
 from vla_core.errors import UserError
 
-from vla_serve.engine.boundary import Boundary
+from vla_serve.engine.boundary import Boundary, without_frames
 from vla_serve.engine.errors import EngineError, ModelFailed, Refused
 from vla_serve.engine.plan import size_for
 from vla_serve.engine.policy import Policy
@@ -70,9 +70,10 @@ class Runner:
         error = model.error
         if error is not None:
             memory = _out_of_memory(error)
-            if len(tickets) > 1 and (self._can_shrink and not halved if memory else True):
-                # Drop what the traceback holds on to before the memory is needed again.
-                error.__traceback__ = None
+            again = len(tickets) > 1 and (self._can_shrink and not halved if memory else True)
+            if again or memory:
+                without_frames(error)  # they hold on to what the memory is needed for
+            if again:
                 middle = len(tickets) // 2
                 for half in (tickets[:middle], tickets[middle:]):
                     self._run(half, outcome, halved=halved or memory)
