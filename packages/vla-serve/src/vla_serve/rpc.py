@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -206,9 +207,12 @@ def _parse(kind: type[M], data: bytes, limit: int | None) -> M:
 
 
 def owner_of(context: Any) -> str:
-    """Who calls, where the connection proves it: the subject of the client's certificate."""
-    names = context.auth_context().get("x509_common_name", ())
-    return ",".join(name.decode(errors="replace") for name in names)
+    """Who calls, where the connection proves it: the digest of the client's certificate.
+
+    Not its names: an authority may give two robots the same ones, or none.
+    """
+    certificates = context.auth_context().get("x509_pem_cert", ())
+    return sha256(b"".join(certificates)).hexdigest() if certificates else ""
 
 
 def caller_of(context: Any) -> Caller:
