@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from vla_serve.engine.errors import EngineError, ModelFailed, Refused
 from vla_serve.engine.plan import size_for
 from vla_serve.engine.policy import Policy
 from vla_serve.engine.ticket import Ticket
+
+log = logging.getLogger("vla_serve.engine")
 
 
 @dataclass
@@ -64,14 +67,18 @@ class Runner:
         return outcome
 
     def _run(self, tickets: list[Ticket], outcome: Outcome, halved: bool) -> None:
-        start = time.monotonic()
+        start, size = time.monotonic(), size_for(len(tickets), self._known)
         with Boundary() as model:
-            actions, size = self.predict([t.prepared for t in tickets], tickets[0].steps)
+            actions, _ = self.predict([t.prepared for t in tickets], tickets[0].steps)
         error = model.error
         if error is not None:
             memory = _out_of_memory(error)
             again = len(tickets) > 1 and (self._can_shrink and not halved if memory else True)
             if again or memory:
+                # Its rows may all be answered, and those of a run that did not fit are only refused: nobody
+                # else says what happened.
+                what = f"{type(error).__name__}: {error}"
+                log.warning("a run of %d rows failed%s: %s", size, "; in halves" if again else "", what)
                 without_frames(error)  # they hold on to what the memory is needed for
             if again:
                 middle = len(tickets) // 2
