@@ -260,7 +260,7 @@ def test_ids_of_clients_forge_no_line_of_the_log(caplog):
         "./runs/x",
         "../x.yaml",
         "file:///etc/a",
-        "'/home/my user/a b'",
+        "'/srv/my models/a b'",
     ],
 )
 def test_no_path_of_the_server_reaches_a_client(path):

@@ -44,6 +44,10 @@ class _Call(Boundary):
         self._name = take_request_id(metadata)
         watcher.began(rpc, self._name, metadata)
 
+    def __enter__(self) -> _Call:
+        """Itself."""
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
