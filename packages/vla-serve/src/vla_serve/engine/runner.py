@@ -10,6 +10,7 @@ from typing import Any
 
 from vla_core.errors import UserError
 
+from vla_serve.engine.admission import with_jitter
 from vla_serve.engine.boundary import Boundary, without_frames
 from vla_serve.engine.errors import EngineError, ModelFailed, Refused
 from vla_serve.engine.plan import size_for
@@ -111,7 +112,7 @@ def _out_of_memory(error: BaseException) -> bool:
 def told(error: BaseException) -> Exception:
     """What those who wait are told of an error in a policy."""
     if _out_of_memory(error):
-        return Refused("the model ran out of memory; try again", "OUT_OF_MEMORY", 1.0)
+        return Refused("the model ran out of memory; try again", "OUT_OF_MEMORY", with_jitter(1.0))
     if isinstance(error, (UserError, EngineError)):
         return error
     failed = ModelFailed(str(error))
