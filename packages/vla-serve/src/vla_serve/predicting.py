@@ -87,12 +87,12 @@ class Predictor:
             EngineError: why there is no answer.
         """
         episode = session.episode
-        steps = steps_of(request, self._steps, self._max_steps)
+        wanted = steps_of(request, self._steps, self._max_steps)
         step = request.step if request.HasField("step") else None
         if step is not None:
             self._sessions.advance(episode, step)
         served = self._shelf.current(session.policy)
-        engine = served.engine
+        engine, steps = served.engine, served.engine.steps(wanted)
         # Nothing is awaited between the two: no other revision can take this one's place here.
         future = engine.submit(
             session.id,
