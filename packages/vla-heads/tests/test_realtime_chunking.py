@@ -43,6 +43,7 @@ def constraint(*delays: int, soft: float = 0.5) -> Constraint:
 
 def test_the_longest_delay_is_what_the_head_was_trained_for(make):
     assert make(**TRAINED).traits.longest_delay == 3
+    assert make(steps=7).traits.steps == 7
     assert make(rtc_max_delay=3).traits.longest_delay is None  # guided: as it was trained does not matter
 
 

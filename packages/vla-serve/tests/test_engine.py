@@ -240,7 +240,7 @@ def test_the_cancelled_are_never_run(engine, policy):
     assert 1 not in {seed for seeds in policy.seeds for seed in seeds}
 
 
-def test_one_bad_row_costs_nobody_else_an_answer(engine, policy):
+def test_one_bad_row_costs_nobody_else_an_answer(engine, policy, caplog):
     policy.bad[3] = RuntimeError("poison")
     policy.bad[5] = UserError("state: outside the workspace")
     hold(engine, policy)
@@ -255,9 +255,10 @@ def test_one_bad_row_costs_nobody_else_an_answer(engine, policy):
         futures[3].result(10)
     with pytest.raises(UserError, match="outside the workspace"):
         futures[5].result(10)
+    assert "a run of 8 rows failed; in halves: RuntimeError: poison" in caplog.text
 
 
-def test_out_of_memory_halves_a_batch_once_and_the_next_request_works(engine, policy):
+def test_out_of_memory_halves_a_batch_once_and_the_next_request_works(engine, policy, caplog):
     policy.bad[3] = MemoryError()
     hold(engine, policy)
     futures = [ask(engine, seed, f"r{seed}") for seed in range(8)]
@@ -269,6 +270,11 @@ def test_out_of_memory_halves_a_batch_once_and_the_next_request_works(engine, po
             future.result(10)
         assert caught.value.reason == "OUT_OF_MEMORY"
     assert [len(seeds) for seeds in policy.seeds[1:]] == [8, 4, 4]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [
+        "a run of 8 rows failed; in halves: MemoryError: ",
+        "a run of 4 rows failed: MemoryError: ",
+    ]
     policy.bad.clear()
     values([ask(engine, 3)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from vla_core.testing import make_observation, make_spec
 from vla_serve.engine.admission import ahead_of, expected_s
 from vla_serve.engine.estimates import Estimates
@@ -77,3 +78,18 @@ def test_estimates_take_the_nearest_that_is_known():
     assert estimates.seconds(None, 1) == 0.1  # one slow run is no rule
     assert estimates.seconds(4, 1) == 0.1
     assert estimates.seconds(None, 8) == 0.1
+
+
+def test_denoise_steps_near_slow_ones_are_not_taken_for_quick_ones():
+    """Of a client that asked for another number each time, runs of seconds were taken for quick ones."""
+    estimates = Estimates()
+    estimates.record(None, 1, 0.01)
+    estimates.record(None, 2, 0.02)
+    assert estimates.seconds(997, 1) == 0.01  # nobody knows
+    estimates.record(997, 1, 3.0)
+    assert estimates.seconds(998, 1) == 3.0
+    assert estimates.seconds(998, 2) == 3.0
+    assert estimates.seconds(500, 1) == pytest.approx(3.0 * 500 / 997)
+    assert estimates.seconds(1, 1) == 0.01
+    assert estimates.seconds(None, 1) == 0.01
+    assert estimates.seconds(None, 2) == 0.02

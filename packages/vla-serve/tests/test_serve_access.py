@@ -29,9 +29,11 @@ def certificates(tmp_path_factory):
         key = ["-newkey", "rsa:2048", "-nodes", "-keyout", f"{ca}.key"]
         openssl("req", "-x509", *key, "-out", f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
     (path / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name, ca in (("server", "ca"), ("robot", "ca"), ("stranger", "foreign")):
+    for name, ca in (("server", "ca"), ("robot", "ca"), ("twin", "ca"), ("stranger", "foreign")):
         key = ["-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key"]
-        openssl("req", *key, "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        # The authority gives both robots the same names, and none that is a common name.
+        subject = "/O=fleet" if name in ("robot", "twin") else f"/CN={name}"
+        openssl("req", *key, "-out", f"{name}.csr", "-subj", subject)
         sign = ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", "2"]
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *sign, "-extfile", "names")
     for name in ("server", "robot"):
@@ -70,11 +72,13 @@ def test_mutual_tls_and_sessions_of_another_owner(certificates):
     with PolicyServer(TimedPolicy(SPEC), security=security) as server:
         with PolicyClient(server.address, tls=robot) as client:
             client.predict(make_observation(SPEC))
-            (session,) = server.sessions._sessions.values()
-            assert session.owner == "robot"
-            session.owner = "another"
-            with pytest.raises(SessionLost):
-                client.predict(make_observation(SPEC))
+            twin = TLS(file("ca.pem"), file("twin.pem"), file("twin.key"))
+            with PolicyClient(server.address, tls=twin) as thief:
+                own, thief._session = thief._session, client._session
+                with pytest.raises(SessionLost):
+                    thief.predict(make_observation(SPEC))
+                thief._session = own
+            client.predict(make_observation(SPEC))
         for tls in (TLS(file("ca.pem")), TLS(file("ca.pem"), file("stranger.pem"), file("stranger.key"))):
             with pytest.raises(PolicyServerError):
                 ask(server, tls=tls)

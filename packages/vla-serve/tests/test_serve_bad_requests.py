@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from dataclasses import replace
 
 import grpc
@@ -268,6 +269,20 @@ def test_an_answer_that_breaks_the_contract_reaches_no_robot(client, policy, spe
     policy.answer = answer
     with pytest.raises(PolicyServerError, match="INTERNAL"):
         client.predict(make_observation(spec))
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"), [("state", "observation.state"), ("depth", "observation.depth[camera_1]")]
+)
+def test_a_number_that_makes_the_policy_overflow_is_the_clients_mistake(client, policy, spec, kind, where):
+    policy.answer = np.full((4, 7), np.inf, np.float32)
+    seen = make_observation(spec)
+    numbers = seen.state.copy() if kind == "state" else np.ones((32, 32), np.float32)
+    numbers.flat[5] = -1e30
+    seen = replace(seen, **{kind: numbers if kind == "state" else {"camera_1": numbers}})
+    with pytest.raises(PolicyClientError, match=re.escape(f"{where}: -1e+30 at ")) as caught:
+        client.predict(seen)
+    assert list(caught.value.fields) == [where]
 
 
 def test_input_the_policy_refuses_is_the_clients_mistake(client, policy, spec):

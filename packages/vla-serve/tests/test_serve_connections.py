@@ -9,10 +9,13 @@ import sys
 import threading
 import time
 
+import grpc
 import pytest
 from vla_core.testing import make_observation, make_spec
-from vla_serve import PolicyClient, PolicyServer
+from vla_serve import PolicyClient, PolicyServer, listen
 from vla_serve.testing import TimedPolicy
+from vla_serve.v1 import policy_pb2 as pb
+from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
 SPEC = make_spec(1)
 
@@ -134,6 +137,40 @@ def test_half_a_frame_keeps_nobody_waiting():
 @pytest.mark.slow
 def test_connections_with_half_a_frame_are_closed():
     half_frames(ends=True)
+
+
+def test_a_connection_on_which_nothing_is_under_way_is_closed_and_comes_back(monkeypatch):
+    monkeypatch.setattr(listen, "IDLE_S", 0.2)
+    states: list[object] = []
+    with PolicyServer(TimedPolicy(SPEC)) as server, grpc.insecure_channel(server.address) as channel:
+        channel.subscribe(states.append)
+        stub = PolicyServiceStub(channel)
+        with PolicyClient(server.address) as held:  # holds its session all the time
+            for _ in range(2):
+                session = stub.OpenSession(pb.OpenSessionRequest(), timeout=10).session_id
+                states.clear()
+                until(lambda: grpc.ChannelConnectivity.IDLE in states, 20)
+            stub.CloseSession(pb.CloseSessionRequest(session_id=session), timeout=10)
+            (kept,) = [s for s in server.sessions.listed() if s.was_held]
+            assert kept.holds == 1
+            held.predict(make_observation(SPEC))
+
+
+LIMIT_SCRIPT = """
+import resource
+from vla_serve.open_files import allow_connections
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+allow_connections()
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == (hard if 0 < hard < 2**16 else 2**16))
+"""
+
+
+def test_as_many_connections_as_the_system_allows():
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", LIMIT_SCRIPT], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def ended(sock: socket.socket) -> bool:

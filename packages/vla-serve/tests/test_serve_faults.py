@@ -251,10 +251,26 @@ def test_ids_of_clients_forge_no_line_of_the_log(caplog):
     assert not [r for r in caplog.records if "\n" in r.getMessage()]
 
 
-def test_no_path_of_the_server_reaches_a_client():
-    assert without_paths("state: 3 m/s, see /srv/models/a.yaml: broken") == (
-        "state: 3 m/s, see (a file of the server): broken"
-    )
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/srv/models/a.yaml",
+        "/data",
+        "~/ckpt/a.safetensors",
+        "./runs/x",
+        "../x.yaml",
+        "file:///etc/a",
+        "'/srv/my models/a b'",
+    ],
+)
+def test_no_path_of_the_server_reaches_a_client(path):
+    said = "state: 3 m/s, see (a file of the server): broken"
+    assert without_paths(f"state: 3 m/s, see {path}: broken") == said
+
+
+@pytest.mark.parametrize("text", ["3 /s and 1 / 2", "rad/s^2, and/or", "observation/image", "http://a.b/c"])
+def test_what_is_no_path_stays(text):
+    assert without_paths(text) == text
 
 
 def test_session_ids_stay_out_of_the_log(caplog):

@@ -9,6 +9,7 @@ import pytest
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyServer
 from vla_serve.engine import quick
+from vla_serve.engine.manager import Loaded
 from vla_serve.testing import TimedPolicy
 
 
@@ -100,6 +101,18 @@ def test_server_draws_a_seed_and_returns_it(client, policy, spec):
     assert client.seed == policy.calls[0][1]
     client.predict(make_observation(spec))
     assert client.seed != policy.calls[0][1]
+
+
+def test_a_policys_own_number_of_denoise_steps_is_asked_for_as_none(policy, spec):
+    """Named or not, they are the same run, and on a GPU the same graph."""
+    with (
+        PolicyServer(Loaded(policy, steps=4), denoise_steps=4) as server,
+        PolicyClient(server.address) as client,
+    ):
+        assert policy.calls[-1][2] is None  # the warm-up
+        for steps, asked in ((None, None), (4, None), (5, 5)):
+            client.predict(make_observation(spec), denoise_steps=steps)
+            assert policy.calls[-1][2] == asked
 
 
 def test_timings_add_up(client, spec):

@@ -9,7 +9,7 @@ import urllib.request
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
@@ -75,14 +75,21 @@ def test_whatever_is_logged_is_one_line(message, name):
     assert json.loads(line)["message"] == message
 
 
-def test_a_traceback_is_kept():
+@settings(deadline=None, max_examples=40)
+@given(st.text())
+@example("a\n2026-11-29 00:00:00,000 INFO vla_serve.server: session opened")
+def test_a_traceback_is_kept_and_what_a_client_wrote_begins_no_line(message):
     try:
-        raise ValueError("a\nb")
+        raise ValueError(message)
     except ValueError:
         failed = record("it failed")
         failed.exc_info = sys.exc_info()
-    assert "ValueError" in json.loads(JsonFormatter().format(failed))["traceback"]
-    assert "Traceback" in TextFormatter().format(failed)
+    line = JsonFormatter().format(failed)
+    assert len(line.splitlines()) == 1
+    assert "ValueError" in json.loads(line)["traceback"]
+    _, *more = TextFormatter().format(failed).splitlines()
+    assert "Traceback" in more[0]
+    assert all(line.startswith("    ") for line in more)
 
 
 @settings(deadline=None, max_examples=40)

@@ -18,11 +18,13 @@ class HeadTraits:
             chunking, arXiv 2506.07339).
         longest_delay: most steps of a constraint that may be frozen; None: any number below the horizon.
         noise_dim: dims of a step's noise, where it wants more than the actions have; None: as many.
+        steps: denoise steps that it takes where nobody says how many; None: it has none to take.
     """
 
     takes_constraint: bool = False
     longest_delay: int | None = None
     noise_dim: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ Field: TypeAlias = Callable[[Tensor, int], Tensor]
 
 
 class ChunkingConfig(Protocol):
-    """What a head's config says about real-time chunking."""
+    """What a head's config says about denoise steps and real-time chunking."""
+
+    @property
+    def steps(self) -> int: ...
 
     @property
     def rtc(self) -> str: ...
@@ -56,7 +59,7 @@ def check(
 def traits(config: ChunkingConfig, noise_dim: int | None = None) -> HeadTraits:
     """Of a flow-matching head: it keeps a constraint, of as many frozen steps as it was trained for."""
     longest = config.rtc_max_delay if config.rtc == "training_time" else None
-    return HeadTraits(takes_constraint=True, longest_delay=longest, noise_dim=noise_dim)
+    return HeadTraits(True, longest, noise_dim, config.steps)
 
 
 def euler(field: Field, noise: Tensor, steps: int) -> Tensor:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from vla_serve.engine.admission import with_jitter
 from vla_serve.engine.errors import FieldError, Refused
 
+BURST = 64 * 2**20
+"""Bytes under way at a time: what more than that needed of memory is not kept for the next ones."""
+
 
 @dataclass(frozen=True)
 class RpcLimits:
@@ -63,6 +66,7 @@ class InFlight:
         self._requests: Counter[str] = Counter()
         self.bytes = 0
         """Of the requests under way."""
+        self._peak = 0
         self.pixels = 0
         """Of their pictures."""
 
@@ -70,6 +74,13 @@ class InFlight:
     def requests(self) -> int:
         """RPCs under way that a stop waits for."""
         return sum([*self._requests.values()])
+
+    def burst_is_over(self) -> bool:
+        """Whether many bytes were under way, also of what was refused, and now are few; says so once."""
+        over = self._peak > BURST and 4 * self.bytes < self._peak
+        if over:
+            self._peak = 0
+        return over
 
     @contextmanager
     def place(self, peer: str, counted: bool = True) -> Iterator[Place]:
@@ -94,6 +105,7 @@ class InFlight:
     def take(self, size: int) -> None:
         """See :meth:`Place.take`."""
         limit = self.limits.max_in_flight_bytes
+        self._peak = max(self._peak, self.bytes + size)
         if self.bytes and self.bytes + size > limit:
             message = f"requests of {limit >> 20} MiB are under way (--max_in_flight_mb)"
             raise Refused(message, "TOO_MANY_BYTES", with_jitter(0.1))

@@ -20,6 +20,9 @@ from vla_serve.tls_files import check_authority, check_pair, readable
 LOCAL = "127.0.0.1"
 """This machine alone."""
 
+IDLE_S = 60.0
+"""A connection on which nothing is under way is closed after so long; a client's next call makes another."""
+
 
 @dataclass(frozen=True)
 class Security:
@@ -186,6 +189,7 @@ def channel_options(max_bytes: int, max_streams: int, handshake_s: float = 10.0)
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         # By default a connection that says nothing stays for two minutes.
+        ("grpc.max_connection_idle_ms", int(1000 * IDLE_S)),
         ("grpc.server_handshake_timeout_ms", max(1, int(1000 * min(handshake_s, 120.0)))),
     ]
 

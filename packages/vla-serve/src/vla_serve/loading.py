@@ -87,7 +87,8 @@ class CheckpointLoader:
             log.info("%s", round_linears(policy))
         if self.compile == "blocks":
             log.info("compiling %d blocks, once for each batch size", compile_blocks(policy.model))
-        loaded = Loaded(policy, known, on_thread=self.on_thread, on_warm=self.on_warm, on_gone=self._on_gone)
+        steps = policy.model.head.traits.steps
+        loaded = Loaded(policy, known, steps, self.on_thread, self.on_warm, on_gone=self._on_gone)
         if self._cuda and self.graphs:
             graphed = GraphedPolicy(policy)
             return replace(loaded, policy=graphed, on_ready=graphed.graphs.seal)

@@ -52,6 +52,10 @@ class TextFormatter(logging.Formatter):
         """One line; a traceback follows it."""
         return one_line(super().formatMessage(record))
 
+    def formatException(self, ei: Any) -> str:
+        """Lines that begin with blanks: an error's message may have a client's line breaks in it."""
+        return "\n".join(f"    {one_line(line)}" for line in super().formatException(ei).split("\n"))
+
 
 class JsonFormatter(logging.Formatter):
     """A JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``message``, ``request_id``."""

@@ -23,3 +23,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # not there on other systems, whose malloc has other rules
         mallopt(_TRIM_THRESHOLD, KEPT)
         mallopt(_MMAP_THRESHOLD, LARGEST)
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc's malloc give all that is free back to the system, between what is in use too.
+
+    By itself it does so at the end of an arena alone: a burst of large requests, decoded by several threads,
+    would be kept for good.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

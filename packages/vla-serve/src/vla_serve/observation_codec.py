@@ -24,6 +24,28 @@ from vla_serve.v1 import types_pb2 as pb
 MAX_INSTRUCTION = 4096
 """Most characters of an instruction."""
 
+LARGEST = 1e6
+"""A number beyond it is no measure of a robot's, in any unit; where there is no answer to it, that is why."""
+
+
+def check_range(observation: Observation, field: str = "observation") -> None:
+    """Raise :class:`FieldError` for the first number that a policy cannot be expected to compute with.
+
+    Where a policy's numbers end depends on its statistics and weights: whoever asks has seen it fail.
+    """
+    arrays = {f"{field}.state": observation.state}
+    for kind in GEOMETRY:
+        for camera, array in (getattr(observation, kind) or {}).items():
+            arrays[f"{field}.{kind}[{camera}]"] = array
+    for name, array in arrays.items():
+        if array is None or not (beyond := np.abs(array) > LARGEST).any():
+            continue
+        where = tuple(int(i) for i in np.argwhere(beyond)[0])
+        raise FieldError(
+            name,
+            f"{float(array[where]):.3g} at {list(where)} is out of range: the policy's own numbers overflow",
+        )
+
 
 def _check_float(array: NDArray[Any], shape: tuple[int, ...], field: str) -> None:
     if array.dtype != np.float32:

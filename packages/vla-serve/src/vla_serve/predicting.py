@@ -19,6 +19,7 @@ from vla_serve.engine.policy import Row
 from vla_serve.engine.sessions import Session, SessionEpisode, Sessions
 from vla_serve.engine.shelf import Served, Shelf
 from vla_serve.engine.ticket import Answer
+from vla_serve.observation_codec import check_range
 from vla_serve.predict_request import decode_request, steps_of
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1 import types_pb2 as types_pb
@@ -86,12 +87,12 @@ class Predictor:
             EngineError: why there is no answer.
         """
         episode = session.episode
-        steps = steps_of(request, self._steps, self._max_steps)
+        wanted = steps_of(request, self._steps, self._max_steps)
         step = request.step if request.HasField("step") else None
         if step is not None:
             self._sessions.advance(episode, step)
         served = self._shelf.current(session.policy)
-        engine = served.engine
+        engine, steps = served.engine, served.engine.steps(wanted)
         # Nothing is awaited between the two: no other revision can take this one's place here.
         future = engine.submit(
             session.id,
@@ -187,6 +188,7 @@ def check_actions(chunk: ActionChunk, spec: RobotSpec, row: Row) -> None:
             f"the policy answered {actions_TA.dtype} {actions_TA.shape}, its contract says float32 {expected}"
         )
     if not np.isfinite(actions_TA).all():
+        check_range(row.observation)
         raise ValueError("the policy answered NaN or infinity")
     kept = row.previous
     if kept is not None and (actions_TA[: kept.n_frozen] != kept.actions[: kept.n_frozen]).any():

@@ -8,13 +8,15 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
+from hashlib import sha256
+from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from vla_serve.engine.boundary import Boundary
+from vla_serve.engine.boundary import Boundary, let_go, without_frames
 from vla_serve.engine.errors import DeadlinePassed, ModelFailed, Refused, Superseded
 from vla_serve.in_flight import InFlight, Place
 from vla_serve.logs import request_id, take_request_id
@@ -28,6 +30,37 @@ M = TypeVar("M", bound=Message)
 
 _aio: Any = grpc.aio  # its stubs lack some of it
 _EOF: object = _aio.EOF
+
+
+class _Call(Boundary):
+    """One RPC. Whatever leaves it becomes a :attr:`status`; only an id of an unexpected error gets out."""
+
+    def __init__(self, rpcs: Rpcs, watcher: Watcher, context: Any, rpc: str) -> None:
+        super().__init__()
+        self._rpcs, self._watcher, self._rpc = rpcs, watcher, rpc
+        self.status: Any = None
+        """Code, message and trailing metadata; None: it went well."""
+        metadata = context.invocation_metadata() or ()
+        self._name = take_request_id(metadata)
+        watcher.began(rpc, self._name, metadata)
+
+    def __enter__(self) -> _Call:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Explain the error, if it is one, and keep nothing of it."""
+        kept = super().__exit__(kind, error, trace)
+        self.error = None
+        if kept and error is not None:
+            failure = self._rpcs.explain(error, self._rpc, self._name)
+            self.status = (failure.code, failure.message, to_wire(failure))
+        elif kind is None:
+            self._watcher.called(self._rpc, "OK")
+        self._watcher.ended(self._rpc)
+        return kept
 
 
 class Rpcs:
@@ -58,17 +91,22 @@ class Rpcs:
         may raise.
         """
 
+        async def answer(context: Any) -> bytes:
+            self._authenticate(context)
+            if unread is not None and (left := context.time_remaining()) is not None:
+                unread(left, context.peer())
+            with self.place(context.peer(), counted) as place:
+                message = await self._read(kind, context, place, limit)
+                if pixels is not None:
+                    place.take_pixels(pixels(message))
+                return (await method(message, context)).SerializeToString()
+
         async def handle(requests: AsyncIterator[bytes], context: Any) -> bytes:
-            async with self._boundary(context, method.__name__):
-                self._authenticate(context)
-                if unread is not None and (left := context.time_remaining()) is not None:
-                    unread(left, context.peer())
-                with self.place(context.peer(), counted) as place:
-                    message = await self._read(kind, context, place, limit)
-                    if pixels is not None:
-                        place.take_pixels(pixels(message))
-                    return (await method(message, context)).SerializeToString()
-            raise AssertionError("an error ends the call")
+            with self._call(context, method.__name__) as call:
+                return await answer(context)
+            # gRPC keeps the error that this raises, and with it this frame: no message is in it.
+            await context.abort(*call.status)
+            raise AssertionError("an abort ends the call")
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
@@ -78,12 +116,14 @@ class Rpcs:
         """A handler for one request and a stream of replies, which a stop does not wait for."""
 
         async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async with self._boundary(context, method.__name__):
+            with self._call(context, method.__name__) as call:
                 self._authenticate(context)
                 with self.place(context.peer(), counted=False) as place:
                     message = await self._read(kind, context, place, None)
                 async for reply in method(message, context):
                     yield reply.SerializeToString()
+            if call.status is not None:
+                await context.abort(*call.status)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -102,29 +142,18 @@ class Rpcs:
                 data = await context.read()
 
         async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async with self._boundary(context, method.__name__):
+            with self._call(context, method.__name__) as call:
                 self._authenticate(context)
                 async with aclosing(method(messages(context), context)) as replies:
                     async for reply in replies:
                         yield reply.SerializeToString()
+            if call.status is not None:
+                await context.abort(*call.status)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    @asynccontextmanager
-    async def _boundary(self, context: Any, rpc: str) -> AsyncIterator[None]:
-        """Turn whatever leaves an RPC into a status; only an id of an unexpected error gets out."""
-        metadata = context.invocation_metadata() or ()
-        name = take_request_id(metadata)
-        self._watcher.began(rpc, name, metadata)
-        try:
-            with Boundary() as call:
-                yield
-            if call.error is not None:
-                failure = self.explain(call.error, rpc, name)
-                await context.abort(failure.code, failure.message, to_wire(failure))
-            self._watcher.called(rpc, "OK")
-        finally:
-            self._watcher.ended(rpc)
+    def _call(self, context: Any, rpc: str) -> _Call:
+        return _Call(self, self._watcher, context, rpc)
 
     def explain(self, error: BaseException, rpc: str, name: str) -> RpcFailure:
         """What a client is told of an error in the request ``name``; the log is told the rest."""
@@ -132,6 +161,7 @@ class Rpcs:
         if failure is None:
             cause = error.__cause__ if isinstance(error, ModelFailed) else error
             log.error("%s failed id=%s", rpc, name, exc_info=cause)
+            let_go(error)
             failure = internal(name)
         else:
             # Under load these come by the hundred a second; metrics count them.
@@ -140,6 +170,7 @@ class Rpcs:
             log.log(
                 level, "%s refused id=%s: %s: %s", rpc, name, failure.code.name, one_line(failure.message)
             )
+            without_frames(error)
         self._watcher.called(rpc, failure.code.name)
         return failure
 
@@ -180,9 +211,12 @@ def _parse(kind: type[M], data: bytes, limit: int | None) -> M:
 
 
 def owner_of(context: Any) -> str:
-    """Who calls, where the connection proves it: the subject of the client's certificate."""
-    names = context.auth_context().get("x509_common_name", ())
-    return ",".join(name.decode(errors="replace") for name in names)
+    """Who calls, where the connection proves it: the digest of the client's certificate.
+
+    Not its names: an authority may give two robots the same ones, or none.
+    """
+    certificates = context.auth_context().get("x509_pem_cert", ())
+    return sha256(b"".join(certificates)).hexdigest() if certificates else ""
 
 
 def caller_of(context: Any) -> Caller:

@@ -35,6 +35,7 @@ from vla_serve.rpc import Rpcs
 from vla_serve.server_checks import check_options
 from vla_serve.service import SERVICE, PolicyService, ServiceSettings
 from vla_serve.standing import Standing
+from vla_serve.sweeping import sweep
 
 __all__ = ["SERVICE", "ActingPolicy", "Digests", "Loaded", "Policy", "PolicyServer", "Security"]
 
@@ -42,8 +43,6 @@ log = logging.getLogger("vla_serve.server")
 
 # Its stubs know nothing of its asyncio half.
 _health_aio: Any = importlib.import_module("grpc_health.v1.health").aio
-
-SWEEP_S = 1.0
 
 
 class PolicyServer:
@@ -241,12 +240,7 @@ class PolicyServer:
         await server.start()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._sweeper = asyncio.create_task(self._sweep())
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            self.sessions.sweep()
+        self._sweeper = asyncio.create_task(sweep(self.sessions, self._in_flight))
 
     def _engine_failed(self, reason: str) -> None:
         self.failure = reason

@@ -20,6 +20,7 @@ from vla_core.heap import settle_heap, settled_heap
 from vla_serve.idle_poll import idle_poll
 from vla_serve.logs import set_up
 from vla_serve.memory import keep_freed_memory
+from vla_serve.open_files import allow_connections
 from vla_serve.server_options import checkpoints
 from vla_serve.server_options import parser as _parser
 
@@ -114,6 +115,7 @@ def _serve(args: argparse.Namespace) -> int:
     # Threads that prepare would keep the one that answers waiting for up to 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()
+    allow_connections()
     with idle_poll() if args.idle_poll else nullcontext():
         server = _server(args)
         server.start()

@@ -28,6 +28,10 @@ from vla_serve.engine.errors import (
 )
 from vla_serve.v1 import policy_pb2 as pb
 
+_QUOTED_PATH = re.compile(r"(['\"`])(?:file://)?(?:~\w*|\.{1,2})?/[^'\"`]*\1")  # blanks may be in it
+_PATH = re.compile(
+    r"(?<![\w.)\]/])(?:file://)?(?:~\w*|\.{1,2})?/(?=[\w.+@%~-]{2}|[\w.+@%~-]/)[^\s'\"`:;,()<>\[\]]*"
+)
 DOMAIN = "vla_serve"
 KEY = "grpc-status-details-bin"
 
@@ -97,7 +101,7 @@ def from_engine(error: BaseException) -> RpcFailure | None:
 
 def without_paths(text: str) -> str:
     """A message for a client: where files lie on the server is none of its business."""
-    return re.sub(r"(?<![\w.])/(?:[\w.\-]+/)+[\w.\-]*", "(a file of the server)", text)
+    return _PATH.sub("(a file of the server)", _QUOTED_PATH.sub("(a file of the server)", text))
 
 
 def one_line(text: str) -> str:

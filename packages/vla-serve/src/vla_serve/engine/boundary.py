@@ -36,6 +36,17 @@ def raise_again(error: BaseException) -> None:
     raise error
 
 
+def without_frames(error: BaseException | None) -> None:
+    """Forget where an error whose reason is known came from, in the chain of its causes too.
+
+    Its frames hold the request it is about, and whoever keeps the error is one of them: all of it would stay
+    until the garbage collector comes, which counts objects and no bytes.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def let_go(error: BaseException | None) -> None:
     """Empty the frames of an error that is kept: their locals hold the policy that raised it.
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from weakref import ref
 
 from vla_serve.engine import admission
 from vla_serve.engine.errors import NotServing
@@ -130,7 +131,10 @@ class Desk:
                 self._begin(ticket)
             else:
                 self._for_workers.notify()
-        ticket.future.add_done_callback(lambda _: self._over(ticket))
+        # The future is the ticket's own: held by it, a ticket and its pictures would stay when all is done,
+        # until the garbage collector comes, which counts objects and no bytes.
+        weak = ref(ticket)
+        ticket.future.add_done_callback(lambda _: self._over(weak()))
         return ticket, older, alone
 
     def drop_until(self, session: str, step: int) -> list[Ticket]:
@@ -176,7 +180,8 @@ class Desk:
         self._incoming.discard(ticket)
         self._ready.discard(ticket)
 
-    def _over(self, ticket: Ticket) -> None:
+    def _over(self, ticket: Ticket | None) -> None:
+        assert ticket is not None  # it is among the open ones
         with self._lock:
             self._drop(ticket)
             self._open.discard(ticket)

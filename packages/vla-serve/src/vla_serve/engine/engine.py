@@ -35,6 +35,7 @@ class Engine:
 
     Args:
         policy: what answers.
+        own_steps: denoise steps that it takes where nobody says how many, if known: see :meth:`steps`.
         max_queue: most requests that wait while others run.
         max_batch: most rows of a run; 1 for an :class:`ActingPolicy`.
         batch_wait_s: a run that is not full waits so long for more rows.
@@ -50,6 +51,7 @@ class Engine:
         self,
         policy: Policy | ActingPolicy,
         *,
+        own_steps: int | None = None,
         max_queue: int = 64,
         max_batch: int = 8,
         batch_wait_s: float = 0.0,
@@ -60,7 +62,7 @@ class Engine:
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
         self.policy = as_policy(policy)
-        self.max_queue = max_queue
+        self._own_steps, self.max_queue = own_steps, max_queue
         self.max_batch = 1 if isinstance(self.policy, RowByRow) else max_batch
         self._horizon = max(spec.action.horizon for spec in self.policy.specs.values())
         self._sizes = sizes(self.max_batch, deterministic)
@@ -90,7 +92,7 @@ class Engine:
         Raises:
             Exception: whatever the policy raised.
         """
-        self._first = partial(self._warm, self._started, steps, on_warm)
+        self._first = partial(self._warm, self._started, self.steps(steps), on_warm)
         for thread in (*self._threads, self._watch):
             thread.start()
         self._started.result()
@@ -103,6 +105,13 @@ class Engine:
         else:
             self._fail("the warm-up failed", quiet=True)
             done.set_exception(warming.error)  # raised again where the start waits
+
+    def steps(self, wanted: int | None) -> int | None:
+        """Denoise steps as the policy is asked for them: None also for its own number.
+
+        Who names that shares runs, and on a GPU graphs, with those who name none.
+        """
+        return None if wanted == self._own_steps else wanted
 
     def submit(
         self,
@@ -215,6 +224,7 @@ class Engine:
     def _work(self) -> None:
         while (job := self._desk.next_job(self._prepare)) is not None:
             job()
+            del job  # with its pictures, not when the next one comes
 
     def _prepare(self, ticket: Ticket) -> None:
         good = False
@@ -235,6 +245,7 @@ class Engine:
                 ticket.fail(DeadlinePassed())
             if batch:
                 self._run(batch)
+            del chosen, batch, late  # with their pictures, not when the next ones come
 
     def _run(self, batch: list[Ticket]) -> None:
         # What a run leaves is held by those who finish it alone: to free a tensor gives up the interpreter's

@@ -45,9 +45,26 @@ class Estimates:
         if known is not None:
             return known
         # The nearest that is known, rather than nothing: the same size first.
-        alike = [value for (_, other), value in self._typical.items() if other == size]
-        alike = alike or [value for (own, _), value in self._typical.items() if own == steps]
-        return min(alike, default=0.0)
+        alike = self._near(steps, size)
+        if alike is None:
+            return min((value for (own, _), value in self._typical.items() if own == steps), default=0.0)
+        # A smaller run of as many steps may be known better, and takes no longer.
+        smaller = {other for _, other in self._typical if other < size}
+        return max(alike, *(self._near(steps, other) or 0.0 for other in smaller), 0.0)
+
+    def _near(self, steps: int | None, size: int) -> float | None:
+        """A run of a size by the nearest number of denoise steps; None: that size is unknown.
+
+        Never more than it will take, as far as that can be told: what is refused is never measured. But a
+        number of steps near one that was slow is not taken for a quick one.
+        """
+        known = {own: value for (own, other), value in self._typical.items() if other == size}
+        least = min(known.values(), default=None)
+        counts = [own for own in known if own is not None]
+        if steps is None or least is None or not counts:
+            return least
+        nearest = min(counts, key=lambda own: abs(own - steps))
+        return max(least, known[nearest] * min(1.0, steps / nearest))
 
     @property
     def least_s(self) -> float:

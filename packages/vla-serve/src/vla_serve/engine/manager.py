@@ -37,6 +37,7 @@ class Loaded:
     Args:
         policy: what answers.
         digests: of its files.
+        steps: its own number of denoise steps, where it is known.
         on_thread, on_warm: see :class:`~vla_serve.engine.engine.Engine`; None: the server's.
         on_ready: called when it is warmed up.
         on_gone: called when it is unloaded, or could not be started, and nothing refers to it any more.
@@ -44,6 +45,7 @@ class Loaded:
 
     policy: Policy | ActingPolicy
     digests: Digests = field(default_factory=Digests)
+    steps: int | None = None
     on_thread: Callable[[str], None] | None = None
     on_warm: OnWarm | None = None
     on_ready: Callable[[], None] = lambda: None
@@ -104,7 +106,7 @@ class PolicyManager:
 
     def _engine(self, loaded: Loaded) -> Engine:
         on_thread = loaded.on_thread or self._options.get("on_thread")
-        return Engine(loaded.policy, **{**self._options, "on_thread": on_thread})
+        return Engine(loaded.policy, own_steps=loaded.steps, **{**self._options, "on_thread": on_thread})
 
     def _start(self, engine: Engine, loaded: Loaded) -> None:
         engine.start(self._steps, loaded.on_warm)

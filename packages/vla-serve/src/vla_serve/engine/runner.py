@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ from typing import Any
 
 from vla_core.errors import UserError
 
-from vla_serve.engine.boundary import Boundary
+from vla_serve.engine.admission import with_jitter
+from vla_serve.engine.boundary import Boundary, without_frames
 from vla_serve.engine.errors import EngineError, ModelFailed, Refused
 from vla_serve.engine.plan import size_for
 from vla_serve.engine.policy import Policy
 from vla_serve.engine.ticket import Ticket
+
+log = logging.getLogger("vla_serve.engine")
 
 
 @dataclass
@@ -64,15 +68,20 @@ class Runner:
         return outcome
 
     def _run(self, tickets: list[Ticket], outcome: Outcome, halved: bool) -> None:
-        start = time.monotonic()
+        start, size = time.monotonic(), size_for(len(tickets), self._known)
         with Boundary() as model:
-            actions, size = self.predict([t.prepared for t in tickets], tickets[0].steps)
+            actions, _ = self.predict([t.prepared for t in tickets], tickets[0].steps)
         error = model.error
         if error is not None:
             memory = _out_of_memory(error)
-            if len(tickets) > 1 and (self._can_shrink and not halved if memory else True):
-                # Drop what the traceback holds on to before the memory is needed again.
-                error.__traceback__ = None
+            again = len(tickets) > 1 and (self._can_shrink and not halved if memory else True)
+            if again or memory:
+                # Its rows may all be answered, and those of a run that did not fit are only refused: nobody
+                # else says what happened.
+                what = f"{type(error).__name__}: {error}"
+                log.warning("a run of %d rows failed%s: %s", size, "; in halves" if again else "", what)
+                without_frames(error)  # they hold on to what the memory is needed for
+            if again:
                 middle = len(tickets) // 2
                 for half in (tickets[:middle], tickets[middle:]):
                     self._run(half, outcome, halved=halved or memory)
@@ -103,7 +112,7 @@ def _out_of_memory(error: BaseException) -> bool:
 def told(error: BaseException) -> Exception:
     """What those who wait are told of an error in a policy."""
     if _out_of_memory(error):
-        return Refused("the model ran out of memory; try again", "OUT_OF_MEMORY", 1.0)
+        return Refused("the model ran out of memory; try again", "OUT_OF_MEMORY", with_jitter(1.0))
     if isinstance(error, (UserError, EngineError)):
         return error
     failed = ModelFailed(str(error))

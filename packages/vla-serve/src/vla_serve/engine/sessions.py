@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from vla_core.specs import RobotSpec
 
+from vla_serve.engine.admission import with_jitter
 from vla_serve.engine.errors import FieldError, Refused
 from vla_serve.engine.kept_chunks import KeptChunks
 
@@ -98,7 +99,7 @@ class Sessions:
         with self._lock:
             if len(self._sessions) >= self.limit and not self._make_room():
                 message = f"{self.limit} sessions are open; close one or raise --max_sessions"
-                raise Refused(message, "TOO_MANY_SESSIONS", 1.0)
+                raise Refused(message, "TOO_MANY_SESSIONS", with_jitter(1.0))
             session = Session(secrets.token_hex(16), spec, self.clock(), owner, policy)
             self._sessions[session.id] = session
             return session
