@@ -76,7 +76,9 @@ def test_mutual_tls_and_sessions_of_another_owner(certificates):
             with pytest.raises(SessionLost):
                 client.predict(make_observation(SPEC))
         for tls in (TLS(file("ca.pem")), TLS(file("ca.pem"), file("stranger.pem"), file("stranger.key"))):
-            with pytest.raises(PolicyServerError):
+            with pytest.raises(
+                PolicyServerError, match="a client's certificate that it knows and that is valid"
+            ):
                 ask(server, tls=tls)
 
 
