@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import ssl
 import subprocess
 
 import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import TLS, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError, SessionLost
-from vla_serve.listen import Security, read_token
+from vla_serve.listen import Reservation, Security, read_token
 from vla_serve.testing import TimedPolicy
 
 SPEC = make_spec(1)
@@ -123,7 +125,35 @@ def test_insecure_is_said(caplog):
     with PolicyServer(TimedPolicy(SPEC), host="0.0.0.0", security=Security(insecure=True)) as server:
         server._host = "127.0.0.1"
         ask(server)
-    assert "insecure: whoever reaches 0.0.0.0:" in caplog.text
+    assert "insecure: whoever reaches 0.0.0.0 can use the policy, and listen" in caplog.text
+
+
+def test_what_insecure_lets_others_do_depends_on_the_rest(certificates):
+    cert = {"cert": certificates / "server.pem", "key": certificates / "server.key"}
+    everywhere, here = ["0.0.0.0"], ["127.0.0.1", "::1"]
+    for options, words in (
+        ({}, "insecure: whoever reaches 0.0.0.0 can use the policy, and listen to those who do"),
+        (cert, "insecure: whoever reaches 0.0.0.0 can use the policy"),
+        ({"token": "secret"}, "insecure: the token travels in the clear to 0.0.0.0"),
+        ({**cert, "token": "secret"}, ""),
+        ({**cert, "client_ca": certificates / "ca.pem"}, ""),
+    ):
+        security = Security(insecure=True, **options)
+        assert security.warning(everywhere)[: len(words) or None] == words
+        assert security.warning(here) == ""
+
+
+def test_the_program_warns_whatever_the_level_of_its_log(tmp_path, monkeypatch, capsys):
+    from vla_serve import server, server_cli
+
+    def stop(*_, **__):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(server_cli, "_loader", lambda args: lambda path: path)
+    monkeypatch.setattr(server, "PolicyServer", stop)
+    words = ["--ckpt_path", str(tmp_path), "--host", "0.0.0.0", "--port", "0", "--log_level", "error"]
+    assert server_cli.main([*words, "--insecure"]) == 2
+    assert "vla-serve: warning: insecure: whoever reaches 0.0.0.0" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tmp_path):
@@ -193,3 +223,41 @@ def test_a_client_that_takes_a_server_for_one_with_or_without_tls_is_told(certif
         pytest.raises(PolicyServerError, match="a server without TLS"),
     ):
         ask(server, tls=tls)
+
+
+class Greeter:
+    name, health, health_body = "greeter", "/health", "OK\n"
+
+    async def serve(self, socket):
+        await socket.send_str("hello")
+
+
+def test_a_bridge_knows_its_clients_by_their_certificates(certificates, caplog):
+    aiohttp = pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+    from vla_serve.bridges.listener import Listener
+
+    def context(*names):
+        known = ssl.create_default_context(cafile=certificates / "ca.pem")
+        if names:
+            known.load_cert_chain(certificates / names[0], certificates / names[1])
+        return known
+
+    async def greeting(url, *names):
+        async with aiohttp.ClientSession() as http, http.ws_connect(url, ssl=context(*names)) as socket:
+            return await socket.receive_str()
+
+    async def ask():
+        security = Security(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
+        listener = Listener(Greeter(), Reservation("127.0.0.1", 0), security, 2**20, 4)
+        await listener.start()
+        assert await greeting(listener.url, "robot.pem", "robot.key") == "hello"
+        for names in ((), ("stranger.pem", "stranger.key"), ("robot-expired.pem", "robot.key")):
+            with pytest.raises((aiohttp.ClientError, ConnectionError)):
+                await greeting(listener.url, *names)
+        await listener.stop()
+        open_ = Listener(Greeter(), Reservation("0.0.0.0", 0), Security(insecure=True), 2**20, 4)
+        await open_.start()
+        await open_.stop()
+
+    asyncio.run(ask())
+    assert "greeter: insecure: whoever reaches 0.0.0.0 can use the policy" in caplog.text
