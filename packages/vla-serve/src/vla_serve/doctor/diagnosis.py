@@ -30,7 +30,7 @@ FOLLOWED = 0.5
 EXPLAINS = 2 / 3
 """A cause explains an error that falls to this share, or less, when it is undone.
 
-A policy that does its task may be half as far from what was recorded as knowing nothing: a mistake adds to that.
+A policy that does its task may be half as far from the recording as knowing nothing: mistakes add to it.
 """
 STILL_FOLLOWED = 0.7
 """And to less than this share of knowing nothing."""
