@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+from collections.abc import Iterable
 from functools import partial
 from types import SimpleNamespace
 
@@ -111,7 +112,7 @@ def frames(name: str) -> list[bytes]:
 class Socket:
     """A connection that has sent all its frames before it reads."""
 
-    def __init__(self, sent: list[bytes]) -> None:
+    def __init__(self, sent: Iterable[bytes]) -> None:
         self._sent, self.got, self.code = sent, [], None
 
     async def __aiter__(self):
@@ -176,6 +177,23 @@ def test_a_spoiled_message_is_answered(name):
 def test_a_number_that_its_type_cannot_hold_is_no_other_number(value):
     with pytest.raises(UserError, match=r"a numpy scalar of u?int"):
         unpack(msgpack.packb(value))
+
+
+def test_an_episode_of_vla_eval_begins_in_a_new_session_where_the_old_one_was_lost():
+    observation, hello = VALID["vla_eval"]
+
+    async def talk(server):
+        def lose():
+            server.sessions._sessions.clear()
+            return {**hello, "type": "episode_start"}
+
+        said = (lambda: hello, lambda: observation, lose, lambda: observation)
+        socket = Socket(msgpack.packb(say()) for say in said)  # each when the one before was answered
+        await speaker("vla_eval", Asker(partial(connect, server.address), 5.0)).serve(socket)
+        return [reply["type"] for reply in socket.got]
+
+    with PolicyServer(TimedPolicy(SPEC)) as server:
+        assert asyncio.run(talk(server)) == ["hello", "action", "action"]
 
 
 def test_what_is_refused_is_in_the_log(caplog):

@@ -16,7 +16,7 @@ from vla_serve.bridges.arrays import pack, unpack
 from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import Repack, VlaEvalConfig
 from vla_serve.chunks import ServedChunk
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.client_errors import PolicyServerError, SessionLost
 from vla_serve.control_steps import default_execute_steps
 
 HARNESS_VERSION, PROTOCOL_VERSION = "0.8.0", 1
@@ -117,7 +117,10 @@ class _Episode:
         if kind == "episode_start":
             self._chunk = None
             await self._client.open()
-            await self._client.reset()
+            try:
+                await self._client.reset()
+            except SessionLost:  # it expired, or the server was restarted: a new one has no episode before
+                await self._client.open()
             return None
         if kind == "episode_end":
             self._chunk = None
