@@ -261,3 +261,30 @@ def test_a_bridge_knows_its_clients_by_their_certificates(certificates, caplog):
 
     asyncio.run(ask())
     assert "greeter: insecure: whoever reaches 0.0.0.0 can use the policy" in caplog.text
+
+
+def test_a_connection_to_a_bridge_that_never_asks_is_closed(monkeypatch):
+    pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+    from vla_serve.bridges import listener as listening
+
+    monkeypatch.setattr(listening, "GREETING_S", 0.2)
+
+    async def rest_of(url, said):
+        host, _, port = url.removeprefix("ws://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said)
+        rest = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        return rest
+
+    async def ask():
+        listener = listening.Listener(Greeter(), Reservation("127.0.0.1", 0), Security(), 2**20, 4)
+        await listener.start()
+        said = (b"", b"GET /health HTTP/1.1\r\nHost:", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        rests = await asyncio.gather(*(rest_of(listener.url, words) for words in said))
+        await listener.stop()
+        return rests
+
+    silent, half, whole = asyncio.run(ask())
+    assert silent == half == b""
+    assert whole.endswith(b"OK\n")

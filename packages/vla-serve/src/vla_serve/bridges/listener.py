@@ -25,6 +25,9 @@ log = logging.getLogger("vla_serve.bridge")
 HEARTBEAT_S = 300.0
 """A connection whose other end answers no ping for half as long is closed; simulators pause for long."""
 
+GREETING_S = 10.0
+"""A connection that has not asked for anything by then is closed, as one of ``vla-serve`` itself."""
+
 
 def refused(name: str, error: Exception) -> None:
     """Say in the log what a client of a protocol is told."""
@@ -116,7 +119,7 @@ class Listener:
         """Answer from now on."""
         app = web.Application()
         app.router.add_get("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=GREETING_S)
         await self._runner.setup()
         context = _context(self._security)
         if warning := self._security.warning(self._reservation.addresses):
