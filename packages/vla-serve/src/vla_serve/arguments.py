@@ -6,14 +6,12 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from vla_core.errors import UserError
 from vla_core.types import Observation
 
 from vla_serve.client_errors import PolicyClientError
-
-T = TypeVar("T")
 
 LONGEST_S = 1e9
 """gRPC takes a deadline that its clock cannot hold for one that has passed."""
@@ -63,11 +61,10 @@ def several(value: Any, field: str) -> list[Any]:
     return list(value)
 
 
-def instance(value: Any, kind: type[T], field: str) -> T:
-    """An object of a type that is easily mistaken for another."""
+def instance(value: Any, kind: type[Any], field: str) -> None:
+    """Raise for an object of another type than ``kind``, where one is easily mistaken for the other."""
     if not isinstance(value, kind):
         raise wrong(field, f"a {type(value).__name__}, expected a {kind.__name__}")
-    return value
 
 
 def within(option: str, value: float | None, low: float, high: float) -> None:

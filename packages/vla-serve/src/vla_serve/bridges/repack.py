@@ -164,7 +164,9 @@ def _get(values: Mapping[str, Any], key: str) -> Any:
 def _picture(value: Any, height: int, width: int, key: str) -> NDArray[np.uint8]:
     if isinstance(value, EncodedImage):
         return value.decode(height, width, f"'{key}'")
-    image = as_array(value, f"'{key}'") if isinstance(value, (np.ndarray, list)) else np.zeros(0)
+    image: NDArray[Any] = (
+        as_array(value, f"'{key}'") if isinstance(value, (np.ndarray, list)) else np.zeros(0)
+    )
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
         raise UserError(
             f"'{key}': expected uint8 RGB [{height}, {width}, 3], got {image.dtype} {list(image.shape)}; "
