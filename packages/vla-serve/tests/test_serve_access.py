@@ -12,7 +12,7 @@ from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import TLS, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError, SessionLost
 from vla_serve.listen import Reservation, Security, read_token
-from vla_serve.testing import TimedPolicy
+from vla_serve.testing import TimedPolicy, ToyPolicy
 
 SPEC = make_spec(1)
 
@@ -288,3 +288,27 @@ def test_a_connection_to_a_bridge_that_never_asks_is_closed(monkeypatch):
     silent, half, whole = asyncio.run(ask())
     assert silent == half == b""
     assert whole.endswith(b"OK\n")
+
+
+def test_a_rollout_shows_what_its_server_asks_for(certificates, toy, tmp_path, capsys):
+    from vla_serve.rollout_cli import main
+
+    security = Security(
+        certificates / "server.pem", certificates / "server.key", certificates / "ca.pem", token="sesame-42"
+    )
+    (tmp_path / "token").write_text("sesame-42\n")
+    (tmp_path / "wrong").write_text("another\n")
+    out = tmp_path / "out"
+    tls = {"--tls_ca": "ca.pem", "--tls_cert": "robot.pem", "--tls_key": "robot.key"}
+    shown = [word for option, file in tls.items() for word in (option, str(certificates / file))]
+    words = f"--env toy --task left --episodes 2 --workers 1 --videos none --out {out}".split()
+    with PolicyServer(ToyPolicy(), security=security) as server:
+        words += ["--address", server.address, *shown]
+        assert main([*words, "--token_file", str(tmp_path / "wrong")]) == 2
+        assert "token: " in capsys.readouterr().err
+        assert main([*words, "--token_file", str(tmp_path / "token")]) == 0
+    written = "".join(path.read_text() for path in out.iterdir() if path.is_file())
+    assert "sesame-42" not in written + capsys.readouterr().out
+    expert = ["--env", "toy", "--task", "left", "--policy", "expert", "--out", str(out), *shown]
+    assert main(expert) == 2
+    assert "tls and token: there is no server without --address" in capsys.readouterr().err
