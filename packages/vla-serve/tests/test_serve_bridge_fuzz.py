@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from vla_core.errors import UserError
 from vla_core.testing import make_spec
-from vla_serve import AsyncPolicyClient, PolicyServer
+from vla_serve import AsyncPolicyClient, PolicyClient, PolicyServer
 from vla_serve.testing import TimedPolicy
 
 pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
@@ -194,6 +194,20 @@ def test_an_episode_of_vla_eval_begins_in_a_new_session_where_the_old_one_was_lo
 
     with PolicyServer(TimedPolicy(SPEC)) as server:
         assert asyncio.run(talk(server)) == ["hello", "action", "action"]
+
+
+def test_openpi_is_told_of_a_server_without_a_place_where_it_waits_for_an_answer():
+    async def talk(server):
+        socket = Socket([msgpack.packb(VALID["openpi"][0])])
+        await speaker("openpi", Asker(partial(connect, server.address), 0.1)).serve(socket)
+        return socket
+
+    with PolicyServer(TimedPolicy(SPEC), max_sessions=1) as server, PolicyClient(server.address):
+        socket = asyncio.run(talk(server))
+    metadata, said = socket.got
+    assert metadata["action_dim"] == SPEC.action.dim
+    assert "1 sessions are open" in said
+    assert socket.code == 1011
 
 
 def test_what_is_refused_is_in_the_log(caplog):

@@ -33,14 +33,16 @@ class Openpi:
 
     async def serve(self, socket: web.WebSocketResponse) -> None:
         """A session of its own; an error ends it, as that client expects."""
+        client = self._asker.connect(self._spec.embodiment)
         try:
-            async with self._asker.connect(self._spec.embodiment) as client:
-                await socket.send_bytes(pack(self._metadata()))
-                await self._answers(socket, client)
+            await socket.send_bytes(pack(self._metadata()))
+            await self._answers(socket, client)
         except (UserError, PolicyServerError) as error:
             refused(self.name, error)
             await socket.send_str(str(error))
             await socket.close(code=INTERNAL_ERROR, message=b"the text frame before this says why")
+        finally:
+            await client.close()
 
     def _metadata(self) -> dict[str, Any]:
         action = self._spec.action
@@ -68,6 +70,8 @@ class Openpi:
                 )
             observation = self._repack.observation(given, given, given[self._prompt])
             asked = time.perf_counter()
+            # Not before: that client reads an error where it waits for an answer, and nowhere else.
+            await client.open()
             chunk = await self._asker.ask(client, observation)
             timing = {"infer_ms": (time.perf_counter() - asked) * 1000}
             if previous_ms is not None:
