@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import ssl
 import subprocess
 
 import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import TLS, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError, SessionLost
-from vla_serve.listen import Security, read_token
-from vla_serve.testing import TimedPolicy
+from vla_serve.listen import Reservation, Security, read_token
+from vla_serve.testing import TimedPolicy, ToyPolicy
 
 SPEC = make_spec(1)
 
@@ -80,7 +82,9 @@ def test_mutual_tls_and_sessions_of_another_owner(certificates):
                 thief._session = own
             client.predict(make_observation(SPEC))
         for tls in (TLS(file("ca.pem")), TLS(file("ca.pem"), file("stranger.pem"), file("stranger.key"))):
-            with pytest.raises(PolicyServerError):
+            with pytest.raises(
+                PolicyServerError, match="a client's certificate that it knows and that is valid"
+            ):
                 ask(server, tls=tls)
 
 
@@ -125,7 +129,35 @@ def test_insecure_is_said(caplog):
     with PolicyServer(TimedPolicy(SPEC), host="0.0.0.0", security=Security(insecure=True)) as server:
         server._host = "127.0.0.1"
         ask(server)
-    assert "insecure: whoever reaches 0.0.0.0:" in caplog.text
+    assert "insecure: whoever reaches 0.0.0.0 can use the policy, and listen" in caplog.text
+
+
+def test_what_insecure_lets_others_do_depends_on_the_rest(certificates):
+    cert = {"cert": certificates / "server.pem", "key": certificates / "server.key"}
+    everywhere, here = ["0.0.0.0"], ["127.0.0.1", "::1"]
+    for options, words in (
+        ({}, "insecure: whoever reaches 0.0.0.0 can use the policy, and listen to those who do"),
+        (cert, "insecure: whoever reaches 0.0.0.0 can use the policy"),
+        ({"token": "secret"}, "insecure: the token travels in the clear to 0.0.0.0"),
+        ({**cert, "token": "secret"}, ""),
+        ({**cert, "client_ca": certificates / "ca.pem"}, ""),
+    ):
+        security = Security(insecure=True, **options)
+        assert security.warning(everywhere)[: len(words) or None] == words
+        assert security.warning(here) == ""
+
+
+def test_the_program_warns_whatever_the_level_of_its_log(tmp_path, monkeypatch, capsys):
+    from vla_serve import server, server_cli
+
+    def stop(*_, **__):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(server_cli, "_loader", lambda args: lambda path: path)
+    monkeypatch.setattr(server, "PolicyServer", stop)
+    words = ["--ckpt_path", str(tmp_path), "--host", "0.0.0.0", "--port", "0", "--log_level", "error"]
+    assert server_cli.main([*words, "--insecure"]) == 2
+    assert "vla-serve: warning: insecure: whoever reaches 0.0.0.0" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tmp_path):
@@ -195,3 +227,92 @@ def test_a_client_that_takes_a_server_for_one_with_or_without_tls_is_told(certif
         pytest.raises(PolicyServerError, match="a server without TLS"),
     ):
         ask(server, tls=tls)
+
+
+class Greeter:
+    name, health, health_body = "greeter", "/health", "OK\n"
+
+    async def serve(self, socket):
+        await socket.send_str("hello")
+
+
+def test_a_bridge_knows_its_clients_by_their_certificates(certificates, caplog):
+    aiohttp = pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+    from vla_serve.bridges.listener import Listener
+
+    def context(*names):
+        known = ssl.create_default_context(cafile=certificates / "ca.pem")
+        if names:
+            known.load_cert_chain(certificates / names[0], certificates / names[1])
+        return known
+
+    async def greeting(url, *names):
+        async with aiohttp.ClientSession() as http, http.ws_connect(url, ssl=context(*names)) as socket:
+            return await socket.receive_str()
+
+    async def ask():
+        security = Security(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
+        listener = Listener(Greeter(), Reservation("127.0.0.1", 0), security, 2**20, 4)
+        await listener.start()
+        assert await greeting(listener.url, "robot.pem", "robot.key") == "hello"
+        for names in ((), ("stranger.pem", "stranger.key"), ("robot-expired.pem", "robot.key")):
+            with pytest.raises((aiohttp.ClientError, ConnectionError)):
+                await greeting(listener.url, *names)
+        await listener.stop()
+        open_ = Listener(Greeter(), Reservation("0.0.0.0", 0), Security(insecure=True), 2**20, 4)
+        await open_.start()
+        await open_.stop()
+
+    asyncio.run(ask())
+    assert "greeter: insecure: whoever reaches 0.0.0.0 can use the policy" in caplog.text
+
+
+def test_a_connection_to_a_bridge_that_never_asks_is_closed(monkeypatch):
+    pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+    from vla_serve.bridges import listener as listening
+
+    monkeypatch.setattr(listening, "GREETING_S", 0.2)
+
+    async def rest_of(url, said):
+        host, _, port = url.removeprefix("ws://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said)
+        rest = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        return rest
+
+    async def ask():
+        listener = listening.Listener(Greeter(), Reservation("127.0.0.1", 0), Security(), 2**20, 4)
+        await listener.start()
+        said = (b"", b"GET /health HTTP/1.1\r\nHost:", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        rests = await asyncio.gather(*(rest_of(listener.url, words) for words in said))
+        await listener.stop()
+        return rests
+
+    silent, half, whole = asyncio.run(ask())
+    assert silent == half == b""
+    assert whole.endswith(b"OK\n")
+
+
+def test_a_rollout_shows_what_its_server_asks_for(certificates, toy, tmp_path, capsys):
+    from vla_serve.rollout_cli import main
+
+    security = Security(
+        certificates / "server.pem", certificates / "server.key", certificates / "ca.pem", token="sesame-42"
+    )
+    (tmp_path / "token").write_text("sesame-42\n")
+    (tmp_path / "wrong").write_text("another\n")
+    out = tmp_path / "out"
+    tls = {"--tls_ca": "ca.pem", "--tls_cert": "robot.pem", "--tls_key": "robot.key"}
+    shown = [word for option, file in tls.items() for word in (option, str(certificates / file))]
+    words = f"--env toy --task left --episodes 2 --workers 1 --videos none --out {out}".split()
+    with PolicyServer(ToyPolicy(), security=security) as server:
+        words += ["--address", server.address, *shown]
+        assert main([*words, "--token_file", str(tmp_path / "wrong")]) == 2
+        assert "token: " in capsys.readouterr().err
+        assert main([*words, "--token_file", str(tmp_path / "token")]) == 0
+    written = "".join(path.read_text() for path in out.iterdir() if path.is_file())
+    assert "sesame-42" not in written + capsys.readouterr().out
+    expert = ["--env", "toy", "--task", "left", "--policy", "expert", "--out", str(out), *shown]
+    assert main(expert) == 2
+    assert "tls and token: there is no server without --address" in capsys.readouterr().err

@@ -44,6 +44,13 @@ def opened(timed):
         yield client
 
 
+class Elsewhere:
+    """As a tensor on a GPU."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
 WRONG = {
     "instruction is a number": (lambda c, o: c.reset(5), "instruction: 5 is a int, expected a text"),
     "instruction is half a character": (lambda c, o: c.reset("go \ud800"), "instruction: holds half"),
@@ -64,11 +71,20 @@ WRONG = {
         lambda c, o: c.predict(replace(o, images={0: o.images["camera_0"]})),
         "observation.images: 0 is a int",
     ),
+    "a ragged state": (
+        lambda c, o: c.predict(replace(o, state=[[1.0, 2.0], [3.0]])),
+        "observation.state: a ragged list",
+    ),
+    "an image that numpy cannot read": (
+        lambda c, o: c.predict(replace(o, images={**o.images, "camera_0": Elsewhere()})),
+        "observation.images[camera_0]: a Elsewhere that is no array (can't convert cuda:0",
+    ),
     "seed NaN": (lambda c, o: c.predict(o, seed=float("nan")), "seed: nan is no whole number"),
     "seed in words": (lambda c, o: c.predict(o, seed="7"), "seed: '7' is no whole number"),
     "seed of two": (lambda c, o: c.predict(o, seed=[1, 2]), "seed: [1, 2] is no whole number"),
     "half a step": (lambda c, o: c.predict(o, step=1.5), "step: 1.5 is no whole number"),
     "time without end": (lambda c, o: c.predict(o, timeout_s=float("inf")), "timeout_s: must be positive"),
+    "time beyond all clocks": (lambda c, o: c.predict(o, timeout_s=1e300), "timeout_s: 1e+300 s is longer"),
     "time in words": (lambda c, o: c.predict(o, timeout_s="1"), "timeout_s: must be positive and finite"),
     "a chunk as previous": (lambda c, o: c.predict(o, previous=np.zeros(3)), "previous: a ndarray"),
     "view keys in a list": (lambda c, o: c.predict(o, view_keys=["a"]), "view_keys: a list"),
@@ -99,6 +115,10 @@ def test_what_is_passed_wrong_is_named(opened, case):
         ({"policy": 3}, "policy: 3 is a int"),
         ({"embodiment": "\ud800"}, "embodiment: holds half"),
         ({"token": "two\nlines"}, "token: must be one line"),
+        ({"observation_spec": SPEC}, "observation_spec: a RobotSpec, expected a ObservationSpec"),
+        ({"action_spec": 5}, "action_spec: a int, expected a ActionSpec"),
+        ({"camera_inputs": ["depth"]}, "camera_inputs: a list, expected a Mapping"),
+        ({"tls": True}, "tls: a bool, expected a TLS"),
         ({"timeout_s": None}, "timeout_s: must be positive and finite, got None"),
     ],
 )

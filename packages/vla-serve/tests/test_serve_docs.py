@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from vla_core.config import build_config
-from vla_serve import PolicyServer
+from vla_serve import PolicyServer, access_args
 from vla_serve.testing import ToyPolicy
 
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
@@ -37,6 +37,20 @@ def test_options_exist():
     known = {o for make in parsers for a in make()._actions for o in a.option_strings}
     for option in re.findall(r"--[a-z][a-z0-9_]+", TEXT):
         assert option in known or option == "--data", option
+
+
+def test_every_client_can_show_what_a_server_asks_for():
+    """Each by itself: that one of them has an option says nothing of the others."""
+    from vla_serve import _rollout_options, bridge_cli, doctor_cli, probe_cli
+    from vla_serve.robot import options
+
+    parsers = (
+        *(bridge_cli._parser, doctor_cli._parser, probe_cli._parser),
+        *(_rollout_options.make_parser, options.make_parser),
+    )
+    for make in parsers:
+        known = {option for action in make()._actions for option in action.option_strings}
+        assert {f"--{name}" for name in access_args.SHOWN} <= known
 
 
 def test_the_repack_file_is_one():

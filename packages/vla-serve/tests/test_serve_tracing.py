@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 
@@ -22,9 +23,14 @@ from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra vla-serve[otel]")
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from vla_serve import lookouts
+from vla_serve import lookouts, tracing
 from vla_serve.tracing import Tracing, exporting_to
 
 SPEC = make_spec(1)
@@ -212,3 +218,27 @@ def test_traces_reach_a_collector():
 def test_a_collector_that_cannot_be(endpoint, words):
     with pytest.raises(UserError, match=f"otlp_endpoint: '{endpoint}' {words}"):
         exporting_to(endpoint, SERVICE)
+
+
+class Stuck(SpanExporter):
+    """Sends to a collector that answers nothing, until it is told to give up."""
+
+    def __init__(self):
+        self.over, self.told = threading.Event(), False
+
+    def export(self, spans):
+        self.told = self.over.wait(20)
+        return SpanExportResult.FAILURE
+
+    def shutdown(self):
+        self.over.set()
+
+
+def test_a_collector_that_is_gone_keeps_no_server_from_ending(monkeypatch):
+    monkeypatch.setattr(tracing, "FLUSH_S", 0.1)
+    exporter, provider = Stuck(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    ended = Tracing(provider, SERVICE, exporter)
+    provider.get_tracer("test").start_span("left over").end()
+    ended.close()
+    assert exporter.told

@@ -25,6 +25,7 @@ from vla_serve._rollout_resume import FILE, Kept, kept
 from vla_serve._rollout_worker import Done, EpisodeJob, Setup, Videos
 from vla_serve.client import PolicyClient
 from vla_serve.codec import Encoding
+from vla_serve.connection import TLS
 
 __all__ = ["RolloutSettings", "rollout"]
 
@@ -108,7 +109,7 @@ def _configs(env_class: Any, settings: RolloutSettings) -> dict[str, Any]:
     return configs
 
 
-def _setup(settings: RolloutSettings, env_class: Any, out: Path) -> Setup:
+def _setup(settings: RolloutSettings, env_class: Any, out: Path, access: Mapping[str, Any]) -> Setup:
     """What the workers of all tasks share."""
     return Setup(
         env_class=env_class,
@@ -130,6 +131,7 @@ def _setup(settings: RolloutSettings, env_class: Any, out: Path) -> Setup:
         thumbnail_dir=out / "thumbnails",
         error_dir=out / "errors",
         restart_s=settings.restart_s,
+        access=access,
     )
 
 
@@ -139,6 +141,8 @@ def rollout(
     *,
     env_class: Any = None,
     overwrite: bool = False,
+    tls: TLS | None = None,
+    token: str | None = None,
     on_episode: Callable[[Done, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run all episodes and write ``results.json``, ``report.html`` and pictures below ``out``.
@@ -153,6 +157,7 @@ def rollout(
         out: directory; made if absent.
         env_class: the simulator, instead of one found by name; must be importable.
         overwrite: replace results in ``out`` instead of going on.
+        tls, token: how to know the server, and what to show it; written nowhere.
         on_episode: told each episode as it ends, with the counts of episodes done and in all.
 
     Returns:
@@ -165,6 +170,8 @@ def rollout(
         PolicyServerError: no server at the address.
         SimulatorDied: before the first episode, when it was asked for instructions.
     """
+    if not settings.address and (tls is not None or token is not None):
+        raise UserError("tls and token: there is no server without --address")
     if settings.videos != "none":
         _video.require_av()
     env_class = env_class or registry.load("vla.envs", settings.env)
@@ -178,20 +185,16 @@ def rollout(
         for episode in source.episodes:
             replays.setdefault(episode.task, {})[episode.seed] = episode
     configs = _configs(env_class, settings)
+    out = Path(out)
+    base = _setup(settings, env_class, out, {"tls": tls, "token": token})
     if settings.replay:
         policy = _rollout_replay.described()
     elif settings.expert:
         _rollout_expert.check(env_class, settings.env, settings)
         policy = _rollout_expert.described()
     else:
-        with PolicyClient(
-            settings.address,
-            policy=settings.policy,
-            embodiment=settings.embodiment,
-            timeout_s=settings.timeout_s,
-        ) as probe:
+        with base.client() as probe:
             policy = _describe(probe, settings.policy)
-    out = Path(out)
     recorded: dict[str, Any] = {**asdict(settings), "vla_serve": importlib.metadata.version("vla-serve")}
     recorded["tasks"] = list(settings.tasks)
     try:
@@ -200,7 +203,6 @@ def rollout(
         raise UserError(f"out: {out} cannot be written ({error.strerror})") from None
     before = Kept() if overwrite else kept(out, recorded, policy, seeds)
     done = before.done
-    base = _setup(settings, env_class, out)
     said: dict[int, str] = {}
     if settings.instruction_from is not None:
         other = replace(base, task=settings.instruction_from, env_config=configs[settings.instruction_from])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vla_core.options import Options
 
+from vla_serve.access_args import add_shown
 from vla_serve.ensemble_args import add_ensemble
 
 
@@ -90,4 +91,5 @@ def make_parser() -> argparse.ArgumentParser:
     add("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of images (default: %(default)s)")
     add("--timeout_s", type=float, default=30.0, help="deadline of a request (default: %(default)s)")
     add("--restart_s", type=float, default=120.0, help="wait for a server that went (default: %(default)s)")
+    add_shown(parser)
     return parser

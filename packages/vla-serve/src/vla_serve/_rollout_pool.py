@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -49,10 +51,26 @@ class _Worker:
     job: EpisodeJob | None = None
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What starts here never sees an interrupt of the keyboard, which a terminal sends to all."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # The first start of a process starts this too, and unblocks the signal.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(target: Any, *args: Any) -> tuple[SpawnProcess, Connection]:
     ours, theirs = _spawn.Pipe()
     process = _spawn.Process(target=target, args=(*args, theirs), daemon=True)
-    process.start()
+    with _undisturbed():
+        process.start()
     theirs.close()  # so that the death of the process ends our reading
     return process, ours
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,7 @@ class Setup:
     """What all episodes of a worker share; ``delay_steps`` None: the simulator waits for each answer.
 
     ``stop_at`` is the other task of a swap experiment. ``replay``: seed -> the episode that is played
-    instead of a policy's answers.
+    instead of a policy's answers. ``access``: ``tls`` and ``token`` of clients.
     """
 
     env_class: type
@@ -64,6 +64,18 @@ class Setup:
     error_dir: Path
     restart_s: float = 120.0
     replay: Mapping[int, RecordedEpisode] | None = None
+    access: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def client(self, **more: Any) -> PolicyClient:
+        """Of the server; not opened."""
+        return PolicyClient(
+            self.address,
+            policy=self.policy,
+            embodiment=self.embodiment,
+            timeout_s=self.timeout_s,
+            **self.access,
+            **more,
+        )
 
 
 @dataclass(frozen=True)
@@ -217,11 +229,7 @@ def _run_through(env: Env, client: PolicyClient, loop: ControlLoop, setup: Setup
 
 def _moments(setup: Setup) -> tuple[int, ...]:
     """Moments that the policy wants to see."""
-    with closing(
-        PolicyClient(
-            setup.address, policy=setup.policy, embodiment=setup.embodiment, timeout_s=setup.timeout_s
-        )
-    ) as client:
+    with closing(setup.client()) as client:
         return deltas_of(client.policy_contract().observation)
 
 
@@ -241,14 +249,10 @@ def work(setup: Setup, pipe: Connection) -> None:
             return
         with (
             closing(env),
-            PolicyClient(
-                setup.address,
-                policy=setup.policy,
-                embodiment=setup.embodiment,
+            setup.client(
                 observation_spec=env.observation_spec,
                 action_spec=env.action_spec,
                 encoding=setup.encoding,
-                timeout_s=setup.timeout_s,
                 real_time_chunking=setup.rtc,
             ) as client,
             ControlLoop(

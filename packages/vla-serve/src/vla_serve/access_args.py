@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vla_serve.connection import TLS
 from vla_serve.listen import read_token
+
+SHOWN = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "token_file")
+"""What :func:`add_shown` adds."""
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +23,11 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of images (default: %(default)s)"
     )
+    add_shown(parser)
+
+
+def add_shown(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`shown` reads."""
     add = parser.add_argument_group("access to the server").add_argument
     add("--tls", action="store_true", help="the server has TLS, and an authority that this system trusts")
     add("--tls_ca", type=Path, help="PEM file of the authority of the server's certificate")
@@ -30,12 +39,20 @@ def add_access(parser: argparse.ArgumentParser) -> None:
 
 def access(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of a client; :class:`UserError` for a token file that cannot be read."""
-    given = (args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
     return {
         "policy": args.policy,
         "embodiment": args.embodiment,
         "timeout_s": args.timeout_s,
         "encoding": args.encoding,
-        "tls": TLS(*given) if args.tls or any(given) else None,
-        "token": None if args.token_file is None else read_token(args.token_file),
+        **shown(vars(args)),
+    }
+
+
+def shown(given: Mapping[str, Any]) -> dict[str, Any]:
+    """How a client knows its server, and what it shows; :class:`UserError` as of :func:`access`."""
+    files = [given[name] for name in ("tls_ca", "tls_cert", "tls_key", "tls_server_name")]
+    token_file = given["token_file"]
+    return {
+        "tls": TLS(*files) if given["tls"] or any(files) else None,
+        "token": None if token_file is None else read_token(token_file),
     }

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vla_core.errors import UserError
 from vla_core.types import Observation
 
 from vla_serve.client_errors import PolicyClientError
+
+LONGEST_S = 1e9
+"""gRPC takes a deadline that its clock cannot hold for one that has passed."""
 
 
 def wrong(field: str, description: str) -> PolicyClientError:
@@ -46,7 +49,22 @@ def seconds(value: Any, field: str = "timeout_s") -> float:
     number = float(value) if isinstance(value, numbers.Real) else math.nan
     if not 0 < number < math.inf:
         raise wrong(field, f"must be positive and finite, got {value!r}")
+    if number > LONGEST_S:
+        raise wrong(field, f"{value!r} s is longer than {LONGEST_S:.0e} s")
     return number
+
+
+def several(value: Any, field: str) -> list[Any]:
+    """A list of what can be gone through, an array or a range for example."""
+    if not isinstance(value, Iterable):
+        raise wrong(field, f"a {type(value).__name__}, expected several")
+    return list(value)
+
+
+def instance(value: Any, kind: type[Any], field: str) -> None:
+    """Raise for an object of another type than ``kind``, where one is easily mistaken for the other."""
+    if not isinstance(value, kind):
+        raise wrong(field, f"a {type(value).__name__}, expected a {kind.__name__}")
 
 
 def within(option: str, value: float | None, low: float, high: float) -> None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import grpc
 from vla_core.errors import UserError
+from vla_core.specs import RobotSpec
 from vla_core.types import Observation
 
 from vla_serve.chunks import Continuation, ServedChunk
+from vla_serve.client_batch import BatchSession, Difference, Results
 from vla_serve.client_errors import PolicyClientError, PolicyServerError, PolicyUnavailable
-from vla_serve.client_session import ClientSession
+from vla_serve.spec_codec import decode_spec
 from vla_serve.v1 import policy_pb2 as pb
 
 
-class AsyncPolicyClient(ClientSession):
+class AsyncPolicyClient(BatchSession):
     """One session with a policy server, for asyncio; see :class:`PolicyClient` for arguments and errors.
 
     An asynchronous context manager. Several requests may be under way at once, of one observation each: the
@@ -52,6 +54,17 @@ class AsyncPolicyClient(ClientSession):
     async def server_info(self) -> pb.GetServerInfoResponse:
         """As :meth:`PolicyClient.server_info`."""
         return await self._call(self._connection.stub.GetServerInfo, pb.GetServerInfoRequest())
+
+    async def policy_contract(self) -> RobotSpec:
+        """As :meth:`PolicyClient.policy_contract`."""
+        config = self._config
+        request = pb.GetPolicyContractRequest(policy=config.policy, embodiment=config.embodiment)
+        return decode_spec((await self._call(self._connection.stub.GetPolicyContract, request)).contract)
+
+    async def check_compatibility(self) -> list[Difference]:
+        """As :meth:`PolicyClient.check_compatibility`."""
+        request = pb.CheckCompatibilityRequest(config=self._config)
+        return self._differences(await self._call(self._connection.stub.CheckCompatibility, request))
 
     async def open(self) -> None:
         """As :meth:`PolicyClient.open`."""
@@ -90,6 +103,30 @@ class AsyncPolicyClient(ClientSession):
         reply = await self._call(self._connection.predict, data, timeout_s)
         return self._answer(reply, previous, (time.perf_counter() - start) * 1000)
 
+    async def predict_batch(
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int] | None = None,
+        timeout_s: float | None = None,
+        *,
+        steps: Sequence[int] | None = None,
+        denoise_steps: int | None = None,
+    ) -> Results:
+        """As :meth:`PolicyClient.predict_batch`."""
+        deadline = self._deadline(timeout_s)
+        end = time.monotonic() + deadline
+        results, items = await asyncio.to_thread(self._items, observations, seeds, steps, denoise_steps)
+        self._stay()
+        for wave in self._waves(items, self._limits or self._known_limits(await self.server_info())):
+            calls = [(call, self._send(call, end)) for call in wave]
+            try:
+                for call, future in calls:
+                    self._receive(results, call, await self._result(future, deadline))
+            finally:
+                for _, future in calls:
+                    future.cancel()
+        return results
+
     async def close(self) -> None:
         """As :meth:`PolicyClient.close`."""
         session, self._session = self._session, None
@@ -104,11 +141,14 @@ class AsyncPolicyClient(ClientSession):
     ) -> Any:
         deadline = self._deadline(timeout_s)
         call = method.future(request, timeout=deadline, wait_for_ready=wait, metadata=self._metadata)
+        return await self._result(call, deadline, wait)
+
+    async def _result(self, call: Any, deadline_s: float, waited: bool = False) -> Any:
         await _finished(call)
         try:
             return call.result()
         except grpc.RpcError as error:
-            raise self._failure(error, deadline, wait) from None
+            raise self._failure(error, deadline_s, waited) from None
         except grpc.FutureCancelledError:
             raise PolicyUnavailable(f"{self._address}: the client was closed meanwhile") from None
 

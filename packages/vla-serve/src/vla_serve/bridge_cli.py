@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     own("--host", default="127.0.0.1", help="address or name to listen on (default: %(default)s)")
     own("--listen_cert", type=Path, help="PEM file of the bridge's certificate chain")
     own("--listen_key", type=Path, help="PEM file of its key")
+    own("--listen_client_ca", type=Path, help="PEM file: clients need a certificate of this authority")
     own("--listen_token_file", type=Path, help="file with the token that every client must bring")
     own("--insecure", action="store_true", help="let whoever reaches the host use the policy")
     own("--max_message_mb", type=int, default=32, help="largest message in MiB (default: %(default)s)")
@@ -57,9 +58,9 @@ async def _run(args: argparse.Namespace) -> None:
         raise UserError("give --openpi_port, --starvla_port or --vla_eval_port")
     within("max_message_mb", args.max_message_mb, 1, 1024)
     within("max_connections", args.max_connections, 1, 100_000)
-    names = ("listen_cert", "listen_key", "listen_token_file")
+    names = ("listen_cert", "listen_key", "listen_token_file", "listen_client_ca")
     token = None if args.listen_token_file is None else read_token(args.listen_token_file, names[2])
-    security = Security(args.listen_cert, args.listen_key, None, token, args.insecure, names)
+    security = Security(args.listen_cert, args.listen_key, args.listen_client_ca, token, args.insecure, names)
     options = access(args)
     embodiment = options.pop("embodiment")
     connect = partial(AsyncPolicyClient, args.address, **options)
@@ -70,6 +71,8 @@ async def _run(args: argparse.Namespace) -> None:
                 reserved[name] = Reservation(args.host, port, f"{name}_port")
                 stack.callback(reserved[name].release)
                 security.check(reserved[name].addresses)
+                if warning := security.warning(reserved[name].addresses):
+                    print(f"vla-serve bridge: warning: {name}: {warning}", file=sys.stderr)
         info = connect()
         await info.wait_ready(seconds(args.wait_s, "wait_s"))
         if args.denoise_steps is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from vla_core.specs import RobotSpec
 from vla_core.types import Observation
 
 from vla_serve.chunks import Continuation, ServedChunk
-from vla_serve.client_batch import BatchCalls
+from vla_serve.client_batch import BatchSession, Difference, Results
 from vla_serve.client_errors import PolicyClientError, PolicyServerError
 from vla_serve.spec_codec import decode_spec
 from vla_serve.timings import Timings as Timings
@@ -23,7 +23,7 @@ from vla_serve.v1 import policy_pb2 as pb
 R = TypeVar("R")
 
 
-class PolicyClient(BatchCalls):
+class PolicyClient(BatchSession):
     """One session with a policy server.
 
     A context manager: entering opens the session (the handshake), leaving closes it. Not
@@ -90,6 +90,15 @@ class PolicyClient(BatchCalls):
         request = pb.GetPolicyContractRequest(policy=config.policy, embodiment=config.embodiment)
         return decode_spec(self._call(self._connection.stub.GetPolicyContract, request).contract)
 
+    def check_compatibility(self) -> list[Difference]:
+        """All in which this client's specs and the policy differ, before a session is opened; empty: it fits.
+
+        Raises:
+            PolicyClientError: no such policy or embodiment.
+        """
+        request = pb.CheckCompatibilityRequest(config=self._config)
+        return self._differences(self._call(self._connection.stub.CheckCompatibility, request))
+
     def open(self) -> None:
         """Open the session; a new one after :class:`SessionLost` or :meth:`close`.
 
@@ -147,6 +156,48 @@ class PolicyClient(BatchCalls):
         self._stay()
         reply: pb.PredictResponse = self._call(self._connection.predict, data, timeout_s)
         return self._answer(reply, previous, (time.perf_counter() - start) * 1000)
+
+    def predict_batch(
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int] | None = None,
+        timeout_s: float | None = None,
+        *,
+        steps: Sequence[int] | None = None,
+        denoise_steps: int | None = None,
+    ) -> Results:
+        """A chunk for each of several observations, of a vectorised simulator for example.
+
+        Args:
+            observations: each as for :meth:`predict`.
+            seeds: of the policy's noise, one each; None: the server draws them.
+            timeout_s: deadline of all together; None: the client's.
+            steps: control steps, one each; of one session, so none below those that it had before.
+            denoise_steps: of all.
+
+        Returns:
+            In the order of the observations: its chunk, or what :meth:`predict` would have raised. One bad
+            observation costs no other its answer.
+
+        Raises:
+            UserError: numbers of seeds or steps that are not that of the observations.
+            PolicyServerError: the whole call failed, for example because the server is gone.
+        """
+        deadline = self._deadline(timeout_s)
+        end = time.monotonic() + deadline
+        results, items = self._items(observations, seeds, steps, denoise_steps)
+        self._stay()
+        for wave in self._waves(items, self._limits or self._known_limits(self.server_info())):
+            calls = [(call, self._send(call, end)) for call in wave]
+            try:
+                for call, future in calls:
+                    self._receive(results, call, future.result())
+            except grpc.RpcError as error:
+                raise self._failure(error, deadline, False) from None
+            finally:
+                for _, future in calls:
+                    future.cancel()  # of those that are over, nothing
+        return results
 
     def close(self) -> None:
         """Close session and connection; a server that is gone is no error."""

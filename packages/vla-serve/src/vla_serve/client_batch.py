@@ -1,30 +1,29 @@
-"""What a client can ask besides one chunk: several at once, and whether it fits the policy at all."""
+"""What a client can ask besides one chunk: several at once, and whether it fits the policy at all.
+
+As in :mod:`vla_serve.client_session`, all but how the bytes travel.
+"""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
-from numpy.typing import NDArray
 from vla_core.types import Observation
 
+from vla_serve import arguments
 from vla_serve.chunks import ServedChunk, served_chunk
-from vla_serve.client_errors import PolicyClientError, PolicyServerError, from_failure, from_rpc
+from vla_serve.client_errors import PolicyClientError, PolicyServerError, from_failure
 from vla_serve.client_session import ClientSession
-from vla_serve.engine.errors import FieldError
-from vla_serve.observation_codec import encode_observation
-from vla_serve.request_options import write_options
 from vla_serve.v1 import policy_pb2 as pb
-from vla_serve.wire import serialise, serialise_batch
-
-R = TypeVar("R")
+from vla_serve.wire import serialise_batch
 
 MARGIN = 1024
 """Bytes of a batch that are none of its items'."""
+
+Item = tuple[int, bytes]
+"""Place among the observations, and the bytes of its request."""
 
 
 @dataclass(frozen=True)
@@ -37,139 +36,78 @@ class Difference:
     description: str
 
 
-class BatchCalls(ClientSession, ABC):
-    """The part of :class:`~vla_serve.PolicyClient` that asks for more than one chunk."""
+class BatchSession(ClientSession):
+    """The part of both clients that asks for more than one chunk."""
 
     _limits: pb.Limits | None = None
 
-    @abstractmethod
-    def _call(
-        self, method: Callable[..., R], request: Any, timeout_s: float | None = None, wait: bool = False
-    ) -> R: ...
+    def _opened(self, reply: pb.OpenSessionResponse) -> None:
+        self._limits = None  # a server that was restarted may have others
+        super()._opened(reply)
 
-    def check_compatibility(self) -> list[Difference]:
-        """All in which this client's specs and the policy differ, before a session is opened; empty: it fits.
-
-        Raises:
-            PolicyClientError: no such policy or embodiment.
-        """
-        request = pb.CheckCompatibilityRequest(config=self._config)
-        reply: pb.CheckCompatibilityResponse = self._call(self._connection.stub.CheckCompatibility, request)
+    def _differences(self, reply: pb.CheckCompatibilityResponse) -> list[Difference]:
         return [Difference(m.field, m.policy, m.client, m.description) for m in reply.mismatches]
 
-    def predict_batch(
+    def _items(
         self,
         observations: Sequence[Observation],
-        seeds: Sequence[int] | None = None,
-        timeout_s: float | None = None,
-        *,
-        steps: Sequence[int] | None = None,
-        denoise_steps: int | None = None,
-    ) -> list[ServedChunk | PolicyClientError | PolicyServerError]:
-        """A chunk for each of several observations, of a vectorised simulator for example.
-
-        Args:
-            observations: each as for ``predict``.
-            seeds: of the policy's noise, one each; None: the server draws them.
-            timeout_s: deadline of all together; None: the client's.
-            steps: control steps, one each; of one session, so none below those that it had before.
-            denoise_steps: of all.
-
-        Returns:
-            In the order of the observations: its chunk, or what ``predict`` would have raised. One bad
-            observation costs no other its answer.
-
-        Raises:
-            UserError: numbers of seeds or steps that are not that of the observations.
-            PolicyServerError: the whole call failed, for example because the server is gone.
-        """
+        seeds: Sequence[int] | None,
+        steps: Sequence[int] | None,
+        denoise_steps: int | None,
+    ) -> tuple[list[Any], list[Item]]:
+        """What is known of each observation's answer so far, and the requests for the others."""
+        self._open_session()
+        seen = arguments.several(observations, "observations")
+        numbers: dict[str, list[Any]] = {}
         for name, given in (("seeds", seeds), ("steps", steps)):
-            if given is not None and len(given) != len(observations):
-                raise PolicyClientError(f"{name}: {len(given)} for {len(observations)} observations")
-        end = time.monotonic() + self._deadline(timeout_s)
-        session = self._open_session()
-        results: list[Any] = [None] * len(observations)
-        items: list[tuple[int, bytes]] = []
-        for number, observation in enumerate(observations):
-            seed = None if seeds is None else seeds[number]
-            step = None if steps is None else steps[number]
+            numbers[name] = [None] * len(seen) if given is None else arguments.several(given, name)
+            if len(numbers[name]) != len(seen):
+                raise PolicyClientError(f"{name}: {len(numbers[name])} for {len(seen)} observations")
+        results: list[Any] = [None] * len(seen)
+        items: list[Item] = []
+        for place, (one, seed, step) in enumerate(zip(seen, *numbers.values(), strict=True)):
             try:
-                items.append((number, self._item(observation, seed, step, denoise_steps)))
+                items.append((place, self._bytes(*self._message(one, seed, step, denoise_steps))))
             except PolicyClientError as error:
-                results[number] = error
-        limits = self._batch_limits()
-        for wave in _waves(items, self._most_items(limits)):
-            calls = list(_calls(wave, limits.max_batch_bytes))
-            for numbers, response in self._send(session, calls, end):
-                for number, result in zip(numbers, response.results, strict=True):
-                    if result.HasField("answer"):
-                        results[number] = served_chunk(result.answer, self.contract.action, self._address)
-                    else:
-                        results[number] = from_failure(result.failure, self._address)
-        return results
+                results[place] = error
+        return results, items
 
-    def _item(
-        self, observation: Observation, seed: int | None, step: int | None, denoise_steps: int | None
-    ) -> bytes:
-        request = pb.PredictRequest()
-        images: dict[str, NDArray[Any]] = {}
-        spec = self.contract.observation
-        try:
-            encode_observation(
-                *(observation, spec, self._encoding, self._instruction, request.observation, images),
-                camera_inputs=self.camera_inputs,
-            )
-        except FieldError as error:
-            raise PolicyClientError(str(error), {error.field: error.description}) from None
-        write_options(request, seed, step, denoise_steps)
-        data = serialise(request, images)
-        if len(data) > self._max_bytes:
-            raise PolicyClientError(f"observation: {len(data)} bytes, the server takes {self._max_bytes}")
-        return data
+    def _known_limits(self, info: pb.GetServerInfoResponse) -> pb.Limits:
+        if not info.limits.max_batch_items:
+            raise PolicyServerError(f"{self._address}: the server is of a version without PredictBatch")
+        self._limits = info.limits
+        return info.limits
 
-    def _batch_limits(self) -> pb.Limits:
-        if self._limits is None:
-            ask = self._connection.stub.GetServerInfo
-            info: pb.GetServerInfoResponse = self._call(ask, pb.GetServerInfoRequest())
-            self._limits = info.limits
-            if not self._limits.max_batch_items:
-                raise PolicyServerError(f"{self._address}: the server is of a version without PredictBatch")
-        return self._limits
-
-    def _most_items(self, limits: pb.Limits) -> int:
-        """That may be under way together, as far as this client alone is concerned."""
+    def _waves(self, items: list[Item], limits: pb.Limits) -> Iterator[list[list[Item]]]:
+        """Calls that may be under way together, so that the model sees all of their items."""
         cameras = self.contract.observation.cameras
         pixels = max(1, sum(camera.height * camera.width for camera in cameras))
         most = limits.max_in_flight_pixels // pixels  # 0: a server of a version without that limit
-        return min(limits.max_batch_items, most) if most else limits.max_batch_items
+        most = min(limits.max_batch_items, most) if most else limits.max_batch_items
+        for start in range(0, len(items), most):
+            yield list(_calls(items[start : start + most], limits.max_batch_bytes))
 
-    def _send(
-        self, session: str, calls: list[list[tuple[int, bytes]]], end: float
-    ) -> Iterator[tuple[list[int], pb.PredictBatchResponse]]:
-        """All calls at a time, so that the model sees all of their items."""
-        method = self._connection.predict_batch
-        futures = []
-        for call in calls:
-            data = serialise_batch(session, [item for _, item in call])
-            left = max(0.001, end - time.monotonic())
-            futures.append(method.future(data, timeout=left, metadata=self._metadata))
-        for call, future in zip(calls, futures, strict=True):
-            try:
-                yield [number for number, _ in call], future.result()
-            except grpc.RpcError as error:
-                for other in futures:
-                    other.cancel()
-                raise from_rpc(error, self._address) from None
+    def _send(self, call: list[Item], end: float) -> Any:
+        """Ask for these; the call's future."""
+        data = serialise_batch(self._open_session(), [item for _, item in call])
+        left = max(0.001, end - time.monotonic())
+        return self._connection.predict_batch.future(data, timeout=left, metadata=self._metadata)
+
+    def _receive(self, results: list[Any], call: list[Item], response: pb.PredictBatchResponse) -> None:
+        """Put the answers, or why there are none, where they belong."""
+        for (place, _), result in zip(call, response.results, strict=True):
+            if result.HasField("answer"):
+                results[place] = served_chunk(result.answer, self.contract.action, self._address)
+            else:
+                results[place] = self._noted(from_failure(result.failure, self._address))
 
 
-def _waves(items: list[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
-    for start in range(0, len(items), most):
-        yield items[start : start + most]
+Results = list[ServedChunk | PolicyClientError | PolicyServerError]
 
 
-def _calls(items: list[tuple[int, bytes]], most: int) -> Iterator[list[tuple[int, bytes]]]:
+def _calls(items: list[Item], most: int) -> Iterator[list[Item]]:
     """In order, as many a call as its size allows."""
-    call: list[tuple[int, bytes]] = []
+    call: list[Item] = []
     size = MARGIN
     for item in items:
         more = len(item[1]) + 8

@@ -60,13 +60,19 @@ class PolicyUnavailable(PolicyServerError, ConnectionError):
 
 
 _CUT_OFF = ("Socket closed", "Connection reset", "End of TCP stream")
+_NO_GREETING = (
+    "is vla-serve running there, and does it ask for TLS, or for a client's certificate that it knows and "
+    "that is valid?"
+)
 _HINTS = (
     ("WRONG_VERSION_NUMBER", "is this a server without TLS?"),
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is not of the authority that was given, or has expired"),
     ("Hostname Verification Check failed", "its certificate is of another name (--tls_server_name)"),
     ("before receiving SETTINGS", "vla-serve may still be loading there; wait for it"),
     ("connect() timed out", "vla-serve may still be loading there, or the address is wrong"),
-    *((words, "is vla-serve running there, and does it ask for TLS?") for words in _CUT_OFF),
+    ("Stream removed", "the server ended meanwhile, or the connection was cut"),
+    ("Cancelling all calls", "the server was stopped meanwhile"),
+    *((words, _NO_GREETING) for words in _CUT_OFF),
 )
 """Words of gRPC's for a connection that failed -> what that means."""
 

@@ -7,7 +7,7 @@ alike. Shapes: T action steps, A action dims.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ from vla_serve.trace_context import Metadata, trace_context
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.wire import serialise
 
+F = TypeVar("F", bound=Exception)
+
 
 class ClientSession:
     """One session with a policy server, without the calls; for the arguments see :class:`PolicyClient`."""
@@ -65,11 +67,16 @@ class ClientSession:
             real_time_chunking=bool(real_time_chunking),
         )
         if observation_spec is not None:
+            arguments.instance(observation_spec, ObservationSpec, "observation_spec")
             self._config.observation_spec.CopyFrom(encode_observation_spec(observation_spec))
         if action_spec is not None:
+            arguments.instance(action_spec, ActionSpec, "action_spec")
             self._config.action_spec.CopyFrom(encode_action_spec(action_spec))
         if camera_inputs is not None:
+            arguments.instance(camera_inputs, Mapping, "camera_inputs")
             self._config.camera_inputs.CopyFrom(encode_sent(camera_inputs, observation_spec))
+        if tls is not None:
+            arguments.instance(tls, TLS, "tls")
         bearer = arguments.token(token)
         self._token: Metadata = () if bearer is None else (("authorization", f"Bearer {bearer}"),)
         self._link: Connection | None = Connection(self._address, tls)
@@ -194,8 +201,20 @@ class ClientSession:
         view_keys: Mapping[str, str] | None,
         supersedes: bool = False,
     ) -> bytes:
-        """A request, checked against the contract."""
-        request = pb.PredictRequest(session_id=self._open_session())
+        """A request of the session."""
+        session = self._open_session()
+        request, images = self._message(observation, seed, step, denoise_steps)
+        request.session_id = session
+        write_previous(request, previous)
+        write_view_keys(request, view_keys)
+        request.supersedes = bool(supersedes)
+        return self._bytes(request, images)
+
+    def _message(
+        self, observation: Observation, seed: int | None, step: int | None, denoise_steps: int | None
+    ) -> tuple[pb.PredictRequest, dict[str, NDArray[np.uint8]]]:
+        """A request that names no session, checked against the contract; and its RAW images."""
+        request = pb.PredictRequest()
         raw_images: dict[str, NDArray[np.uint8]] = {}
         arguments.observation(observation)
         try:
@@ -211,9 +230,9 @@ class ClientSession:
         except FieldError as error:
             raise PolicyClientError(str(error), {error.field: error.description}) from None
         write_options(request, seed, step, denoise_steps)
-        write_previous(request, previous)
-        write_view_keys(request, view_keys)
-        request.supersedes = bool(supersedes)
+        return request, raw_images
+
+    def _bytes(self, request: pb.PredictRequest, raw_images: Mapping[str, NDArray[np.uint8]]) -> bytes:
         data = serialise(request, raw_images)
         if len(data) > self._max_bytes:
             raise PolicyClientError(
@@ -239,8 +258,12 @@ class ClientSession:
         self, error: Any, deadline_s: float, waited: bool
     ) -> PolicyClientError | PolicyServerError | UserError:
         """The exception for a failed call; ``waited``: for a server to be there at all."""
-        mapped = from_rpc(error, self._address)
-        self._lost |= isinstance(mapped, SessionLost)
+        mapped = self._noted(from_rpc(error, self._address))
         if waited and isinstance(mapped, PolicyTimeout):
             return PolicyTimeout(f"{self._address}: not ready after {deadline_s:g} s")
         return mapped
+
+    def _noted(self, error: F) -> F:
+        """An error that the server answered with; the session it does not know is opened anew by ``open``."""
+        self._lost |= isinstance(error, SessionLost)
+        return error

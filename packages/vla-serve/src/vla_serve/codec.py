@@ -23,6 +23,7 @@ from vla_serve.v1 import types_pb2 as pb
 __all__ = [
     "Encoding",
     "FieldError",
+    "as_array",
     "check_encoding",
     "decode_image",
     "decode_tensor",
@@ -51,6 +52,21 @@ _ENCODINGS = {
     "jpeg": pb.IMAGE_ENCODING_JPEG,
 }
 _FILE_FORMATS = {pb.IMAGE_ENCODING_PNG: "PNG", pb.IMAGE_ENCODING_JPEG: "JPEG"}
+
+
+def as_array(value: Any, field: str) -> NDArray[Any]:
+    """What a user gave for an array.
+
+    Raises:
+        FieldError: it is none: a ragged list, or a tensor that numpy cannot read where it is.
+    """
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise FieldError(field, "a ragged list, expected an array") from None
+    except (TypeError, RuntimeError) as error:  # of torch's tensors
+        reason = " ".join(str(error).split())[:120]
+        raise FieldError(field, f"a {type(value).__name__} that is no array ({reason})") from None
 
 
 def encode_tensor(array: NDArray[Any], field: str = "tensor") -> pb.Tensor:

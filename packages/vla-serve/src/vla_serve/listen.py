@@ -33,7 +33,7 @@ class Security:
         client_ca: PEM file; clients must have a certificate of this authority (mutual TLS).
         token: every call must bring it.
         insecure: an address that others can reach needs none of that.
-        options: what the program calls certificate, key and token, for errors.
+        options: what the program calls certificate, key, token and authority, for errors.
     """
 
     cert: Path | None = None
@@ -41,13 +41,14 @@ class Security:
     client_ca: Path | None = None
     token: str | None = None
     insecure: bool = False
-    options: tuple[str, str, str] = ("tls_cert", "tls_key", "token_file")
+    options: tuple[str, str, str, str] = ("tls_cert", "tls_key", "token_file", "tls_client_ca")
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
             raise UserError(f"tls: a certificate needs its key (--{self.options[0]}, --{self.options[1]})")
         if self.client_ca is not None and self.cert is None:
-            raise UserError("tls: --tls_client_ca needs --tls_cert and --tls_key")
+            cert, key, _, authority = self.options
+            raise UserError(f"tls: --{authority} needs --{cert} and --{key}")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
             raise UserError("token: must be one line of printable ASCII")
 
@@ -56,19 +57,32 @@ class Security:
 
         And for files that are no certificates or keys: gRPC would say so late, as of a taken port.
         """
-        open_ones = [a for a in addresses if not ipaddress.ip_address(a.partition("%")[0]).is_loopback]
-        known = self.cert is not None and (self.token is not None or self.client_ca is not None)
-        if open_ones and not known and not self.insecure:
-            cert, key, token = self.options
-            or_else = " or --tls_client_ca" if cert == "tls_cert" else ""
+        open_ones = _reachable(addresses)
+        if open_ones and not self._knows_callers and not self.insecure:
+            cert, key, token, authority = self.options
             raise UserError(
                 f"host: others can reach {', '.join(open_ones)}; give --{cert} and --{key} with "
-                f"--{token}{or_else}, or say --insecure"
+                f"--{token} or --{authority}, or say --insecure"
             )
         if self.cert is not None and self.key is not None:
             check_pair(self.cert, self.key, self.options[:2])
         if self.client_ca is not None:
-            check_authority(self.client_ca, "tls_client_ca")
+            check_authority(self.client_ca, self.options[3])
+
+    @property
+    def _knows_callers(self) -> bool:
+        return self.cert is not None and (self.token is not None or self.client_ca is not None)
+
+    def warning(self, addresses: Sequence[str]) -> str:
+        """What ``insecure`` lets others do at these addresses; empty: nothing."""
+        where = ", ".join(_reachable(addresses))
+        if not where or self._knows_callers:
+            return ""
+        if self.token is not None:
+            return f"insecure: the token travels in the clear to {where}; whoever listens can use the policy"
+        if self.cert is not None:
+            return f"insecure: whoever reaches {where} can use the policy"
+        return f"insecure: whoever reaches {where} can use the policy, and listen to those who do"
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """For gRPC; None: no TLS."""
@@ -77,6 +91,11 @@ class Security:
         pair = (readable(self.key, "tls_key"), readable(self.cert, "tls_cert"))
         ca = None if self.client_ca is None else readable(self.client_ca, "tls_client_ca")
         return grpc.ssl_server_credentials([pair], ca, ca is not None)
+
+
+def _reachable(addresses: Sequence[str]) -> list[str]:
+    """Those of ``addresses`` that others than this machine can reach."""
+    return [a for a in addresses if not ipaddress.ip_address(a.partition("%")[0]).is_loopback]
 
 
 def own_token(path: Path) -> str:

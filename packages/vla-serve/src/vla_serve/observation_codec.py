@@ -17,7 +17,7 @@ from vla_core.specs import ObservationSpec
 from vla_core.types import Observation
 
 from vla_serve.camera_inputs import check_inputs
-from vla_serve.codec import Encoding, decode_image, decode_tensor, encode_image, encode_tensor
+from vla_serve.codec import Encoding, as_array, decode_image, decode_tensor, encode_image, encode_tensor
 from vla_serve.engine.errors import FieldError
 from vla_serve.v1 import types_pb2 as pb
 
@@ -85,7 +85,7 @@ def _check_state(spec: ObservationSpec, state: NDArray[Any] | None, field: str) 
 
 
 def _as_float32(value: Any, field: str) -> NDArray[np.float32]:
-    array = np.asarray(value)
+    array = as_array(value, field)
     if array.dtype.kind not in "fiu":
         raise FieldError(field, f"expected numbers, got {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
@@ -125,7 +125,7 @@ def encode_observation(
     _check_cameras(spec, observation.images, f"{field}.images", complete=True)
     for camera in spec.cameras:
         where = f"{field}.images[{camera.name}]"
-        image = np.asarray(observation.images[camera.name])
+        image = as_array(observation.images[camera.name], where)
         if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
             expected = f"uint8 [{camera.height}, {camera.width}, 3]"
             raise FieldError(where, f"expected {expected}, got {image.dtype} {list(image.shape)}")

@@ -18,6 +18,7 @@ from vla_serve._rollout_options import make_parser
 from vla_serve._rollout_pool import SimulatorDied
 from vla_serve._rollout_results import text
 from vla_serve._rollout_worker import Done
+from vla_serve.access_args import SHOWN, shown
 from vla_serve.client_errors import PolicyServerError
 
 LISTED = 150
@@ -58,9 +59,10 @@ def _run(argv: Sequence[str]) -> int:
     args, rest = make_parser().parse_known_args(argv)
     given = vars(args)
     out, tasks, overwrite = given.pop("out"), tuple(given.pop("tasks")), given.pop("overwrite")
+    access = shown({name: given.pop(name) for name in SHOWN})
     given["env"], tasks, given["episodes"] = _what(given, tasks)
     settings = RolloutSettings(**given, tasks=tasks, env_options=dotted(rest, "env", "vla-rollout"))
-    results = rollout(settings, out, on_episode=_progress, overwrite=overwrite)
+    results = rollout(settings, out, on_episode=_progress, overwrite=overwrite, **access)
     print(f"\n{text(results)}\n")
     print(f"{out / 'results.json'}\n{out / 'report.html'}")
     if settings.replay:

@@ -211,8 +211,8 @@ class PolicyServer:
         self.port = reservation.port
         self._addresses = reservation.targets()
         addresses = ",".join(self._addresses)
-        if self._security.insecure and credentials is None:
-            log.warning("insecure: whoever reaches %s can use the policy", addresses)
+        if warning := self._security.warning(reservation.addresses):
+            log.warning("%s", warning)
         if admin is not None:
             self.admin_port = admin.port
             log.info("admin at %s:%d", LOCAL, admin.port)

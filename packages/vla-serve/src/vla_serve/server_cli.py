@@ -82,6 +82,8 @@ def _server(args: argparse.Namespace) -> Any:
     with ExitStack() as undo:
         undo.callback(reservation.release)
         security.check(reservation.addresses)
+        if warning := security.warning(reservation.addresses):  # whatever the level of the log
+            print(f"vla-serve: warning: {warning}", file=sys.stderr)
         server = PolicyServer(
             {name: loader(path) for name, path in paths.items()},
             host=args.host,

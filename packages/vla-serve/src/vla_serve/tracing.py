@@ -7,6 +7,7 @@ metadata, as the gRPC instrumentation of OpenTelemetry sends it.
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -21,7 +22,11 @@ from vla_serve.watching import Watcher
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
+
+FLUSH_S = 2.0
+"""For what is left when a server ends, and for each message to the collector."""
 
 _CALL: ContextVar[Span | None] = ContextVar("vla_serve_span", default=None)
 
@@ -36,13 +41,15 @@ class Tracing(Watcher):
     Args:
         provider: of tracers; its processors say where spans go.
         service: full name of the gRPC service.
+        exporter: that the provider's processor sends with, told to give up when the end takes too long.
     """
 
-    def __init__(self, provider: TracerProvider, service: str) -> None:
+    def __init__(self, provider: TracerProvider, service: str, exporter: SpanExporter | None = None) -> None:
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider, self._service, self._trace = provider, service, trace
+        self._exporter = exporter
         self._tracer = provider.get_tracer("vla_serve")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -102,8 +109,13 @@ class Tracing(Watcher):
             span.end(offset + int(1e9 * max(start, end)))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left to the collector, for some :data:`FLUSH_S`."""
+        end = threading.Timer(FLUSH_S, self._exporter.shutdown) if self._exporter is not None else None
+        if end is not None:
+            end.start()
         self._provider.shutdown()
+        if end is not None:
+            end.cancel()
 
 
 def exporting_to(endpoint: str, service: str) -> Tracing:
@@ -123,8 +135,9 @@ def exporting_to(endpoint: str, service: str) -> Tracing:
             f"otlp_endpoint: '{error.name}' is not installed: pip install 'vla-serve[otel]'"
         ) from None
     provider = TracerProvider(resource=Resource.create({"service.name": "vla-serve"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=not secure)))
-    return Tracing(provider, service)
+    exporter = OTLPSpanExporter(endpoint, insecure=not secure, timeout=FLUSH_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return Tracing(provider, service, exporter)
 
 
 def _check(endpoint: str) -> bool:

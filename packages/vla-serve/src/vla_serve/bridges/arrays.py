@@ -63,6 +63,8 @@ def _decoded(value: dict[Any, Any]) -> Any:
         number = value.get(b"data")
         if not isinstance(number, (bool, int, float)):
             raise UserError("a numpy scalar holds no number")
+        if kind.kind in "iu" and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:  # NaN neither
+            raise UserError(f"a numpy scalar of {kind.name} holds {number}")
         return np.asarray(number).astype(kind)[()]
     if "__ndarray__" in value:
         return _array(value.get("data"), value.get("dtype"), value.get("shape"))

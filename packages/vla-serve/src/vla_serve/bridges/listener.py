@@ -25,6 +25,14 @@ log = logging.getLogger("vla_serve.bridge")
 HEARTBEAT_S = 300.0
 """A connection whose other end answers no ping for half as long is closed; simulators pause for long."""
 
+GREETING_S = 10.0
+"""A connection that has not asked for anything by then is closed, as one of ``vla-serve`` itself."""
+
+
+def refused(name: str, error: Exception) -> None:
+    """Say in the log what a client of a protocol is told."""
+    log.info("%s refused: %s", name, one_line(str(error)))
+
 
 class Speaker(Protocol):
     """A protocol; one object serves all its connections."""
@@ -82,7 +90,8 @@ class Listener:
     Args:
         speaker: the protocol.
         reservation: of host and port; taken over.
-        security: what a caller must show; a token as ``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``.
+        security: what a caller must show; a token as ``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``,
+            a certificate in the greeting of TLS.
         max_message_bytes: a longer message ends its connection.
         max_connections: that are open; one more is answered 503.
     """
@@ -110,9 +119,11 @@ class Listener:
         """Answer from now on."""
         app = web.Application()
         app.router.add_get("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=GREETING_S)
         await self._runner.setup()
         context = _context(self._security)
+        if warning := self._security.warning(self._reservation.addresses):
+            log.warning("%s: %s", self._speaker.name, warning)
         self._reservation.release()
         for address in self._reservation.addresses:
             # Connections that are still open are closed after a second when it stops.
@@ -129,6 +140,7 @@ class Listener:
             kind = "application/json" if self._speaker.health_body.startswith("{") else "text/plain"
             return web.Response(text=self._speaker.health_body, content_type=kind)
         if not self._known(request.headers.get("Authorization", "")):
+            log.info("%s client %s refused: no token, or a wrong one", self._speaker.name, request.remote)
             return web.Response(status=401, text="Authorization: Api-Key TOKEN is missing or wrong\n")
         socket = web.WebSocketResponse(
             compress=False, max_msg_size=self._max_bytes, heartbeat=HEARTBEAT_S, timeout=1.0
@@ -136,6 +148,7 @@ class Listener:
         if not socket.can_prepare(request).ok:
             return web.Response(status=426, text=f"a WebSocket for {self._speaker.name} clients\n")
         if self._open >= self._limit:
+            log.info("%s client %s refused: --max_connections", self._speaker.name, request.remote)
             return web.Response(status=503, text=f"{self._limit} connections are open (--max_connections)\n")
         self._open += 1
         try:
@@ -146,11 +159,11 @@ class Listener:
 
     async def _converse(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         await socket.prepare(request)
-        log.info("%s client %s", self._speaker.name, one_line(str(request.remote)))
+        log.info("%s client %s", self._speaker.name, request.remote)
         try:
             await self._speaker.serve(socket)
         except (ConnectionError, asyncio.TimeoutError):
-            log.info("%s client %s went", self._speaker.name, one_line(str(request.remote)))
+            log.info("%s client %s went", self._speaker.name, request.remote)
 
     def _known(self, shown: str) -> bool:
         token = self._security.token
@@ -165,4 +178,7 @@ def _context(security: Security) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(security.cert, security.key)  # looked into by Security.check
+    if security.client_ca is not None:
+        context.load_verify_locations(security.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -15,7 +15,7 @@ from vla_core.specs import RobotSpec
 
 from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import pack, unpack
-from vla_serve.bridges.listener import Asker
+from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import OpenpiConfig, Repack
 from vla_serve.client_errors import PolicyServerError
 
@@ -33,13 +33,16 @@ class Openpi:
 
     async def serve(self, socket: web.WebSocketResponse) -> None:
         """A session of its own; an error ends it, as that client expects."""
+        client = self._asker.connect(self._spec.embodiment)
         try:
-            async with self._asker.connect(self._spec.embodiment) as client:
-                await socket.send_bytes(pack(self._metadata()))
-                await self._answers(socket, client)
+            await socket.send_bytes(pack(self._metadata()))
+            await self._answers(socket, client)
         except (UserError, PolicyServerError) as error:
+            refused(self.name, error)
             await socket.send_str(str(error))
             await socket.close(code=INTERNAL_ERROR, message=b"the text frame before this says why")
+        finally:
+            await client.close()
 
     def _metadata(self) -> dict[str, Any]:
         action = self._spec.action
@@ -61,8 +64,14 @@ class Openpi:
             given = unpack(message.data)
             if not isinstance(given, Mapping):
                 raise UserError(f"the observation is a {type(given).__name__}, expected a map")
-            observation = self._repack.observation(given, given, given.get(self._prompt, ""))
+            if self._prompt not in given:
+                raise UserError(
+                    f"'{self._prompt}' is missing, which has the instruction (repack.openpi.prompt)"
+                )
+            observation = self._repack.observation(given, given, given[self._prompt])
             asked = time.perf_counter()
+            # Not before: that client reads an error where it waits for an answer, and nowhere else.
+            await client.open()
             chunk = await self._asker.ask(client, observation)
             timing = {"infer_ms": (time.perf_counter() - asked) * 1000}
             if previous_ms is not None:

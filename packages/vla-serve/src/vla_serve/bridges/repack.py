@@ -18,6 +18,7 @@ from vla_core.specs import ObservationSpec
 from vla_core.types import Observation
 
 from vla_serve.bridges.arrays import EncodedImage
+from vla_serve.codec import as_array
 from vla_serve.repack_file import read_config
 
 
@@ -163,7 +164,9 @@ def _get(values: Mapping[str, Any], key: str) -> Any:
 def _picture(value: Any, height: int, width: int, key: str) -> NDArray[np.uint8]:
     if isinstance(value, EncodedImage):
         return value.decode(height, width, f"'{key}'")
-    image: NDArray[Any] = np.asarray(value) if isinstance(value, (np.ndarray, list)) else np.zeros(0)
+    image: NDArray[Any] = (
+        as_array(value, f"'{key}'") if isinstance(value, (np.ndarray, list)) else np.zeros(0)
+    )
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
         raise UserError(
             f"'{key}': expected uint8 RGB [{height}, {width}, 3], got {image.dtype} {list(image.shape)}; "
@@ -176,10 +179,7 @@ def _numbers(value: Any, key: str) -> NDArray[np.float64]:
     """A vector; also a number, or a row of a batch of one."""
     if isinstance(value, EncodedImage):
         raise UserError(f"'{key}': a picture, expected numbers")
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise UserError(f"'{key}': a ragged list, expected numbers") from None
+    array = as_array(value, f"'{key}'")
     if array.dtype.kind not in "biuf" or sum(size != 1 for size in array.shape) > 1:
         raise UserError(f"'{key}': {array.dtype} {list(array.shape)}, expected a vector of numbers")
     return array.astype(np.float64).reshape(-1)

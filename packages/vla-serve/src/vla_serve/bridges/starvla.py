@@ -17,7 +17,7 @@ from vla_core.specs import RobotSpec
 
 from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import EncodedImage, pack, unpack
-from vla_serve.bridges.listener import Asker
+from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import Repack, StarvlaConfig
 from vla_serve.client_errors import PolicyClientError, PolicyServerError
 
@@ -66,6 +66,7 @@ class Starvla:
                     await self._answer(unpack(message.data), reply, clients, stack)
                     reply |= {"status": "ok", "ok": True}
                 except (UserError, PolicyServerError) as error:
+                    refused(self.name, error)
                     reply |= {"status": "error", "ok": False, "error": {"message": str(error)}}
                 await socket.send_bytes(pack(reply))
 
@@ -102,14 +103,19 @@ class Starvla:
     ) -> None:
         if not isinstance(request, Mapping):
             raise UserError(f"the request is a {type(request).__name__}, expected a map")
-        reply["request_id"] = request.get("request_id", "default")
+        name = request.get("request_id", "default")
+        if not isinstance(name, (str, int)):
+            raise UserError(f"request_id: {_short(name)}, expected a text")
+        reply["request_id"] = name
         kind = request.get("type", "infer")
+        if not isinstance(kind, str):
+            raise UserError(f"type: {_short(kind)}, expected a text")
         if kind == "ping":
             reply["type"] = "ping"
             return
         if kind not in ("infer", "predict_action"):
             reply["type"] = "unknown"
-            raise UserError(f"type: {kind!r} is not known (infer, predict_action or ping)")
+            raise UserError(f"type: {_short(kind)} is not known (infer, predict_action or ping)")
         payload = request.get(
             "payload", {k: v for k, v in request.items() if k not in ("type", "request_id")}
         )
@@ -139,7 +145,7 @@ class Starvla:
                 raise UserError(f"unnorm_key: name one of {known}")
             return next(iter(self._keys))
         if not isinstance(given, str) or given not in self._keys:
-            raise UserError(f"unnorm_key: {given!r} is not known (known: {known})")
+            raise UserError(f"unnorm_key: {_short(given)} is not known (known: {known})")
         return given
 
     def _observation(self, example: Any, key: str, i: int) -> Any:

@@ -13,10 +13,10 @@ from vla_core.types import Float
 
 from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import pack, unpack
-from vla_serve.bridges.listener import Asker
+from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import Repack, VlaEvalConfig
 from vla_serve.chunks import ServedChunk
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.client_errors import PolicyServerError, SessionLost
 from vla_serve.control_steps import default_execute_steps
 
 HARNESS_VERSION, PROTOCOL_VERSION = "0.8.0", 1
@@ -56,6 +56,7 @@ class VlaEval:
                     kind, payload, seq = _envelope(unpack(message.data))
                     reply = await episode.handle(kind, payload)
                 except (UserError, PolicyServerError) as error:
+                    refused(self.name, error)
                     reply = ("error", {"error": str(error)})
                 if reply is not None:
                     content = {"type": reply[0], "payload": reply[1], "seq": seq, "timestamp": time.time()}
@@ -116,7 +117,10 @@ class _Episode:
         if kind == "episode_start":
             self._chunk = None
             await self._client.open()
-            await self._client.reset()
+            try:
+                await self._client.reset()
+            except SessionLost:  # it expired, or the server was restarted: a new one has no episode before
+                await self._client.open()
             return None
         if kind == "episode_end":
             self._chunk = None
@@ -138,12 +142,14 @@ class _Episode:
         await self._client.close()
 
 
-def _envelope(message: Any) -> tuple[str, Mapping[str, Any], Any]:
+def _envelope(message: Any) -> tuple[str, Mapping[str, Any], int]:
     if not isinstance(message, Mapping) or not {"type", "payload", "seq", "timestamp"} <= set(message):
         raise UserError("a message has type, payload, seq and timestamp")
     if not isinstance(message["payload"], Mapping):
         raise UserError(f"payload: a {type(message['payload']).__name__}, expected a map")
-    return str(message["type"]), message["payload"], message["seq"]
+    if not isinstance(message["type"], str) or not isinstance(message["seq"], int):
+        raise UserError("type: expected a text, and as seq a whole number")
+    return message["type"], message["payload"], message["seq"]
 
 
 def _dims(name: str, dims: int, kind: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def error_lines(yardstick: Yardstick, found: Diagnosis) -> Iterator[str]:
             warnings.simplefilter("ignore", RuntimeWarning)  # a step that no frame reaches has no mean
             steps_T = np.nanmean(error_NT, axis=0)
         numbers = "".join(f"{value:10.4g}" for value in (np.nanmean(error_NT), steps_T[0], steps_T[-1]))
-        mark = "" if score < FOLLOWED else "  <- hardly follows" if score < LOST else "  <- does not follow"
+        mark = "" if score < FOLLOWED else "  <- follows in part" if score < LOST else "  <- does not follow"
         yield f"{group.name:24}{unit:8}{numbers}{score:20.0%}{mark}"
         yield f"{'':4}by step: {' '.join(f'{value:.3g}' for value in steps_T)}"
 
@@ -56,6 +56,11 @@ def cause_lines(found: Diagnosis, every: bool) -> Iterator[str]:
         )
     elif (found.scores < FOLLOWED).all():
         yield "The answers follow the recording, and nothing that was tried is better."
+    elif (found.scores < LOST).all():
+        yield (
+            "None of these explains the rest. The answers follow the recording in part, as those of a policy "
+            "that does its task may: see what it does (vla-rollout) before you look for a mistake."
+        )
     else:
         yield (
             "None of these explains the difference. Is this the data that the policy was trained on, and "
