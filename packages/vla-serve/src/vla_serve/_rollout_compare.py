@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from vla_core.errors import UserError
 
+from vla_serve._rollout_results import counted
 from vla_serve.rates import Outcomes, bootstrap, mean_of_tasks
 
 # Where an episode starts from: outcomes can be paired only if these agree.
@@ -102,10 +103,11 @@ def text(result: Mapping[str, Any], first: str, second: str) -> str:
     if mixed:
         lines.append("equal rates, other episodes: " + ", ".join(node["task"] for node in mixed))
     low, high = (100 * bound for bound in result["interval"])
+    tasks, pairs = counted(len(result["tasks"]), "task"), counted(result["episodes"], "pair")
+    won = counted(result["second_only"], "time")
     lines += [
         "",
-        f"B - A: {100 * result['difference']:+.1f} points (95 % {low:+.1f} to {high:+.1f}) over "
-        f"{len(result['tasks'])} tasks and {result['episodes']} pairs; only B succeeded "
-        f"{result['second_only']} times, only A {result['first_only']} (sign test p = {result['p']:.3g})",
+        f"B - A: {100 * result['difference']:+.1f} points (95 % {low:+.1f} to {high:+.1f}) over {tasks} and "
+        f"{pairs}; only B succeeded {won}, only A {result['first_only']} (sign test p = {result['p']:.3g})",
     ]
     return "\n".join(lines)

@@ -159,10 +159,15 @@ def suite(results: Mapping[str, Any]) -> str:
             tasks = node.get("tasks", len(results["tasks"]))
             score = "" if node.get("score") is None else f", score {node['score']:.3f}"
             lines.append(
-                f"{name}{': ' if name else ''}mean over {tasks} tasks {100 * node['mean']:.1f} % "
+                f"{name}{': ' if name else ''}mean over {counted(tasks, 'task')} {100 * node['mean']:.1f} % "
                 f"(95 % {low:.0f} - {high:.0f} %, bootstrap over tasks and seeds){score}\n"
             )
     return "".join(lines)
+
+
+def counted(n: int, thing: str) -> str:
+    """``1 task``, ``3 tasks``."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def conditions(results: Mapping[str, Any]) -> str:
