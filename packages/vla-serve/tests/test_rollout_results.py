@@ -18,7 +18,7 @@ from vla_serve._rollout_compare import compare, sign_test
 from vla_serve._rollout_compare import text as comparison_text
 from vla_serve._rollout_results import suite, summarise, table, text
 from vla_serve._rollout_worker import Done, EpisodeResult
-from vla_serve.rates import bootstrap, mean_of_tasks
+from vla_serve.rates import bootstrap, mean_of_tasks, wilson
 from vla_serve.rollout_cli import main
 from vla_serve.testing import ToyPolicy
 
@@ -235,6 +235,21 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
         interval = bootstrap(outcomes, draws=400, seed=k)
         hits += interval[0] <= 4 / 6 <= interval[1]
     assert hits >= 88
+
+
+def test_outcomes_that_are_alike_are_no_certainty():
+    """Every draw of a bootstrap is the same then, which says nothing of what other starts would give."""
+    won, nothing = np.ones((1, 4, 3)), np.zeros((1, 4, 3))
+    assert bootstrap(won) == pytest.approx(wilson(12, 12))
+    assert bootstrap(nothing) == pytest.approx(wilson(0, 12))
+    nothing[0, 0, 0] = np.nan
+    assert bootstrap(nothing) == pytest.approx(wilson(0, 11))
+    other = wilson(0, 12)[1]
+    assert bootstrap(won - 1, paired=True) == pytest.approx((-other, other))
+    assert bootstrap(won, paired=True) == pytest.approx((1 - 2 * other, 1))
+    assert bootstrap(-won, paired=True) == pytest.approx((-1, 2 * other - 1))
+    one = compare(made({"a": [True, False]}), made({"a": [True, False]}))
+    assert one["interval"] == pytest.approx([-wilson(0, 2)[1], wilson(0, 2)[1]])
 
 
 def test_a_task_counts_once_however_many_of_its_episodes_ended():

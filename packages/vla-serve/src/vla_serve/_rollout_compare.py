@@ -38,8 +38,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
 
     Returns:
         ``tasks`` (a node each: rates, ``first_only``, ``second_only``), ``difference`` of the means over
-        tasks with its paired bootstrap ``interval`` (tasks and episodes), ``p`` of the exact sign test,
-        and ``differing`` settings.
+        tasks with its paired bootstrap ``interval`` (tasks and episodes; Wilson's where all pairs are alike),
+        ``p`` of the exact sign test, and ``differing`` settings.
 
     Raises:
         UserError: another simulator, or no episode in common.
@@ -76,7 +76,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         "tasks": nodes,
         "episodes": len(common),
         "difference": mean_of_tasks(differences),
-        "interval": list(bootstrap(differences) or ()),
+        "interval": list(bootstrap(differences, paired=True) or ()),
         "first_only": lost,
         "second_only": won,
         "p": sign_test(lost, won),
