@@ -116,6 +116,15 @@ def test_it_says_what_everything_was_made_with(tmp_path: Path, weights: str, sai
         assert text in loop
 
 
+def test_the_machine_that_answered_is_another_than_the_simulator_s(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    rollout_of(run, b"film", "ab" * 32)
+    server = {"git_commit": "5e7ve7", "cpu": "another CPU", "gpus": ["H", "H", "H"], "python": "3.12.9"}
+    loop, _ = closed_loop_of(run, policy={"weights_digest": "ab" * 32, "server": server})
+    for text in ("server: GPU", "3 x H", "5e7ve7", "another CPU", "2 x G", "a CPU"):
+        assert text in loop
+
+
 def closed_loop_of(run: Path, **changes: Any) -> tuple[str, str]:
     """Section and headline of a page whose rollout says ``changes`` of settings and policy."""
     file = run / "rollout" / "results.json"

@@ -90,4 +90,7 @@ def of_rollout(rollout: Rollout, run: Run) -> Markup:
             if not same and other_weights(rollout, run) is None:
                 text += ", but of an earlier checkpoint of it"
             shown.append(("weights", text))
+    server = policy.get("server")
+    if isinstance(server, Mapping) and server:
+        shown += [(f"server: {name}", value) for name, value in _machine(server)]
     return facts([*shown, *_machine(rollout.provenance)])
