@@ -56,11 +56,6 @@ def test_results_hold_settings_aggregates_and_latencies(address, toy, tmp_path):
     assert results["settings"]["seed"] == 10_000
     assert results["settings"]["executed_steps"] == 3
     assert results["policy"]["policies"] == [{"name": "default", "framework": "Toy"}]
-    # What answered is on a machine of its own, with packages that the client may lack.
-    server = results["policy"]["server"]
-    assert server["git_commit"] == results["provenance"]["git_commit"]
-    assert (server["cpu"], server["gpus"]) == (results["provenance"]["cpu"], results["provenance"]["gpus"])
-    assert server["packages"]["vla-serve"] == results["settings"]["vla_serve"]
     assert [(e["task"], e["seed"]) for e in results["episodes"]] == [
         (task, seed) for task in ("left", "right") for seed in (10_000, 10_001, 10_002)
     ]
