@@ -26,16 +26,32 @@ class Remembering:
         self.known = {}
         for index in np.unique(np.linspace(0, len(source) - 1, frames).round().astype(int)):
             sample = source[int(index)]
-            self.known[_key(sample.observation)] = sample.actions
+            self.known[self.key(sample.observation)] = sample.actions
 
     def act(self, observations, seeds, steps=None):
         spec = self.specs["default"].action
         nothing = np.zeros((spec.horizon, spec.dim), np.float32)
-        return [ActionChunk(self.known.get(_key(o), nothing), spec) for o in observations]
+        return [ActionChunk(self.known.get(self.key(o), nothing), spec) for o in observations]
+
+    @staticmethod
+    def key(observation):
+        return b"".join(np.asarray(image).tobytes() for image in observation.images.values())
 
 
-def _key(observation):
-    return b"".join(np.asarray(image).tobytes() for image in observation.images.values())
+class Blind(Remembering):
+    """Answers what was recorded at the state, with its eyes closed."""
+
+    @staticmethod
+    def key(observation):
+        return np.asarray(observation.state, np.float32).tobytes()
+
+
+def test_a_policy_that_follows_without_looking_is_found_out(capsys):
+    with PolicyServer(Blind(6)) as server:
+        assert main(["doctor", "--address", server.address, "--data", str(DATA), "--frames", "6"]) == 0
+    said = capsys.readouterr().out
+    assert "The answers follow the recording: nothing to explain" in said
+    assert "The images hardly matter: no change of them moved the answers by more than 0.0%" in said
 
 
 def test_a_policy_that_remembers_follows_the_recording(capsys, tmp_path):
@@ -45,6 +61,7 @@ def test_a_policy_that_remembers_follows_the_recording(capsys, tmp_path):
         said = capsys.readouterr().out
         assert "6 frames of" in said
         assert "The answers follow the recording: nothing to explain" in said
+        assert "hardly" not in said
         assert "differs:" not in said
         # A robot file that takes the effort for metres: said before anything is compared.
         robot = tmp_path / "robot.yaml"

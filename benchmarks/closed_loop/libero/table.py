@@ -25,7 +25,10 @@ from vla_serve.rates import bootstrap, mean_of_tasks, wilson
 POLICY = {"plain": "plain", "language": "reworded", "swap": "objects swapped"}
 EXPERT = {"plain": "expert, plain", "swap": "expert, swapped"}
 SECOND = "_second"
-INTERVALS = "In brackets 95 % intervals: Wilson for counts, bootstrap over runs, tasks and starts for means."
+INTERVALS = (
+    "In brackets 95 % intervals: Wilson for counts, bootstrap over runs, tasks and starts for means (Wilson "
+    "where all outcomes are alike)."
+)
 Results = dict[str, Any]
 Outcomes = NDArray[np.float64]
 

@@ -37,10 +37,21 @@ def test_a_command_has_options_of_its_own(capsys):
             "toy record: unknown option --evn (did you mean --env?); see toy record --help",
         ),
         (["--quit", "record"], "toy: unknown option --quit (did you mean --quiet?); see toy --help"),
+        (["recrod", "--env", "x"], "toy: no command 'recrod' (did you mean 'record'?); see toy --help"),
+        (["x"], "toy: no command 'x' (known: record); see toy --help"),
     ):
         with pytest.raises(SystemExit):
             made.parse_args(words)
         assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_a_misspelt_choice_is_told_the_nearest_one(capsys):
+    made = Options(prog="toy")
+    made.add_argument("--videos", choices=("failures", "all"))
+    with pytest.raises(SystemExit):
+        made.parse_args(["--videos", "failure"])
+    said = "toy: argument --videos: no choice 'failure' (did you mean 'failures'?); see toy --help"
+    assert capsys.readouterr().err.splitlines() == [said]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -82,6 +83,14 @@ def make(tmp_path: Path, repack=REPACK, **options):
     path.write_text(yaml.safe_dump(repack, sort_keys=False))
     cls = load("vla.envs", "gymnasium")
     return cls(build_config(cls.Config, {"id": "tests/Line-v0", "repack": str(path), **options}, "env"))
+
+
+def test_a_simulator_is_found_beside_its_repack_file(tmp_path, monkeypatch):
+    """A program that is installed has no working directory among the places that it imports from."""
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("line_simulator")
+    assert make(tmp_path).reset(0).instruction == "go right"
 
 
 def test_observations_and_specs_are_what_the_file_says(tmp_path):

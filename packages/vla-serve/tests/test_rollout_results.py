@@ -15,9 +15,10 @@ from vla_core import registry
 from vla_core.errors import UserError
 from vla_serve import PolicyServer, RolloutSettings, _rollout_report, rollout
 from vla_serve._rollout_compare import compare, sign_test
+from vla_serve._rollout_compare import text as comparison_text
 from vla_serve._rollout_results import suite, summarise, table, text
 from vla_serve._rollout_worker import Done, EpisodeResult
-from vla_serve.rates import bootstrap, mean_of_tasks
+from vla_serve.rates import bootstrap, mean_of_tasks, wilson
 from vla_serve.rollout_cli import main
 from vla_serve.testing import ToyPolicy
 
@@ -98,7 +99,7 @@ def test_suites_have_means_of_their_own(tmp_path):
     assert "libero_spatial: mean over 2 tasks 75.0 % (95 %" in said
     assert "\nmean over 3 tasks 50.0 %" in said
     page = _rollout_report.page(results, tmp_path, said)
-    assert "libero_goal: mean over 1 tasks 0.0 %" in page
+    assert "libero_goal: mean over 1 task 0.0 %" in page
     assert "8 steps from request to request" in page
     assert "<div><i>executed_steps</i> 8</div><div><i>rtc</i> no</div></td>" in page  # no delay: left out
     assert summarise(done[:8], dict(list(seeds.items())[:2]), told, {}, 1.0)["suites"] == {}
@@ -179,10 +180,18 @@ def test_the_program_compares(tmp_path, capsys):
     assert "instruction: A go left, B None" in printed
     assert "right  A 0/2  B 2/2  (2 won, 0 lost)" in printed
     assert "B - A: +50.0 points" in printed
+    assert "over 2 tasks and 4 pairs; only B succeeded 2 times, only A 0" in printed
     result = json.loads(numbers.read_text())
     assert (result["difference"], result["second_only"], result["first_only"]) == (0.5, 2, 0)
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
     assert "no such file" in capsys.readouterr().err
+    assert main(["comapre", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "no command 'comapre' (did you mean 'compare'?)" in capsys.readouterr().err
+
+
+def test_one_of_a_thing_is_said_as_one():
+    said = comparison_text(compare(made({"a": [False]}), made({"a": [True]})), "a", "b")
+    assert "over 1 task and 1 pair; only B succeeded 1 time, only A 0" in said
 
 
 outcomes = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=4)
@@ -226,6 +235,21 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
         interval = bootstrap(outcomes, draws=400, seed=k)
         hits += interval[0] <= 4 / 6 <= interval[1]
     assert hits >= 88
+
+
+def test_outcomes_that_are_alike_are_no_certainty():
+    """Every draw of a bootstrap is the same then, which says nothing of what other starts would give."""
+    won, nothing = np.ones((1, 4, 3)), np.zeros((1, 4, 3))
+    assert bootstrap(won) == pytest.approx(wilson(12, 12))
+    assert bootstrap(nothing) == pytest.approx(wilson(0, 12))
+    nothing[0, 0, 0] = np.nan
+    assert bootstrap(nothing) == pytest.approx(wilson(0, 11))
+    other = wilson(0, 12)[1]
+    assert bootstrap(won - 1, paired=True) == pytest.approx((-other, other))
+    assert bootstrap(won, paired=True) == pytest.approx((1 - 2 * other, 1))
+    assert bootstrap(-won, paired=True) == pytest.approx((-1, 2 * other - 1))
+    one = compare(made({"a": [True, False]}), made({"a": [True, False]}))
+    assert one["interval"] == pytest.approx([-wilson(0, 2)[1], wilson(0, 2)[1]])
 
 
 def test_a_task_counts_once_however_many_of_its_episodes_ended():

@@ -34,6 +34,20 @@ def start(port: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def test_results_say_what_answered_and_where(toy, tmp_path):
+    """The server is on a machine of its own, with packages that the client may lack."""
+    with PolicyServer(ToyPolicy()) as served:
+        run = RolloutSettings(
+            address=served.address, env="toy", tasks=("left",), episodes=1, workers=1, videos="none"
+        )
+        results = rollout(run, tmp_path)
+    server, own = results["policy"]["server"], results["provenance"]
+    for key in ("git_commit", "cpu", "gpus", "python"):
+        assert server[key] == own[key]
+    assert {"vla-serve", "torch"} <= server["packages"].keys()
+    assert server["packages"]["vla-serve"] == results["settings"]["vla_serve"]
+
+
 def test_a_server_that_is_restarted_costs_no_episode(toy, tmp_path):
     servers = [PolicyServer(ToyPolicy())]
     servers[0].start()

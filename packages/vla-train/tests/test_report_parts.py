@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vla_core.checkpoint import weights_file
+from vla_core.files import sha256_of
+from vla_core.testing import tiny_policy
 from vla_train.against_mean import against_mean
 from vla_train.report import write_report
 
@@ -111,6 +114,54 @@ def test_it_says_what_everything_was_made_with(tmp_path: Path, weights: str, sai
     loop = page[page.index('id="closed-loop"') : page.index('id="training"')]
     for text in ("runs/x/checkpoints/steps_5", weights[:12], "c0ffee", "a CPU", "2 x G", f">{said} "):
         assert text in loop
+
+
+def test_the_machine_that_answered_is_another_than_the_simulator_s(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    rollout_of(run, b"film", "ab" * 32)
+    server = {"git_commit": "5e7ve7", "cpu": "another CPU", "gpus": ["H", "H", "H"], "python": "3.12.9"}
+    loop, _ = closed_loop_of(run, policy={"weights_digest": "ab" * 32, "server": server})
+    for text in ("server: GPU", "3 x H", "5e7ve7", "another CPU", "2 x G", "a CPU"):
+        assert text in loop
+
+
+def closed_loop_of(run: Path, **changes: Any) -> tuple[str, str]:
+    """Section and headline of a page whose rollout says ``changes`` of settings and policy."""
+    file = run / "rollout" / "results.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    page = write_report(run).read_text()
+    return page[page.index('id="closed-loop"') : page.index('id="training"')], page[
+        : page.index('id="closed-loop"')
+    ]
+
+
+def test_a_success_of_others_is_not_this_run_s(tmp_path: Path) -> None:
+    """A killed run has no last checkpoint to compare with, and a rollout may be anybody's."""
+    run = run_of(tmp_path / "run")
+    rollout_of(run, b"film", "cd" * 32)
+    loop, head = closed_loop_of(run)
+    said = (
+        f"Not this run&#x27;s policy: other weights (runs/x/checkpoints/steps_5, SHA-256 {'cd' * 6}) acted."
+    )
+    assert said in loop
+    assert "success (not by this run&#x27;s policy), 0 of 1" in head
+    for settings, who in (
+        ({"replay": "my/data"}, "the recorded actions of my/data"),
+        ({"policy": "expert", "address": ""}, "scripted expert"),
+    ):
+        loop, _ = closed_loop_of(run, settings=settings, policy={})
+        assert f"{who} acted." in loop
+
+
+def test_an_earlier_checkpoint_is_this_run_s_wherever_it_was_served(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", checkpoint={"path": "checkpoints/steps_9", "weights_digest": "ab" * 32})
+    checkpoint = run / "checkpoints" / "steps_5"
+    tiny_policy().save(checkpoint, step=5)
+    rollout_of(run, b"film", sha256_of(weights_file(checkpoint)))
+    loop, head = closed_loop_of(run)
+    assert "Not this run" not in loop
+    assert "not by this" not in head
+    assert "but of an earlier checkpoint of it" in loop
 
 
 def test_matplotlib_waits_until_something_is_drawn() -> None:

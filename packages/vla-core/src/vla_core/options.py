@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from vla_core.errors import suggest
+
 
 class Options(argparse.ArgumentParser):
     """As :class:`argparse.ArgumentParser`, without a screenful of usage around each mistake.
@@ -33,6 +35,14 @@ class Options(argparse.ArgumentParser):
             if name.startswith("--") and "." not in name and not self._knows(name):
                 self.error(f"unknown option {name}{_nearest(name, self._names())}")
         return super().parse_known_args(words, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = suggest(str(value), map(str, action.choices))
+            command = isinstance(action, argparse._SubParsersAction)
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            what = "no command" if command else f"argument {name}: no choice"
+            self.error(f"{what} '{value}'{known}")
 
     def _is_own(self, word: str) -> bool:
         return word != "--" and (self._subparsers is None or word.startswith("-"))

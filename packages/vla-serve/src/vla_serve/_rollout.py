@@ -257,4 +257,13 @@ def _describe(client: PolicyClient, name: str) -> dict[str, Any]:
         "weights_digest": digests.weights_digest if digests else "",
         "statistics_digest": digests.statistics_digest if digests else "",
         "data_digest": digests.data_digest if digests else "",
+        "server": _made_with(info.made_with),
     }
+
+
+def _made_with(said: Any) -> dict[str, Any]:
+    """Code, machine and packages of the server, which need not be this process's; empty where it is older."""
+    if not said.python:
+        return {}
+    plain = {"cpu": said.cpu, "gpus": list(said.gpus), "python": said.python}
+    return {"git_commit": said.git_commit or None, **plain, "packages": dict(sorted(said.packages.items()))}

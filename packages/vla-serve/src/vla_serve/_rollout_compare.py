@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from vla_core.errors import UserError
 
+from vla_serve._rollout_results import counted
 from vla_serve.rates import Outcomes, bootstrap, mean_of_tasks
 
 # Where an episode starts from: outcomes can be paired only if these agree.
@@ -37,8 +38,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
 
     Returns:
         ``tasks`` (a node each: rates, ``first_only``, ``second_only``), ``difference`` of the means over
-        tasks with its paired bootstrap ``interval`` (tasks and episodes), ``p`` of the exact sign test,
-        and ``differing`` settings.
+        tasks with its paired bootstrap ``interval`` (tasks and episodes; Wilson's where all pairs are alike),
+        ``p`` of the exact sign test, and ``differing`` settings.
 
     Raises:
         UserError: another simulator, or no episode in common.
@@ -75,7 +76,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         "tasks": nodes,
         "episodes": len(common),
         "difference": mean_of_tasks(differences),
-        "interval": list(bootstrap(differences) or ()),
+        "interval": list(bootstrap(differences, paired=True) or ()),
         "first_only": lost,
         "second_only": won,
         "p": sign_test(lost, won),
@@ -102,10 +103,11 @@ def text(result: Mapping[str, Any], first: str, second: str) -> str:
     if mixed:
         lines.append("equal rates, other episodes: " + ", ".join(node["task"] for node in mixed))
     low, high = (100 * bound for bound in result["interval"])
+    tasks, pairs = counted(len(result["tasks"]), "task"), counted(result["episodes"], "pair")
+    won = counted(result["second_only"], "time")
     lines += [
         "",
-        f"B - A: {100 * result['difference']:+.1f} points (95 % {low:+.1f} to {high:+.1f}) over "
-        f"{len(result['tasks'])} tasks and {result['episodes']} pairs; only B succeeded "
-        f"{result['second_only']} times, only A {result['first_only']} (sign test p = {result['p']:.3g})",
+        f"B - A: {100 * result['difference']:+.1f} points (95 % {low:+.1f} to {high:+.1f}) over {tasks} and "
+        f"{pairs}; only B succeeded {won}, only A {result['first_only']} (sign test p = {result['p']:.3g})",
     ]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from vla_serve.rates import Outcomes, bootstrap, mean_of_tasks, wilson
 
 SCHEMA = 2
 DRAWS = 2000  # of the bootstrap: it is done anew after every episode
+_BOOTSTRAP = "bootstrap over tasks and seeds"
 
 
 def _aggregate(done: Sequence[Done]) -> dict[str, Any]:
@@ -156,13 +157,19 @@ def suite(results: Mapping[str, Any]) -> str:
     for name, node in [*results.get("suites", {}).items(), ("", results["suite"])]:
         if node["mean"] is not None:
             low, high = (100 * bound for bound in node["interval"])
+            how = "Wilson, as all outcomes are alike" if node["mean"] in (0, 1) else _BOOTSTRAP
             tasks = node.get("tasks", len(results["tasks"]))
             score = "" if node.get("score") is None else f", score {node['score']:.3f}"
             lines.append(
-                f"{name}{': ' if name else ''}mean over {tasks} tasks {100 * node['mean']:.1f} % "
-                f"(95 % {low:.0f} - {high:.0f} %, bootstrap over tasks and seeds){score}\n"
+                f"{name}{': ' if name else ''}mean over {counted(tasks, 'task')} {100 * node['mean']:.1f} % "
+                f"(95 % {low:.0f} - {high:.0f} %, {how}){score}\n"
             )
     return "".join(lines)
+
+
+def counted(n: int, thing: str) -> str:
+    """``1 task``, ``3 tasks``."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def conditions(results: Mapping[str, Any]) -> str:
@@ -184,7 +191,9 @@ def conditions(results: Mapping[str, Any]) -> str:
         after = "as many as it took (measured)" if delay == "measured" else delay
         takes_over = f"an answer takes over after {after}, {rest}"
     mixed = _averaged(settings)
-    return f"{settings['executed_steps']} steps from request to request; {takes_over}{mixed}"
+    executed = settings["executed_steps"]
+    pace = "asked at every step" if executed == 1 else f"{executed} steps from request to request"
+    return f"{pace}; {takes_over}{mixed}"
 
 
 def _averaged(settings: Mapping[str, Any]) -> str:

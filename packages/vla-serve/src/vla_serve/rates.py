@@ -35,15 +35,29 @@ def mean_of_tasks(outcomes_RTE: Outcomes) -> float | None:
     return None if np.isnan(cells).all() else float(np.nanmean(cells))
 
 
-def bootstrap(outcomes_RTE: Outcomes, draws: int = DRAWS, seed: int = 0) -> Interval | None:
+def bootstrap(
+    outcomes_RTE: Outcomes, draws: int = DRAWS, seed: int = 0, *, paired: bool = False
+) -> Interval | None:
     """95 % percentile interval of :func:`mean_of_tasks`; None without outcomes.
 
     Runs, tasks and episodes are drawn with replacement, one level inside the other (Efron and
     Tibshirani 1993), the same tasks and episodes for all runs: the interval is what other seeds and
     other tasks of the kind would give, which is wider than what these tasks alone would.
+
+    Where all outcomes are alike, so is every draw: then Wilson's interval of their number, as if none
+    depended on another.
+
+    Args:
+        outcomes_RTE: of episodes; or, ``paired``, the differences of two: -1, 0 or 1.
+        draws: with replacement.
+        seed: of the draws.
+        paired: what the outcomes are.
     """
-    if outcomes_RTE.size == 0 or np.isnan(outcomes_RTE).all():
+    known = outcomes_RTE[~np.isnan(outcomes_RTE)]
+    if known.size == 0:
         return None
+    if (known == known[0]).all():
+        return _alike(float(known[0]), known.size, paired)
     r, t, e = outcomes_RTE.shape
     rng = np.random.default_rng(seed)
     block = max(1, _AT_ONCE // outcomes_RTE.size)
@@ -57,6 +71,14 @@ def bootstrap(outcomes_RTE: Outcomes, draws: int = DRAWS, seed: int = 0) -> Inte
         means.append(_mean(cells.reshape(n, -1), axis=1))
     low, high = np.nanpercentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _alike(value: float, n: int, paired: bool) -> Interval:
+    """Of ``n`` outcomes of one value. The others' share is at most ``other``, and those may go either way."""
+    other = wilson(0, n)[1]
+    if not paired:
+        return (value - other, value) if value else (value, value + other)
+    return max(-1.0, value - other * (1 + abs(value))), min(1.0, value + other * (1 + abs(value)))
 
 
 def _mean(values: Outcomes, axis: int) -> Outcomes:

@@ -10,7 +10,7 @@ from typing import Any
 from vla_core import registry
 from vla_core.dotted import dotted
 from vla_core.envs.recorded import read
-from vla_core.errors import UserError
+from vla_core.errors import UserError, suggest
 
 from vla_serve import _rollout_replay, compare_cli
 from vla_serve._rollout import RolloutSettings, rollout
@@ -56,6 +56,8 @@ def _what(given: Mapping[str, Any], tasks: tuple[str, ...]) -> tuple[str, tuple[
 def _run(argv: Sequence[str]) -> int:
     if argv and argv[0] == "compare":
         return compare_cli.run(argv[1:])
+    if argv and not argv[0].startswith("-"):
+        raise UserError(f"no command '{argv[0]}'{suggest(argv[0], ['compare'])}; see vla-rollout --help")
     args, rest = make_parser().parse_known_args(argv)
     given = vars(args)
     out, tasks, overwrite = given.pop("out"), tuple(given.pop("tasks")), given.pop("overwrite")

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 from vla_core.errors import UserError
+from vla_core.provenance import describe as provenance
 from vla_core.specs import RobotSpec
 
 from vla_serve.connections import Connections
@@ -31,6 +32,9 @@ from vla_serve.v1 import policy_pb2 as pb
 log = logging.getLogger("vla_serve.server")
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
+
+# Named beside what brings parts of policies.
+_PACKAGES = ("vla-serve", "grpcio", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class PolicyService:
         self._settings, self._limits = settings, limits
         self._connections = Connections()
         self._version = importlib.metadata.version("vla-serve")
+        made_with = provenance(packages=_PACKAGES)
+        self._made_with = pb.MadeWith(**{**made_with, "git_commit": made_with["git_commit"] or ""})
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """What a server adds."""
@@ -119,6 +125,7 @@ class PolicyService:
             max_sessions=self._sessions.limit,
             session_idle_timeout_s=self._sessions.idle_s,
             limits=self._said_limits(),
+            made_with=self._made_with,
         )
 
     def _said_limits(self) -> pb.Limits:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -47,7 +48,7 @@ class Repack:
         clip: actions are clipped to the bounds that the environment registers; false where those are not what
             it takes (gym-aloha registers -1 to 1 for joint angles that go beyond).
         embodiment: name of the robot.
-        imports: modules that register the environment when they are imported.
+        imports: modules that register the environment when they are imported; also those beside the file.
         kwargs: for ``gymnasium.make``.
     """
 
@@ -125,6 +126,9 @@ class GymnasiumEnv:
             os.environ.setdefault(
                 "MUJOCO_GL", "egl"
             )  # without a choice MuJoCo takes one that needs a display
+        beside = str(Path(where).resolve().parent)
+        if repack.imports and beside not in sys.path:
+            sys.path.append(beside)  # last: what is installed goes before
         try:
             for module in repack.imports:
                 importlib.import_module(module)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Diagnosis:
         findings: every cause that was tried, the one that helps most first.
         refused: causes that could not be tried, and why: what the policy says to such frames.
         image_influence: the most that a change of the images moved the answers, relative to how they differ
-            between frames; None: nothing was tried.
+            between frames. Images of other frames are always tried; None: there was one frame.
     """
 
     answers: Array
@@ -104,6 +104,8 @@ class Doctor:
             yardstick = Yardstick(contract.action, self._frames)
             answers = await self._replay(client, self._sent)
             found = Diagnosis(answers, yardstick.scores(answers))
+            if len(self._sent) > 1:
+                _moved(found, await self._replay(client, exchanged(self._sent)))
             if not every and (found.scores < FOLLOWED).all():
                 return found
             await self._inputs(client, yardstick, found)
@@ -123,8 +125,7 @@ class Doctor:
                 continue
             self._judge(cause.name, yardstick, found, answers)
             if cause.of_images:
-                moved = np.abs(answers - found.answers).mean() / max(1e-9, _spread(found.answers))
-                found.image_influence = max(found.image_influence or 0.0, float(moved))
+                _moved(found, answers)
 
     def _outputs(self, contract: RobotSpec, yardstick: Yardstick, found: Diagnosis) -> None:
         names = [group.name for group in contract.action.groups]
@@ -208,6 +209,19 @@ class Doctor:
                         await asyncio.sleep(error.retry_after_s)
 
         return np.stack(await asyncio.gather(*(ask(n, o) for n, o in enumerate(observations))))
+
+
+def exchanged(observations: Sequence[Observation]) -> list[Observation]:
+    """Each with the pictures (and depths) of the one that is half of them further on."""
+    n = len(observations)
+    others = [observations[(i + n // 2) % n] for i in range(n)]
+    return [replace(o, images=e.images, depth=e.depth) for o, e in zip(observations, others, strict=True)]
+
+
+def _moved(found: Diagnosis, answers: Array) -> None:
+    """Note how far other images moved the answers."""
+    moved = np.abs(answers - found.answers).mean() / max(1e-9, _spread(found.answers))
+    found.image_influence = max(found.image_influence or 0.0, float(moved))
 
 
 def _spread(answers: Array) -> float:

@@ -37,6 +37,7 @@ def cause_lines(found: Diagnosis, every: bool) -> Iterator[str]:
     """What was tried, and what follows from it; ``every``: all of it."""
     if not found.findings:
         yield "The answers follow the recording: nothing to explain (--all tries the causes anyway)."
+        yield from _sight(found)
         return
     best = found.explanation
     yield f"{'before':>8}{'undone':>8}  tried (error as a share of that of knowing nothing)"
@@ -66,6 +67,11 @@ def cause_lines(found: Diagnosis, every: bool) -> Iterator[str]:
             "None of these explains the difference. Is this the data that the policy was trained on, and "
             "was it trained for long enough?"
         )
+    yield from _sight(found)
+
+
+def _sight(found: Diagnosis) -> Iterator[str]:
+    """Said also of a policy that succeeds: state and instruction may be enough for its task."""
     if found.image_influence is not None and found.image_influence < DEAF:
         yield (
             "The images hardly matter: no change of them moved the answers by more than "

@@ -59,8 +59,29 @@ class Limits(_message.Message):
     max_in_flight_pixels: int
     def __init__(self, max_denoise_steps: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., body_timeout_s: _Optional[float] = ..., max_batch_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_in_flight_pixels: _Optional[int] = ...) -> None: ...
 
+class MadeWith(_message.Message):
+    __slots__ = ("git_commit", "cpu", "gpus", "python", "packages")
+    class PackagesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    GIT_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    git_commit: str
+    cpu: str
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    python: str
+    packages: _containers.ScalarMap[str, str]
+    def __init__(self, git_commit: _Optional[str] = ..., cpu: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ..., python: _Optional[str] = ..., packages: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("server_version", "policies", "max_message_bytes", "max_queue", "max_sessions", "session_idle_timeout_s", "limits")
+    __slots__ = ("server_version", "policies", "max_message_bytes", "max_queue", "max_sessions", "session_idle_timeout_s", "limits", "made_with")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +89,7 @@ class GetServerInfoResponse(_message.Message):
     MAX_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SESSION_IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    MADE_WITH_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     policies: _containers.RepeatedCompositeFieldContainer[PolicyInfo]
     max_message_bytes: int
@@ -75,7 +97,8 @@ class GetServerInfoResponse(_message.Message):
     max_sessions: int
     session_idle_timeout_s: float
     limits: Limits
-    def __init__(self, server_version: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[PolicyInfo, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_sessions: _Optional[int] = ..., session_idle_timeout_s: _Optional[float] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    made_with: MadeWith
+    def __init__(self, server_version: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[PolicyInfo, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_sessions: _Optional[int] = ..., session_idle_timeout_s: _Optional[float] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ...) -> None: ...
 
 class GetPolicyContractRequest(_message.Message):
     __slots__ = ("policy", "embodiment")

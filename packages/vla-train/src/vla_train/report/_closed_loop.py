@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from vla_train.report._made_with import of_rollout
+from vla_train.report._made_with import of_rollout, other_weights
 from vla_train.report._media import links, video_gallery
 from vla_train.report._page import Markup, code, details, facts, note, section, table, tag
 from vla_train.report._rollout import ReportedEpisode, Rollout, TaskResult
@@ -48,7 +48,9 @@ def _one(rollout: Rollout, run: Run) -> list[Markup]:
     if failed:
         text += f" Not counted, as they broke off with an error (see below): {count(failed)}."
     explanation = note(text)
-    body = tag("div", _task_table(rows), explanation, class_="card")
+    who = other_weights(rollout, run)
+    warned = [tag("p", f"Not this run's policy: {who} acted.", class_="no")] if who else []
+    body = tag("div", *warned, _task_table(rows), explanation, class_="card")
     return [body, *_phrasings(rollout), *_videos(rollout), *_episodes(rollout), *_about(rollout, run)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vla_train.against_mean import ERROR, MEAN, AgainstMean, against_mean
 from vla_train.report._closed_loop import interval_text
+from vla_train.report._made_with import other_weights
 from vla_train.report._page import Markup, join, tag
 from vla_train.report._run import Metrics, Run, finite
 from vla_train.report._text import NONE, between, count, date, duration, number, rate, short_count
@@ -65,7 +66,9 @@ def _tiles(run: Run) -> list[Markup]:
     if run.rollout is not None:
         total = run.rollout.total
         interval = tag("span", f"({interval_text(total)})", class_="key")
-        success = join([f"success, {total.successes} of {total.episodes} episodes ", interval])
+        who = other_weights(run.rollout, run)
+        of = " (not by this run's policy)" if who else ""
+        success = join([f"success{of}, {total.successes} of {total.episodes} episodes ", interval])
         tiles.append(_tile(rate(total.rate), success))
     error, mean = run.metrics.last("val/action_mae"), run.metrics.last("val/mean_action_mae")
     if error is not None and finite(error):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from vla_core.checkpoint import weights_file
+from vla_core.errors import UserError
+from vla_core.files import sha256_of
 
 from vla_train.report._page import Markup, code, facts, join
 from vla_train.report._rollout import Rollout
@@ -45,6 +50,30 @@ def of_run(run: Run) -> Markup:
     return facts([*pairs, *_machine(run.info)])
 
 
+def _weights(checkpoint: Path) -> str | None:
+    """Their SHA-256; None where none are there."""
+    try:
+        return sha256_of(weights_file(checkpoint))
+    except UserError:
+        return None
+
+
+def other_weights(rollout: Rollout, run: Run) -> str | None:
+    """Who acted, where that was not the policy of this run; None where it was, or where nobody says."""
+    settings, policy = rollout.settings, rollout.policy
+    if settings.get("replay"):
+        return f"the recorded actions of {settings['replay']}"
+    if settings.get("policy") == "expert" and not settings.get("address"):
+        return "the simulator's scripted expert"
+    weights, path = str(policy.get("weights_digest") or ""), str(policy.get("checkpoint") or "")
+    if not weights or weights == run.part("checkpoint").get("weights_digest"):
+        return None
+    # An earlier checkpoint, or one of a run that was killed: wherever it was served, its name is the same.
+    if path and weights == _weights(run.path / "checkpoints" / Path(path).name):
+        return None
+    return f"other weights ({path or 'of unknown place'}, SHA-256 {weights[:_SHORT]})"
+
+
 def of_rollout(rollout: Rollout, run: Run) -> Markup:
     """The same of a rollout, and whether this run's weights answered."""
     policy = rollout.policy
@@ -58,5 +87,10 @@ def of_rollout(rollout: Rollout, run: Run) -> Markup:
         if ours.get("weights_digest"):
             same = ours["weights_digest"] == weights
             text = f"those of {ours.get('path')}" if same else f"not those of this run's {ours.get('path')}"
+            if not same and other_weights(rollout, run) is None:
+                text += ", but of an earlier checkpoint of it"
             shown.append(("weights", text))
+    server = policy.get("server")
+    if isinstance(server, Mapping) and server:
+        shown += [(f"server: {name}", value) for name, value in _machine(server)]
     return facts([*shown, *_machine(rollout.provenance)])
