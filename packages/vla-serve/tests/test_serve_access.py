@@ -294,6 +294,45 @@ def test_a_connection_to_a_bridge_that_never_asks_is_closed(monkeypatch):
     assert whole.endswith(b"OK\n")
 
 
+def test_a_connection_to_a_bridge_that_never_greets_is_closed(certificates, monkeypatch):
+    pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+    from vla_serve.bridges import listener as listening
+
+    monkeypatch.setattr(listening, "GREETING_S", 0.2)
+
+    async def ask():
+        security = Security(certificates / "server.pem", certificates / "server.key", token="secret")
+        listener = listening.Listener(Greeter(), Reservation("127.0.0.1", 0), security, 2**20, 4)
+        await listener.start()
+        host, _, port = listener.url.removeprefix("wss://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        rest = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await listener.stop()
+        return rest
+
+    assert asyncio.run(ask()) == b""
+
+
+def test_a_client_that_stays_keeps_no_bridge_from_ending():
+    aiohttp = pytest.importorskip("aiohttp", reason="needs the extra vla-serve[bridge]")
+    from vla_serve.bridges.listener import Listener
+
+    class Waiting(Greeter):
+        async def serve(self, socket):
+            await super().serve(socket)
+            await socket.receive()
+
+    async def ask():
+        listener = Listener(Waiting(), Reservation("127.0.0.1", 0), Security(), 2**20, 4)
+        await listener.start()
+        async with aiohttp.ClientSession() as http, http.ws_connect(listener.url) as socket:
+            assert await socket.receive_str() == "hello"
+            await asyncio.wait_for(listener.stop(), 40)  # by itself aiohttp waits for a minute
+
+    asyncio.run(ask())
+
+
 def test_a_rollout_shows_what_its_server_asks_for(certificates, toy, tmp_path, capsys):
     from vla_serve.rollout_cli import main
 

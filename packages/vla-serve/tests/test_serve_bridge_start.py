@@ -95,6 +95,15 @@ def test_a_bridge_is_checked_before_it_listens(tmp_path, capsys):
     assert main(["bridge", "--address", address, "--starvla_port", "0", "--wait_s", "0.1"]) == 1
 
 
+def test_as_many_connections_as_the_system_allows(monkeypatch):
+    from vla_serve import bridge_cli
+
+    allowed = []
+    monkeypatch.setattr(bridge_cli, "allow_connections", lambda: allowed.append(True))
+    assert main(["bridge", "--address", "127.0.0.1:1"]) == 2
+    assert allowed
+
+
 def test_the_policy_is_named_where_there_are_several(capsys):
     with PolicyServer({"one": TwoRobots(), "two": TwoRobots()}) as server:
         words = ["bridge", "--address", server.address, "--starvla_port", "0"]

@@ -17,7 +17,7 @@ from vla_core.testing import make_observation, make_spec
 from vla_core.types import Observation
 from vla_serve import PolicyServer, sweeping
 from vla_serve.engine.ticket import Ticket
-from vla_serve.in_flight import BURST
+from vla_serve.in_flight import BURST, InFlight, RpcLimits
 from vla_serve.observation_codec import encode_observation
 from vla_serve.service import SERVICE
 from vla_serve.testing import TimedPolicy, until
@@ -167,3 +167,18 @@ def test_a_burst_is_over_once(monkeypatch):
         with server._in_flight.place("a", counted=False) as place:
             place.take(BURST // 2)
         assert not server._in_flight.burst_is_over()
+
+
+def test_many_large_requests_one_after_the_other_are_a_burst_that_goes_on():
+    """To give memory back and take it again each second keeps all robots waiting."""
+    in_flight = InFlight(RpcLimits())
+
+    def one():
+        with in_flight.place("a") as place:
+            place.take(BURST + 1)
+
+    for _ in range(3):
+        one()
+        assert not in_flight.burst_is_over()
+    assert in_flight.burst_is_over()
+    assert not in_flight.burst_is_over()

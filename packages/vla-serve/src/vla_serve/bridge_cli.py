@@ -21,6 +21,7 @@ from vla_serve.arguments import seconds, within
 from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.client_errors import PolicyServerError
 from vla_serve.listen import Reservation, Security, read_token
+from vla_serve.open_files import allow_connections
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +105,7 @@ async def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 after a clean stop, 1 when there is no server, 2 for a mistake."""
     args = _parser().parse_args(argv)
+    allow_connections()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_run(args))

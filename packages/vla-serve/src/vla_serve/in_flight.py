@@ -66,7 +66,7 @@ class InFlight:
         self._requests: Counter[str] = Counter()
         self.bytes = 0
         """Of the requests under way."""
-        self._peak = 0
+        self._peak = self._recent = 0
         self.pixels = 0
         """Of their pictures."""
 
@@ -76,8 +76,12 @@ class InFlight:
         return sum([*self._requests.values()])
 
     def burst_is_over(self) -> bool:
-        """Whether many bytes were under way, also of what was refused, and now are few; says so once."""
-        over = self._peak > BURST and 4 * self.bytes < self._peak
+        """Whether many bytes were under way, also of what was refused, and few since this was asked last.
+
+        Says so once. Between two of many large requests there may be none under way, for a moment.
+        """
+        recent, self._recent = self._recent, self.bytes
+        over = self._peak > BURST and 4 * recent < self._peak
         if over:
             self._peak = 0
         return over
@@ -105,7 +109,8 @@ class InFlight:
     def take(self, size: int) -> None:
         """See :meth:`Place.take`."""
         limit = self.limits.max_in_flight_bytes
-        self._peak = max(self._peak, self.bytes + size)
+        self._recent = max(self._recent, self.bytes + size)
+        self._peak = max(self._peak, self._recent)
         if self.bytes and self.bytes + size > limit:
             message = f"requests of {limit >> 20} MiB are under way (--max_in_flight_mb)"
             raise Refused(message, "TOO_MANY_BYTES", with_jitter(0.1))

@@ -207,8 +207,8 @@ def channel_options(max_bytes: int, max_streams: int, handshake_s: float = 10.0)
         ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        # By default a connection that says nothing stays for two minutes.
         ("grpc.max_connection_idle_ms", int(1000 * IDLE_S)),
+        # By default a connection that says nothing stays for two minutes.
         ("grpc.server_handshake_timeout_ms", max(1, int(1000 * min(handshake_s, 120.0)))),
     ]
 

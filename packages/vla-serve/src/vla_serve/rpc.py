@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from vla_serve.engine.boundary import Boundary, let_go, without_frames
+from vla_serve.engine.boundary import Boundary, without_frames
 from vla_serve.engine.errors import DeadlinePassed, ModelFailed, Refused, Superseded
 from vla_serve.in_flight import InFlight, Place
 from vla_serve.logs import request_id, take_request_id
@@ -54,12 +54,14 @@ class _Call(Boundary):
         """Explain the error, if it is one, and keep nothing of it."""
         kept = super().__exit__(kind, error, trace)
         self.error = None
-        if kept and error is not None:
-            failure = self._rpcs.explain(error, self._rpc, self._name)
-            self.status = (failure.code, failure.message, to_wire(failure))
-        elif kind is None:
-            self._watcher.called(self._rpc, "OK")
-        self._watcher.ended(self._rpc)
+        try:
+            if kept and error is not None:
+                failure = self._rpcs.explain(error, self._rpc, self._name)
+                self.status = (failure.code, failure.message, to_wire(failure))
+            elif kind is None:
+                self._watcher.called(self._rpc, "OK")
+        finally:
+            self._watcher.ended(self._rpc)
         return kept
 
 
@@ -161,7 +163,6 @@ class Rpcs:
         if failure is None:
             cause = error.__cause__ if isinstance(error, ModelFailed) else error
             log.error("%s failed id=%s", rpc, name, exc_info=cause)
-            let_go(error)
             failure = internal(name)
         else:
             # Under load these come by the hundred a second; metrics count them.
@@ -170,7 +171,7 @@ class Rpcs:
             log.log(
                 level, "%s refused id=%s: %s: %s", rpc, name, failure.code.name, one_line(failure.message)
             )
-            without_frames(error)
+        without_frames(error)
         self._watcher.called(rpc, failure.code.name)
         return failure
 

@@ -28,6 +28,9 @@ HEARTBEAT_S = 300.0
 GREETING_S = 10.0
 """A connection that has not asked for anything by then is closed, as one of ``vla-serve`` itself."""
 
+STOP_S = 0.5
+"""Each of aiohttp's two waits for connections that are open at a stop: a minute by itself."""
+
 
 def refused(name: str, error: Exception) -> None:
     """Say in the log what a client of a protocol is told."""
@@ -108,6 +111,7 @@ class Listener:
         self._speaker, self._reservation, self._security = speaker, reservation, security
         self._max_bytes, self._limit, self._open = max_message_bytes, max_connections, 0
         self._runner: web.AppRunner | None = None
+        self._listening: list[asyncio.Server] = []
 
     @property
     def url(self) -> str:
@@ -119,19 +123,35 @@ class Listener:
         """Answer from now on."""
         app = web.Application()
         app.router.add_get("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=GREETING_S)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=GREETING_S,
+            shutdown_timeout=STOP_S,
+        )
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None  # it is set up
         context = _context(self._security)
         if warning := self._security.warning(self._reservation.addresses):
             log.warning("%s: %s", self._speaker.name, warning)
         self._reservation.release()
         for address in self._reservation.addresses:
-            # Connections that are still open are closed after a second when it stops.
-            site = web.TCPSite(self._runner, address, self._reservation.port, ssl_context=context)
-            await site.start()
+            # Not as a site of aiohttp's: a greeting of TLS may take a minute there.
+            listening = await asyncio.get_running_loop().create_server(
+                server,
+                address,
+                self._reservation.port,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else GREETING_S,
+            )
+            self._listening.append(listening)
 
     async def stop(self) -> None:
         """End all connections."""
+        for listening in self._listening:
+            listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

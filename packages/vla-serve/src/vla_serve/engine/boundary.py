@@ -36,15 +36,15 @@ def raise_again(error: BaseException) -> None:
     raise error
 
 
-def without_frames(error: BaseException | None) -> None:
-    """Forget where an error whose reason is known came from, in the chain of its causes too.
+def without_frames(error: BaseException) -> None:
+    """Forget where an error whose reason is known came from, and those that led to it.
 
     Its frames hold the request it is about, and whoever keeps the error is one of them: all of it would stay
-    until the garbage collector comes, which counts objects and no bytes.
+    until the garbage collector comes, which counts objects and no bytes. The frames are left as they are: one
+    may be of a policy's own coroutine, which has taken note of the error and goes on.
     """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+    for one in _chain(error):
+        one.__traceback__ = None
 
 
 def let_go(error: BaseException | None) -> None:
@@ -53,13 +53,24 @@ def let_go(error: BaseException | None) -> None:
     Also of those that called them, as far as they have ended: a frame keeps its caller's. What is printed of
     the error later is the same.
     """
-    while error is not None:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
+    for one in _chain(error):
+        for frame, _ in traceback.walk_tb(one.__traceback__):
             caller: FrameType | None = frame
             while caller is not None:
                 if not caller.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
                     with suppress(RuntimeError):  # it still runs
                         caller.clear()
                 caller = caller.f_back
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+        traceback.clear_frames(one.__traceback__)
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and those that led to it, each once: a cause may be its own (``raise error from error``)."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is not None and all(one is not other for other in found):
+            found.append(one)
+            left += [one.__cause__, one.__context__]
+    return found
