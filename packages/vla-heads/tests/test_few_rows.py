@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +51,43 @@ def test_a_marked_layer_takes_nothing_but_bfloat16_of_a_gpu_in_evaluation(
     with torch.inference_mode():
         assert not layer.takes(x)
         assert torch.equal(few_rows.linear(layer, x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_a_layer_counts_with_zeros_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(when, "capable", lambda device: True)
+    monkeypatch.setitem(PLANS, (128, 128, False), Plan(64, 128, 2, 4))
+    monkeypatch.setitem(PLANS, (96, 96, False), Plan(32, 96, 1, 4))
+    first, second, whole = nn.Linear(128, 128), nn.Linear(128, 128), nn.Linear(96, 96)
+    assert few_rows.mark(nn.Sequential(first, second, whole))
+    assert [layer.counters is None for layer in (first, second, whole)] == [False, False, True]
+    assert first.counters.tolist() == [0, 0]
+    assert first.counters.data_ptr() != second.counters.data_ptr()
+    assert first.bfloat16().counters.dtype is torch.int32
+    assert set(first.state_dict()) == {"weight", "bias"}
+    there = weakref.ref(first.counters)
+    del first
+    assert there() is None
+
+
+def test_where_triton_starts_no_kernel_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Driver:
+        @property
+        def active(self) -> None:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (when.CAPABILITY, 0))
+    monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(driver=Driver()))
+    when._startable.cache_clear()
+    try:
+        assert not when.capable(torch.device("cuda"))
+        assert not when.capable(torch.device("cuda"))
+    finally:
+        when._startable.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no kernels for few rows, which is slower: Triton cannot start any here (Failed to find C compiler.)"
+    ]
 
 
 def test_without_kernels_it_is_the_layers_own_arithmetic() -> None:

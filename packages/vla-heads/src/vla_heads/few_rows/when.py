@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from subprocess import CalledProcessError
+
 import torch
 from torch import Tensor
 
 from vla_heads.few_rows.plans import MOST_ROWS
+
+log = logging.getLogger("vla_heads.few_rows")
 
 CAPABILITY = 9
 """Major compute capability that they are written for: Hopper."""
@@ -13,7 +19,23 @@ CAPABILITY = 9
 
 def capable(device: torch.device) -> bool:
     """Whether they run there."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == CAPABILITY
+    return (
+        device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == CAPABILITY and _startable()
+    )
+
+
+@functools.cache
+def _startable() -> bool:
+    """Whether Triton can start kernels: it compiles what does with a C compiler, into a cache on disk."""
+    try:
+        from triton.runtime import driver  # type: ignore[import-untyped]
+
+        driver.active.get_current_target()
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        log.warning("no kernels for few rows, which is slower: Triton cannot start any here (%s)", first[0])
+        return False
+    return True
 
 
 def few(x: Tensor) -> bool:
