@@ -84,6 +84,15 @@ def test_a_packed_head_makes_a_plan_once():
     assert head.blocks[0].ada.modulation.weight.grad is not None
 
 
+def test_a_packed_head_that_moves_makes_its_plans_anew():
+    head = build()
+    pack(head)
+    with torch.no_grad():
+        assert head.plan(4)[0].actions.dtype is torch.float32
+        assert head.double().plan(4)[0].actions.dtype is torch.float64
+        assert head.plan(4) is head.plan(4)
+
+
 def test_layer_norm_and_projection_run_once_per_observation():
     head = build()
     calls = []

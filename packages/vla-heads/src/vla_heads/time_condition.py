@@ -73,6 +73,11 @@ class KeptPlans:
         """From now on: the weights change no more."""
         self._kept = {}
 
+    def forget(self) -> None:
+        """What was kept, if anything was: plans are made anew, and kept again."""
+        if self._kept is not None:
+            self._kept = {}
+
     def get(self, steps: int, make: Callable[[], Plan]) -> Plan:
         """The plan of ``steps``, or what ``make`` gives.
 
