@@ -26,11 +26,16 @@ def capable(device: torch.device) -> bool:
 
 @functools.cache
 def _startable() -> bool:
-    """Whether Triton can start kernels: it compiles what does with a C compiler, into a cache on disk."""
+    """Whether Triton can start such kernels.
+
+    It compiles what starts them with a C compiler, into a cache on disk; and what came with older torch
+    does not start one before the other is done.
+    """
     try:
         from triton.runtime import driver  # type: ignore[import-untyped]
 
         driver.active.get_current_target()
+        from triton.language.extra.cuda import gdc_wait  # type: ignore[import-untyped]  # noqa: F401
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         log.warning("no kernels for few rows, which is slower: Triton cannot start any here (%s)", first[0])
