@@ -122,6 +122,12 @@ def test_blocks_without_a_plan_stay_as_they_are(monkeypatch: pytest.MonkeyPatch)
     assert (type(norm), type(layer)) == (nn.LayerNorm, nn.Linear)
 
 
+on_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != when.CAPABILITY,
+    reason="needs a Hopper GPU",
+)
+
+
 def narrow(value: Any) -> Any:
     """Numbers in ``value`` as bfloat16."""
     if isinstance(value, (tuple, list)):
@@ -152,8 +158,8 @@ def check_packed(part: nn.Module, *given: Any, turns: int | None = None) -> None
         assert torch.equal(captured, packed)
 
 
+@on_hopper
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_an_expert_on_a_gpu(adaptive: bool, rows: int) -> None:
@@ -169,8 +175,8 @@ def test_an_expert_on_a_gpu(adaptive: bool, rows: int) -> None:
     check_packed(expert, x, prefix, mask, by, condition, turns=3)
 
 
+@on_hopper
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("concat", [False, True])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_block_on_a_gpu(concat: bool, rows: int) -> None:
@@ -182,3 +188,22 @@ def test_a_block_on_a_gpu(concat: bool, rows: int) -> None:
     with torch.inference_mode():
         keys_values = block.project_context(context)
     check_packed(block, x, keys_values, mask, modulation, None)
+
+
+@on_hopper
+@pytest.mark.gpu
+def test_a_layer_may_be_captured_before_it_computes() -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleList(nn.Linear(2048, 2048) for _ in range(2)).cuda().bfloat16().eval()
+    assert few_rows.mark(layers)
+    x = torch.randn(49, 2048, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        few_rows.linear(layers[0], x)  # compiles the kernel
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = few_rows.linear(layers[1], x)
+        before = few_rows.linear(layers[1], x)
+        graph.replay()
+        assert torch.equal(captured, before)
+        torch.testing.assert_close(before, layers[1](x), rtol=2e-2, atol=2e-2)

@@ -34,8 +34,9 @@ class Streamed(nn.Linear):
 def mark(module: nn.Module, paired: bool = False) -> bool:
     """Let the kernels compute linear layers (with ``paired`` those of two halves) and norms in ``module``.
 
-    Returns whether they do. All stays as it is on other devices, and where no layer's size has a plan: norms
-    and attention alone were slower so (of QwenGR00T's blocks 39.8 us instead of 36.5, on an H200).
+    Returns whether they do. All stays as it is on other devices, and where there are linear layers of which
+    none has a size with a plan: norms and attention alone were slower so (of QwenGR00T's blocks 39.8 us
+    instead of 36.5, on an H200).
     """
     layers = [layer for layer in module.modules() if type(layer) is nn.Linear]
     planned = [layer for layer in layers if _key(layer.weight, paired) in PLANS]
