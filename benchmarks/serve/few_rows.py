@@ -27,6 +27,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 from torch.nn import functional as F
+from vla_heads.few_rows.layers import counters_of
 from vla_heads.few_rows.plans import Plan
 
 ROTATED = 256 << 20
@@ -111,8 +112,10 @@ def streamed(case: Case, plan: Plan) -> Callable[..., Tensor]:
     """The kernels' product with a plan, called as :func:`layer` is."""
     from vla_heads.few_rows.product_kernel import product
 
+    counters = counters_of(plan, case.outputs, torch.device("cuda"))  # of all weights: one after the other
+
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        return product(x, weight, bias, residual, None, case.gelu, case.paired, plan)
+        return product(x, weight, bias, residual, None, case.gelu, case.paired, plan, counters)
 
     return run
 

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +53,43 @@ def test_a_marked_layer_takes_nothing_but_bfloat16_of_a_gpu_in_evaluation(
         assert torch.equal(few_rows.linear(layer, x), F.linear(x, layer.weight, layer.bias))
 
 
+def test_a_layer_counts_with_zeros_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(when, "capable", lambda device: True)
+    monkeypatch.setitem(PLANS, (128, 128, False), Plan(64, 128, 2, 4))
+    monkeypatch.setitem(PLANS, (96, 96, False), Plan(32, 96, 1, 4))
+    first, second, whole = nn.Linear(128, 128), nn.Linear(128, 128), nn.Linear(96, 96)
+    assert few_rows.mark(nn.Sequential(first, second, whole))
+    assert [layer.counters is None for layer in (first, second, whole)] == [False, False, True]
+    assert first.counters.tolist() == [0, 0]
+    assert first.counters.data_ptr() != second.counters.data_ptr()
+    assert first.bfloat16().counters.dtype is torch.int32
+    assert set(first.state_dict()) == {"weight", "bias"}
+    there = weakref.ref(first.counters)
+    del first
+    assert there() is None
+
+
+def test_where_triton_starts_no_kernel_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Driver:
+        @property
+        def active(self) -> None:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (when.CAPABILITY, 0))
+    monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(driver=Driver()))
+    when._startable.cache_clear()
+    try:
+        assert not when.capable(torch.device("cuda"))
+        assert not when.capable(torch.device("cuda"))
+    finally:
+        when._startable.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no kernels for few rows, which is slower: Triton cannot start any here (Failed to find C compiler.)"
+    ]
+
+
 def test_without_kernels_it_is_the_layers_own_arithmetic() -> None:
     layer, x, residual, gate = nn.Linear(8, 12), *(torch.randn(2, 3, n) for n in (8, 12, 12))
     half, dropout = torch.randn(2, 3, 6), nn.Dropout(0.5)
@@ -83,6 +122,12 @@ def test_blocks_without_a_plan_stay_as_they_are(monkeypatch: pytest.MonkeyPatch)
     assert (type(norm), type(layer)) == (nn.LayerNorm, nn.Linear)
 
 
+on_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != when.CAPABILITY,
+    reason="needs a Hopper GPU",
+)
+
+
 def narrow(value: Any) -> Any:
     """Numbers in ``value`` as bfloat16."""
     if isinstance(value, (tuple, list)):
@@ -113,8 +158,8 @@ def check_packed(part: nn.Module, *given: Any, turns: int | None = None) -> None
         assert torch.equal(captured, packed)
 
 
+@on_hopper
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_an_expert_on_a_gpu(adaptive: bool, rows: int) -> None:
@@ -130,8 +175,8 @@ def test_an_expert_on_a_gpu(adaptive: bool, rows: int) -> None:
     check_packed(expert, x, prefix, mask, by, condition, turns=3)
 
 
+@on_hopper
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("concat", [False, True])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_block_on_a_gpu(concat: bool, rows: int) -> None:
@@ -143,3 +188,22 @@ def test_a_block_on_a_gpu(concat: bool, rows: int) -> None:
     with torch.inference_mode():
         keys_values = block.project_context(context)
     check_packed(block, x, keys_values, mask, modulation, None)
+
+
+@on_hopper
+@pytest.mark.gpu
+def test_a_layer_may_be_captured_before_it_computes() -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleList(nn.Linear(2048, 2048) for _ in range(2)).cuda().bfloat16().eval()
+    assert few_rows.mark(layers)
+    x = torch.randn(49, 2048, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        few_rows.linear(layers[0], x)  # compiles the kernel
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = few_rows.linear(layers[1], x)
+        before = few_rows.linear(layers[1], x)
+        graph.replay()
+        assert torch.equal(captured, before)
+        torch.testing.assert_close(before, layers[1](x), rtol=2e-2, atol=2e-2)

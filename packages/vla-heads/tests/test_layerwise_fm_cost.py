@@ -78,9 +78,19 @@ def test_a_packed_head_makes_a_plan_once():
         for steps in range(5, 20):
             head.plan(steps)
         assert head.plan(4) is head.plan(4)
-        assert head.plan(19) is not head.plan(19)  # no more are kept
+        assert head.plan(19) is head.plan(19)
+        assert head.plan(200) is not head.plan(200)  # no more steps are kept: clients may ask for any number
     head.plan(4)[0].modulations[0].sum().backward()  # with gradients: not what was kept
     assert head.blocks[0].ada.modulation.weight.grad is not None
+
+
+def test_a_packed_head_that_moves_makes_its_plans_anew():
+    head = build()
+    pack(head)
+    with torch.no_grad():
+        assert head.plan(4)[0].actions.dtype is torch.float32
+        assert head.double().plan(4)[0].actions.dtype is torch.float64
+        assert head.plan(4) is head.plan(4)
 
 
 def test_layer_norm_and_projection_run_once_per_observation():

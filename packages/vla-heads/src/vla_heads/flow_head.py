@@ -6,7 +6,7 @@ dims, L own tokens = [state | future | actions], S context tokens, H hidden size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -148,6 +148,10 @@ class FlowHead(nn.Module):
     def pack(self) -> None:
         """Plans are kept (see :mod:`vla_core.packing`); the weights behind them are read for nothing else."""
         self._plans.keep()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowHead:
+        self._plans.forget()  # made by weights that move to another place or number type now
+        return super()._apply(fn, recurse)
 
     def step(self, prepared: Prepared, x: Tensor, t: Tensor | TimeCondition) -> Tensor:
         """Velocity ``[B, T, A]`` fp32 at ``x [B, T, A]`` and time ``t`` (fp32 ``[B]`` or a planned one)."""

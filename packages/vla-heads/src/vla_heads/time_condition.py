@@ -63,7 +63,8 @@ Plan: TypeAlias = tuple[TimeCondition, ...]
 class KeptPlans:
     """Plans by their number of steps, each made once from when weights stay (:mod:`vla_core.packing`)."""
 
-    MOST = 8
+    MOST = 256
+    """Steps in all: a client may ask for any number of them, and each takes 0.3 MB of QwenPI's head."""
 
     def __init__(self) -> None:
         self._kept: dict[int, Plan] | None = None
@@ -71,6 +72,11 @@ class KeptPlans:
     def keep(self) -> None:
         """From now on: the weights change no more."""
         self._kept = {}
+
+    def forget(self) -> None:
+        """What was kept, if anything was: plans are made anew, and kept again."""
+        if self._kept is not None:
+            self._kept = {}
 
     def get(self, steps: int, make: Callable[[], Plan]) -> Plan:
         """The plan of ``steps``, or what ``make`` gives.
@@ -84,7 +90,7 @@ class KeptPlans:
         if plan is None:
             plan = make()
             capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-            if len(self._kept) < self.MOST and not capturing:
+            if sum(map(len, self._kept.values())) + len(plan) <= self.MOST and not capturing:
                 self._kept[steps] = plan
         return plan
 

@@ -16,7 +16,13 @@ from vla_heads.few_rows.plans import PLANS, Plan
 
 
 class Streamed(nn.Linear):
-    """A linear layer that :func:`linear` may compute by the kernels for few rows; by itself a plain one."""
+    """A linear layer that :func:`linear` may compute by the kernels for few rows; by itself a plain one.
+
+    ``counters`` live as long as its weight, and only its products count with them: two layers may be
+    computed at a time, one layer not twice.
+    """
+
+    counters: Tensor | None
 
     def takes(self, x: Tensor) -> bool:
         """Whether it does for ``x [..., in]``."""
@@ -28,8 +34,9 @@ class Streamed(nn.Linear):
 def mark(module: nn.Module, paired: bool = False) -> bool:
     """Let the kernels compute linear layers (with ``paired`` those of two halves) and norms in ``module``.
 
-    Returns whether they do. All stays as it is on other devices, and where no layer's size has a plan: norms
-    and attention alone were slower so (of QwenGR00T's blocks 39.8 us instead of 36.5, on an H200).
+    Returns whether they do. All stays as it is on other devices, and where there are linear layers of which
+    none has a size with a plan: norms and attention alone were slower so (of QwenGR00T's blocks 39.8 us
+    instead of 36.5, on an H200).
     """
     layers = [layer for layer in module.modules() if type(layer) is nn.Linear]
     planned = [layer for layer in layers if _key(layer.weight, paired) in PLANS]
@@ -37,6 +44,10 @@ def mark(module: nn.Module, paired: bool = False) -> bool:
         return False
     for layer in planned:
         layer.__class__ = Streamed
+        counters = counters_of(
+            _plan(layer.weight, paired), _key(layer.weight, paired)[0], layer.weight.device
+        )
+        layer.register_buffer("counters", counters, persistent=False)
     for norm in module.modules():
         if type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1:
             norm.__class__ = StreamedNorm
@@ -73,7 +84,8 @@ def linear(
             gate = gate.reshape(1, -1) if gate.numel() == outputs else gate.expand(shape).reshape(-1, outputs)
         rows = x.reshape(-1, layer.in_features)
         added = None if residual is None else residual.reshape(-1, outputs)
-        return _product(rows, layer.weight, layer.bias, added, gate, gelu, paired).view(shape)
+        product = _product(rows, layer.weight, layer.bias, added, gate, layer.counters, gelu, paired)
+        return product.view(shape)
     y: Tensor = layer(x)
     if paired:
         y, other = y.chunk(2, dim=-1)
@@ -96,6 +108,7 @@ def _product(
     bias: Tensor | None,
     residual: Tensor | None,
     gate: Tensor | None,
+    counters: Tensor | None,
     gelu: bool,
     paired: bool,
 ) -> Tensor:
@@ -104,7 +117,8 @@ def _product(
 
     bias, residual, gate = (None if part is None else part.contiguous() for part in (bias, residual, gate))
     with torch.cuda.device_of(x):
-        return product(x.contiguous(), weight, bias, residual, gate, gelu, paired, _plan(weight, paired))
+        plan = _plan(weight, paired)
+        return product(x.contiguous(), weight, bias, residual, gate, gelu, paired, plan, counters)
 
 
 @_product.register_fake
@@ -114,10 +128,21 @@ def _(
     bias: Tensor | None,
     residual: Tensor | None,
     gate: Tensor | None,
+    counters: Tensor | None,
     gelu: bool,
     paired: bool,
 ) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0] // (2 if paired else 1))
+
+
+def counters_of(plan: Plan, outputs: int, device: torch.device) -> Tensor | None:
+    """What the programs of a product with so many outputs count with; None: they share no tile.
+
+    Made when a layer is marked: zeros made within a CUDA graph are none before it is replayed.
+    """
+    if plan.split == 1:
+        return None
+    return torch.zeros(outputs // plan.columns, dtype=torch.int32, device=device)
 
 
 def _key(weight: Tensor, paired: bool) -> tuple[int, int, bool]:

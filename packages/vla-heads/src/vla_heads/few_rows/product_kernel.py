@@ -23,8 +23,6 @@ from vla_heads.few_rows.plans import MOST_ROWS, Plan
 LINE = 64
 """Numbers of two bytes in a line of the cache."""
 
-MOST_TILES = 1024
-
 
 @triton.jit
 def _fetch(at):  # type: ignore[no-untyped-def]
@@ -132,20 +130,6 @@ def _product(  # type: ignore[no-untyped-def]
             tl.store(counters + tile, 0)  # for the next launch
 
 
-_counters: dict[tuple[torch.device, int], Tensor] = {}
-
-
-def counters_of(weight: Tensor) -> Tensor:
-    """Zeros, one for each tile of a product with ``weight``, and again zeros when it is done.
-
-    Each weight has its own: two products may run at a time, but not two with one weight.
-    """
-    key = weight.device, weight.data_ptr()
-    if key not in _counters:
-        _counters[key] = torch.zeros(MOST_TILES, dtype=torch.int32, device=weight.device)
-    return _counters[key]
-
-
 def product(
     x: Tensor,
     weight: Tensor,
@@ -155,6 +139,7 @@ def product(
     gelu: bool,
     paired: bool,
     plan: Plan,
+    counters: Tensor | None = None,
 ) -> Tensor:
     """``residual + gate * act(x @ weight.T + bias)`` in float32, rounded once, of contiguous tensors.
 
@@ -166,6 +151,8 @@ def product(
         gate: ``[M, N]``, or ``[1, N]`` for all rows.
         gelu: ``act`` is GELU, approximated by tanh; else nothing.
         plan: divides N and K.
+        counters: int32 zeros, one for each tile, and zeros again when the product is done. No other product
+            that may run at the same time has them. None: made here, where a plan wants some.
     """
     (rows, inputs), outputs = x.shape, weight.shape[0] // (2 if paired else 1)
     tiles = outputs // plan.columns
@@ -174,10 +161,11 @@ def product(
     if plan.split > 1:
         size = (2 if paired else 1) * tiles * plan.split * MOST_ROWS * plan.columns
         partial = x.new_empty(size, dtype=torch.float32)
+        counters = x.new_zeros(tiles, dtype=torch.int32) if counters is None else counters
     launch: Any = _product[(tiles * plan.split,)]
     launch(
         x, weight, out if bias is None else bias, out if residual is None else residual,
-        out if gate is None else gate, out, partial, counters_of(weight) if plan.split > 1 else out,
+        out if gate is None else gate, out, partial, out if counters is None else counters,
         rows, 0 if gate is None or gate.shape[0] == 1 else outputs,
         N=outputs, K=inputs,
         BIAS=bias is not None, GELU=gelu, PAIRED=paired, GATE=gate is not None, RESIDUAL=residual is not None,
