@@ -1,6 +1,6 @@
 """Products of few rows: what compiled blocks ran until now against kernels that stream the weight.
 
-    python benchmarks/serve/few_rows.py --out few_rows.json      one GPU, about 90 seconds
+    python benchmarks/serve/few_rows.py --out few_rows.json      one GPU, about 2 minutes
     python benchmarks/serve/few_rows.py --cases down --rows 64   one shape
 
 The linear layers of QwenPI's head (49 rows) and of PI0's expert (51), each with what is done to its result.

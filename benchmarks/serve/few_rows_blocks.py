@@ -1,6 +1,6 @@
 """Blocks of one robot's chunk: what they take compiled as until now, and by the kernels for few rows.
 
-    python benchmarks/serve/few_rows_blocks.py --out blocks.json    one GPU, about 60 seconds
+    python benchmarks/serve/few_rows_blocks.py --out blocks.json    one GPU, about 40 seconds
 
 The 36 blocks of QwenPI's head (49 rows, 190 tokens of context) and the 18 layers of PI0's expert (51 rows, a
 prefix of 560), with random weights, one after the other in a graph, as in one denoise step. ``kernels``:
