@@ -115,8 +115,19 @@ def test_doctor_is_content_with_sound_data(data, capsys):
     assert main(["doctor", str(data)]) == 0
     out = capsys.readouterr().out
     assert "2 episodes, 40 frames" in out
-    assert "2 instructions of 2 to 2 words" in out
+    assert "2 instructions of 2 words; the most frequent in 1 of 2 episodes" in out
     assert "0 errors, 0 warnings" in out
+
+
+def test_doctor_says_one_of_one_word_and_ranges_of_several(write_lerobot, tmp_path, capsys):
+    lines = [json.dumps({"task_index": i, "task": task}) for i, task in enumerate(("lift", "push the cube"))]
+    for name, episodes in {"one": 1, "two": 2}.items():
+        root = write_lerobot(tmp_path / name, version="v2.1", lengths=(10,) * episodes, cameras=TOP)
+        (root / "meta/tasks.jsonl").write_text("\n".join(lines))
+        assert main(["doctor", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert "1 instruction of 1 word; the most frequent in 1 of 1 episode\n" in out
+    assert "2 instructions of 1 to 3 words; the most frequent in 1 of 2 episodes\n" in out
 
 
 def _table(root, episode: int, change) -> None:

@@ -180,10 +180,16 @@ def _contents(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Iter
     source = LeRobotSource(LeRobotConfig(str(layout.root), tuple(cameras), robot=robot), 1)
     said = Counter(source.instruction(e) for e in source.lengths())
     words = [len(text.split()) for text in said]
+    fewest, most = min(words), max(words)
+    long = str(most) if fewest == most else f"{fewest} to {most}"
     yield Finding(
         "fact",
-        f"{len(said)} instructions of {min(words)} to {max(words)} words; the most frequent in "
-        f"{max(said.values())} of {len(source.lengths())} episodes",
+        f"{_counted(len(said), 'instruction')} of {long} word{'' if most == 1 else 's'}; the most frequent "
+        f"in {max(said.values())} of {_counted(len(source.lengths()), 'episode')}",
     )
     for text in warnings_of(source):
         yield Finding("warning", text)
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
