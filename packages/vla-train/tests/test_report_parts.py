@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from vla_core.checkpoint import weights_file
+from vla_core.errors import UserError
 from vla_core.files import sha256_of
 from vla_core.testing import tiny_policy
 from vla_train.against_mean import against_mean
-from vla_train.report import write_report
+from vla_train.report import _made_with, write_report
 
 GROUPS = [
     {"name": "end_effector_rotation", "dim": 3, "unit": "rad", "rotation": "euler_xyz"},
@@ -162,6 +164,35 @@ def test_an_earlier_checkpoint_is_this_run_s_wherever_it_was_served(tmp_path: Pa
     assert "Not this run" not in loop
     assert "not by this" not in head
     assert "but of an earlier checkpoint of it" in loop
+
+
+def test_weights_are_read_once_for_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path / "run", checkpoint={"path": "checkpoints/steps_9", "weights_digest": "ab" * 32})
+    checkpoint = run / "checkpoints" / "steps_5"
+    tiny_policy().save(checkpoint, step=5)
+    read: list[Path] = []
+    monkeypatch.setattr(_made_with, "sha256_of", lambda file: read.append(file) or "ef" * 32)
+    rollout_of(run, b"film", "ef" * 32)
+    loop, _ = closed_loop_of(run)
+    assert "but of an earlier checkpoint of it" in loop
+    assert read == [weights_file(checkpoint)]
+    weights_file(checkpoint).write_bytes(b"others")
+    closed_loop_of(run)
+    assert len(read) == 2
+
+
+def test_weights_that_cannot_be_read_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path / "run")
+    checkpoint = run / "checkpoints" / "steps_5"
+    tiny_policy().save(checkpoint, step=5)
+    rollout_of(run, b"film", "cd" * 32)
+
+    def denied(file: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(_made_with, "sha256_of", denied)
+    with pytest.raises(UserError, match=r"model.safetensors: cannot be read \(Permission denied\)"):
+        write_report(run)
 
 
 def test_matplotlib_waits_until_something_is_drawn() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,26 @@ def of_run(run: Run) -> Markup:
 
 
 def _weights(checkpoint: Path) -> str | None:
-    """Their SHA-256; None where none are there."""
+    """Their SHA-256; None where none are there.
+
+    Raises:
+        UserError: they cannot be read.
+    """
     try:
-        return sha256_of(weights_file(checkpoint))
+        file = weights_file(checkpoint)
     except UserError:
         return None
+    try:
+        now = file.stat()
+        return _hashed(file, now.st_size, now.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=64)
+def _hashed(file: Path, size: int, changed: int) -> str:
+    """SHA-256 of gigabytes, once for all places of a page; ``size`` and ``changed`` tell another content."""
+    return sha256_of(file)
 
 
 def other_weights(rollout: Rollout, run: Run) -> str | None:
