@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import grpc
 import pytest
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyServer, listen
+from vla_serve.open_files import allow_connections
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
@@ -171,6 +173,26 @@ def test_as_many_connections_as_the_system_allows():
     pytest.importorskip("resource")
     done = subprocess.run([sys.executable, "-c", LIMIT_SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("most", "error", "allowed"), [(10240, ValueError("no"), 8192), (0, OSError("no"), 256)]
+)
+def test_a_kernel_that_allows_less_than_the_hard_limit(monkeypatch, caplog, most, error, allowed):
+    resource = pytest.importorskip("resource")
+    limits = [256]
+
+    def setrlimit(kind: int, pair: tuple[int, int]) -> None:
+        if pair[0] > most:
+            raise error
+        limits.append(pair[0])
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[-1], resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    caplog.set_level(logging.INFO)
+    allow_connections()
+    assert limits[-1] == allowed
+    assert f"at most {allowed} connections" in caplog.text
 
 
 def ended(sock: socket.socket) -> bool:

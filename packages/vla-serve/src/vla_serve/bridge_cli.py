@@ -105,8 +105,8 @@ async def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0 after a clean stop, 1 when there is no server, 2 for a mistake."""
     args = _parser().parse_args(argv)
-    allow_connections()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    allow_connections()
     try:
         asyncio.run(_run(args))
     except UserError as error:
