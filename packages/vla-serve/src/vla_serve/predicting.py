@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 from vla_core.types import ActionChunk
 
@@ -21,6 +22,7 @@ from vla_serve.engine.shelf import Served, Shelf
 from vla_serve.engine.ticket import Answer
 from vla_serve.observation_codec import check_range
 from vla_serve.predict_request import decode_request, steps_of
+from vla_serve.status import without_paths
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1 import types_pb2 as types_pb
 from vla_serve.watching import Watcher
@@ -110,6 +112,10 @@ class Predictor:
         except asyncio.TimeoutError:
             future.cancel()
             raise DeadlinePassed from None
+        except FieldError:
+            raise
+        except UserError as error:  # the policy's own, which may name files beside cameras
+            raise FieldError("observation", without_paths(str(error), names_of(session.spec))) from error
         engine.replied(answer)
         check_actions(answer.chunk, session.spec, answer.row)
         chunk_id = episode.chunks.put(answer.chunk, answer.row.observation.state, step)
@@ -143,6 +149,12 @@ def _alike(request: pb.PredictRequest, session: Session, episode: SessionEpisode
         return None
     more = (bool(seen.depth), request.HasField("previous"), bool(request.view_keys))
     return session.spec.embodiment, seen.instruction or episode.instruction, more
+
+
+def names_of(spec: RobotSpec) -> frozenset[str]:
+    """Cameras and groups of a contract."""
+    seen, groups = spec.observation, (*spec.observation.state, *spec.action.groups)
+    return frozenset([camera.name for camera in seen.cameras] + [group.name for group in groups])
 
 
 def revision_of(served: Served) -> pb.PolicyRevision:

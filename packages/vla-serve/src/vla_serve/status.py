@@ -7,7 +7,7 @@ The details travel as a serialised ``google.rpc.Status`` in the trailing metadat
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -28,9 +28,9 @@ from vla_serve.engine.errors import (
 )
 from vla_serve.v1 import policy_pb2 as pb
 
-_QUOTED_PATH = re.compile(r"(['\"`])(?:file://)?(?:~\w*|\.{1,2})?/[^'\"`]*\1")  # blanks may be in it
 _PATH = re.compile(
-    r"(?<![\w.)\]/])(?:file://)?(?:~\w*|\.{1,2})?/(?=[\w.+@%~-]{2}|[\w.+@%~-]/)[^\s'\"`:;,()<>\[\]]*"
+    r"(['\"`])(?:file://)?(?:~\w*|\.{1,2})?/[^'\"`]*\1"  # in quotes, blanks may be in it
+    r"|(?<![\w.)\]/])(?:file://)?(?:~\w*|\.{1,2})?/(?=[\w.+@%~-]{2}|[\w.+@%~-]/)[^\s'\"`:;,()<>\[\]]*"
 )
 DOMAIN = "vla_serve"
 KEY = "grpc-status-details-bin"
@@ -99,9 +99,17 @@ def from_engine(error: BaseException) -> RpcFailure | None:
     return None
 
 
-def without_paths(text: str) -> str:
-    """A message for a client: where files lie on the server is none of its business."""
-    return _PATH.sub("(a file of the server)", _QUOTED_PATH.sub("(a file of the server)", text))
+def without_paths(text: str, names: Collection[str] = ()) -> str:
+    """A message for a client: where files lie on the server is none of its business.
+
+    ``names``: those of the contract, which the client knows; ROS calls a camera ``/top``.
+    """
+
+    def hide(found: re.Match[str]) -> str:
+        name = found[0].strip("'\"`").rstrip(".")
+        return found[0] if name in names else "(a file of the server)"
+
+    return _PATH.sub(hide, text)
 
 
 def one_line(text: str) -> str:
