@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from vla_serve import PolicyServer, RolloutSettings, rollout
+from vla_serve import PolicyServer, RolloutSettings, _rollout, rollout
 from vla_serve.testing import ToyPolicy
 
 # Its answers take long enough for an episode to be interrupted; says its port, and when it was asked.
@@ -46,6 +46,30 @@ def test_results_say_what_answered_and_where(toy, tmp_path):
         assert server[key] == own[key]
     assert {"vla-serve", "torch"} <= server["packages"].keys()
     assert server["packages"]["vla-serve"] == results["settings"]["vla_serve"]
+
+
+def test_results_of_several_servers_say_which_answered_what(toy, tmp_path, monkeypatch):
+    def run(cpu: str, episodes: int, seed: int = 0) -> dict:
+        monkeypatch.setattr(_rollout, "_made_with", lambda said: {"cpu": cpu})
+        run = RolloutSettings(
+            address=served.address, env="toy", tasks=("left",), episodes=episodes, seed=seed, workers=1,
+            videos="none",
+        )  # fmt: skip
+        return rollout(run, tmp_path)
+
+    with PolicyServer(ToyPolicy()) as served:
+        assert "servers" not in run("a", 1)["policy"]
+        second = run("b", 2)
+        # Nothing is run: what answers now is said, and the others are not forgotten.
+        third = run("c", 2)
+        last = run("a", 2, seed=1)
+    assert second["policy"]["server"] == {"cpu": "b"}
+    assert second["policy"]["servers"] == [{"episodes": 1, "cpu": "a"}, {"episodes": 1, "cpu": "b"}]
+    assert [e["server"] for e in second["episodes"]] == [0, 1]
+    counts = [(s["cpu"], s["episodes"]) for s in third["policy"]["servers"]]
+    assert counts == [("a", 1), ("b", 1), ("c", 0)]
+    assert [(s["cpu"], s["episodes"]) for s in last["policy"]["servers"]] == [("b", 1), ("a", 1)]
+    assert "<i>cpu</i> b" in (tmp_path / "report.html").read_text()
 
 
 def test_a_server_that_is_restarted_costs_no_episode(toy, tmp_path):

@@ -127,6 +127,21 @@ def test_the_machine_that_answered_is_another_than_the_simulator_s(tmp_path: Pat
         assert text in loop
 
 
+def test_every_machine_that_answered_is_named(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    rollout_of(run, b"film", "ab" * 32)
+    last = {"git_commit": "5e7ve7", "cpu": "last CPU", "gpus": [], "python": "3.12.9"}
+    servers = [
+        {"episodes": 3, **last, "cpu": "first CPU"},
+        {"episodes": 1, **last},
+        {"episodes": 0, "cpu": "x"},
+    ]
+    policy = {"weights_digest": "ab" * 32, "server": last, "servers": servers}
+    loop, _ = closed_loop_of(run, policy=policy)
+    for text in ("server 1 of 2, 3 episodes: CPU", "first CPU", "server 2 of 2, 1 episode: CPU", "last CPU"):
+        assert text in loop
+
+
 def closed_loop_of(run: Path, **changes: Any) -> tuple[str, str]:
     """Section and headline of a page whose rollout says ``changes`` of settings and policy."""
     file = run / "rollout" / "results.json"

@@ -237,7 +237,7 @@ def rollout(
         latest = save()
         last.callback(lambda: _rollout_report.write(latest, out, output.text(latest)))
         for finished in pool:
-            done.append(finished)
+            done.append(replace(finished, server=policy.get("server") or {}))
             latest = save()
             if on_episode is not None:
                 on_episode(finished, len(done), sum(map(len, seeds.values())))

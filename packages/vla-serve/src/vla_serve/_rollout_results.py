@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vla_serve._rollout_worker import Done, as_json
+from vla_serve import _rollout_servers
+from vla_serve._rollout_worker import Done
 from vla_serve.rates import Outcomes, bootstrap, mean_of_tasks, wilson
 
 SCHEMA = 2
@@ -98,16 +99,17 @@ def summarise(
     order = {task: i for i, task in enumerate(tasks)}
     done = sorted(done, key=lambda d: (order[d.episode.task], d.episode.seed))
     expected = sum(map(len, seeds.values()))
+    answered_by, episodes = _rollout_servers.written(done, policy)
     return {
         "schema": SCHEMA,
         "complete": len(done) == expected and all(d.episode.error is None for d in done),
         "settings": dict(settings),
-        "policy": dict(policy),
+        "policy": answered_by,
         "tasks": [{"task": t, **_aggregate([d for d in done if d.episode.task == t])} for t in tasks],
         "total": _aggregate(done),
         "suite": _suite(done, seeds),
         "suites": {name: _suite(done, part) for name, part in _suites(seeds).items()},
-        "episodes": [as_json(d) for d in done],
+        "episodes": episodes,
         "provenance": dict(provenance or {}),
         "wall_s": round(wall_s, 3),
     }

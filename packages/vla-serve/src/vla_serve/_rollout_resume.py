@@ -10,6 +10,7 @@ from typing import Any
 
 from vla_core.errors import UserError
 
+from vla_serve import _rollout_servers
 from vla_serve._rollout_worker import Done, EpisodeResult
 
 FILE = "results.json"
@@ -89,12 +90,13 @@ def kept(
             f"--out: {out} holds results of something else ({shown}); "
             "choose another directory, or replace them with --overwrite"
         )
-    done = [_done(node) for node in before["episodes"]]
+    by = _rollout_servers.read(before)
+    done = [_done(node, server) for node, server in zip(before["episodes"], by, strict=True)]
     found = [d for d in done if d.episode.error is None and d.episode.seed in seeds.get(d.episode.task, ())]
     return Kept(found, float(before.get("wall_s", 0.0)), before["settings"].get("executed_steps"))
 
 
-def _done(node: Mapping[str, Any]) -> Done:
+def _done(node: Mapping[str, Any], server: Mapping[str, Any]) -> Done:
     known = {key: node[key] for key in EpisodeResult.__dataclass_fields__ if key in node}
     known["achieved"] = tuple(node.get("achieved", ()))
-    return Done(EpisodeResult(**known), tuple(node.get("latencies_ms", ())))
+    return Done(EpisodeResult(**known), tuple(node.get("latencies_ms", ())), server)

@@ -112,10 +112,11 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Done:
-    """An episode with the round trip of each of its requests (empty after an error)."""
+    """An episode, the round trip of each of its requests (empty after an error), and who answered them."""
 
     episode: EpisodeResult
     latencies_ms: tuple[float, ...] = ()
+    server: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

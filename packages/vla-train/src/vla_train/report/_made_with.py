@@ -90,6 +90,24 @@ def other_weights(rollout: Rollout, run: Run) -> str | None:
     return f"other weights ({path or 'of unknown place'}, SHA-256 {weights[:_SHORT]})"
 
 
+def _servers(policy: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each server that answered, by what to call it; several where a rollout went on with another."""
+    several = policy.get("servers")
+    if isinstance(several, list):
+        named = [s for s in several if isinstance(s, Mapping) and s.get("episodes")]
+        if len(named) > 1:
+            return [(f"server {i} of {len(named)}, {_episodes(s)}", s) for i, s in enumerate(named, 1)]
+        if named:
+            return [("server", named[0])]
+    server = policy.get("server")
+    return [("server", server)] if isinstance(server, Mapping) and server else []
+
+
+def _episodes(server: Mapping[str, Any]) -> str:
+    n = server["episodes"]
+    return f"{n} episode{'' if n == 1 else 's'}"
+
+
 def of_rollout(rollout: Rollout, run: Run) -> Markup:
     """The same of a rollout, and whether this run's weights answered."""
     policy = rollout.policy
@@ -106,7 +124,6 @@ def of_rollout(rollout: Rollout, run: Run) -> Markup:
             if not same and other_weights(rollout, run) is None:
                 text += ", but of an earlier checkpoint of it"
             shown.append(("weights", text))
-    server = policy.get("server")
-    if isinstance(server, Mapping) and server:
-        shown += [(f"server: {name}", value) for name, value in _machine(server)]
+    for who, server in _servers(policy):
+        shown += [(f"{who}: {name}", value) for name, value in _machine(server)]
     return facts([*shown, *_machine(rollout.provenance)])
