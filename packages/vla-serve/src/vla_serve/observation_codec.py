@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.checks import GEOMETRY, geometry_shape
 from vla_core.errors import suggest
-from vla_core.specs import ObservationSpec
+from vla_core.specs import ObservationSpec, RobotSpec
+from vla_core.stats import VectorStats
 from vla_core.types import Observation
 
 from vla_serve.camera_inputs import check_inputs
@@ -25,26 +26,41 @@ MAX_INSTRUCTION = 4096
 """Most characters of an instruction."""
 
 LARGEST = 1e6
-"""A number beyond it is no measure of a robot's, in any unit; where there is no answer to it, that is why."""
+"""A number beyond it, of which no statistics are known, may be why a policy has no answer."""
+
+FAR = 1e4
+"""The same of a state, in halves of its range in the data: squared, half precision no longer holds it."""
 
 
-def check_range(observation: Observation, field: str = "observation") -> None:
+def check_range(observation: Observation, spec: RobotSpec, field: str = "observation") -> None:
     """Raise :class:`FieldError` for the first number that a policy cannot be expected to compute with.
 
-    Where a policy's numbers end depends on its statistics and weights: whoever asks has seen it fail.
+    Where a policy's numbers end depends on its weights: whoever asks has seen it fail. What it has learned
+    from (ticks of an encoder, by the million) is not why, however large.
     """
-    arrays = {f"{field}.state": observation.state}
+    arrays = []
+    if observation.state is not None:
+        known = spec.statistics.vectors.get("state")
+        arrays.append((f"{field}.state", observation.state, _far(observation.state, known)))
     for kind in GEOMETRY:
         for camera, array in (getattr(observation, kind) or {}).items():
-            arrays[f"{field}.{kind}[{camera}]"] = array
-    for name, array in arrays.items():
-        if array is None or not (beyond := np.abs(array) > LARGEST).any():
+            arrays.append((f"{field}.{kind}[{camera}]", array, np.abs(array) > LARGEST))
+    for name, array, beyond in arrays:
+        if not beyond.any():
             continue
         where = tuple(int(i) for i in np.argwhere(beyond)[0])
         raise FieldError(
             name,
             f"{float(array[where]):.3g} at {list(where)} is out of range: the policy's own numbers overflow",
         )
+
+
+def _far(state_S: NDArray[np.float32], known: VectorStats | None) -> NDArray[np.bool_]:
+    if known is None or known.dim != len(state_S):
+        return np.abs(state_S) > LARGEST
+    half = (known.max - known.min) / 2
+    half = np.where(half < 1e-6, LARGEST / FAR, half)  # a constant dim is not scaled
+    return np.abs(state_S - (known.min + known.max) / 2) > FAR * half
 
 
 def _check_float(array: NDArray[Any], shape: tuple[int, ...], field: str) -> None:

@@ -200,7 +200,7 @@ def check_actions(chunk: ActionChunk, spec: RobotSpec, row: Row) -> None:
             f"the policy answered {actions_TA.dtype} {actions_TA.shape}, its contract says float32 {expected}"
         )
     if not np.isfinite(actions_TA).all():
-        check_range(row.observation)
+        check_range(row.observation, spec)
         raise ValueError("the policy answered NaN or infinity")
     kept = row.previous
     if kept is not None and (actions_TA[: kept.n_frozen] != kept.actions[: kept.n_frozen]).any():
