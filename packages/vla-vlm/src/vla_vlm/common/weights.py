@@ -35,6 +35,17 @@ def check_loaded(base_vlm: str, info: Mapping[str, Any], ignore: str | None = No
             )
 
 
+def check_place(name: str) -> None:
+    """Raise FileNotFoundError for what is meant as a path and leads nowhere: a hub would be asked for long.
+
+    A path begins with ``.``, ``/`` or ``~``, has several slashes, or begins with a directory that is here.
+    """
+    first, slash, rest = name.partition("/")
+    path = name.startswith((".", "/", "~")) or "/" in rest or (bool(slash) and Path(first).is_dir())
+    if path and not Path(name).exists():
+        raise FileNotFoundError(f"no such directory: {Path(name).absolute()}")
+
+
 def hub_file(name: str, file: str) -> Path | None:
     """The local path of ``file`` of a hub id or directory; None when it has no such file.
 
@@ -46,6 +57,7 @@ def hub_file(name: str, file: str) -> Path | None:
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
+    check_place(name)
     found = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
 

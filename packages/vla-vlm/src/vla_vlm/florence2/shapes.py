@@ -20,7 +20,7 @@ from vla_core.errors import ConfigError
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.tokenizer import SpecialIds
-from vla_vlm.common.weights import check_loaded
+from vla_vlm.common.weights import check_loaded, check_place
 from vla_vlm.florence2.config import HEAD_DIM, Florence2TinyConfig, Florence2VLMConfig
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<image>")
@@ -116,6 +116,7 @@ def hub_shapes(name: str) -> Any:
         ConfigError: not found, or of another architecture.
     """
     try:
+        check_place(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error

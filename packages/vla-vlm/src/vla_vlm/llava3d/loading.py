@@ -16,7 +16,7 @@ from vla_core.errors import ConfigError
 
 from vla_vlm.common import tokenizer
 from vla_vlm.common.towers import TOWERS, TowerKind
-from vla_vlm.common.weights import WeightFiles, fill, hub_file, read_json
+from vla_vlm.common.weights import WeightFiles, check_place, fill, hub_file, read_json
 from vla_vlm.llava3d.config import Llava3DConfig
 from vla_vlm.llava3d.projector import choose_projector
 from vla_vlm.llava3d.shapes import CONFIG_FILE, Shapes, text_config
@@ -83,6 +83,7 @@ def _vision_config(config: Llava3DConfig, tower: str) -> Any:
 
     where = f"vision_weights '{tower}'"
     try:
+        check_place(tower)
         found = AutoConfig.from_pretrained(tower)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -23,7 +23,7 @@ from vla_vlm.common import tokenizer
 from vla_vlm.common.owned import retype
 from vla_vlm.common.tokenizer import SpecialIds
 from vla_vlm.common.towers import own_tower
-from vla_vlm.common.weights import check_loaded
+from vla_vlm.common.weights import check_loaded, check_place
 from vla_vlm.paligemma.config import PaliGemmaTinyConfig, PaliGemmaVLMConfig
 from vla_vlm.paligemma.prefix import PrefixLayer
 
@@ -134,6 +134,7 @@ def hub_shapes(name: str) -> Any:
         ConfigError: not found, or of another architecture (PaliGemma 2 among them).
     """
     try:
+        check_place(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import initialization
 from vla_core.errors import ConfigError
 
-from vla_vlm.common.weights import WeightFiles, check_loaded
+from vla_vlm.common.weights import WeightFiles, check_loaded, check_place
 from vla_vlm.qwen.config import QwenConfig
 from vla_vlm.qwen.family import Family
 
@@ -36,6 +36,7 @@ def hub_shapes(family: Family, name: str, sizes: Sequence[str]) -> Any:
     from transformers import AutoConfig
 
     try:
+        check_place(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise _not_found(name, error, sizes) from error
