@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from vla_serve._rollout_worker import Done, as_json
+from vla_serve._rollout_worker import Done
 
 
 def written(done: Sequence[Done], policy: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -20,10 +21,10 @@ def written(done: Sequence[Done], policy: Mapping[str, Any]) -> tuple[dict[str, 
         if server not in servers:
             servers.append(server)
     if len(servers) == 1:
-        return dict(policy), [as_json(d) for d in done]
+        return dict(policy), [_as_json(d) for d in done]
     places = [servers.index(d.server) for d in done]
     told = [{"episodes": places.count(i), **server} for i, server in enumerate(servers)]
-    episodes = [{**as_json(d), "server": place} for d, place in zip(done, places, strict=True)]
+    episodes = [{**_as_json(d), "server": place} for d, place in zip(done, places, strict=True)]
     return {**policy, "servers": told}, episodes
 
 
@@ -33,3 +34,8 @@ def read(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     servers = [{k: v for k, v in s.items() if k != "episodes"} for s in policy.get("servers", ())]
     for node in results["episodes"]:
         yield servers[node["server"]] if servers else policy.get("server") or {}
+
+
+def _as_json(done: Done) -> dict[str, Any]:
+    latencies = [round(ms, 3) for ms in done.latencies_ms]
+    return {**asdict(done.episode), "achieved": list(done.episode.achieved), "latencies_ms": latencies}

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -292,9 +292,3 @@ def instructions(setup: Setup, seeds: list[int], pipe: Connection) -> None:
         pipe.send(Refused(str(_kept(error, setup))))
     except UserError as error:
         pipe.send(Refused(str(error)))
-
-
-def as_json(done: Done) -> dict[str, Any]:
-    """For results.json."""
-    latencies = [round(ms, 3) for ms in done.latencies_ms]
-    return {**asdict(done.episode), "achieved": list(done.episode.achieved), "latencies_ms": latencies}
