@@ -29,7 +29,7 @@ def asked(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(backbone, asked, tmp_path):
-    for name in ("./no", "../no", str(tmp_path / "no"), "~/no", "runs/x", "some/where/else", "runs/x/y"):
+    for name in ("./no", "../no", str(tmp_path / "no"), "~/no", "some/where/else", "runs/x/y"):
         with pytest.raises(
             ConfigError, match=rf"base_vlm '{name}' can't be loaded \(no such directory: /"
         ) as said:
@@ -40,17 +40,17 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(backbone, asked, tmp_pat
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_hub_id_is_asked_of_the_hub(backbone, asked):
-    for name in ("org/name", "name"):
+    for name in ("org/name", "name", "runs/x"):
         with pytest.raises(ConfigError, match=r"can't be loaded \(the hub is asked\)"):
             backbone.build(backbone.Config(base_vlm=name), 1, (64, 64))
-    assert asked == ["org/name", "name"]
+    assert asked == ["org/name", "name", "runs/x"]
 
 
 def test_a_vision_tower_that_is_not_there(asked, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llava_llama"}')
-    config = Llava3D.Config(base_vlm=".", vision_weights="runs/tower")
+    config = Llava3D.Config(base_vlm=".", vision_weights="./runs/tower")
     with pytest.raises(
-        ConfigError, match=r"vision_weights 'runs/tower' can't be loaded \(no such directory: /"
+        ConfigError, match=r"vision_weights './runs/tower' can't be loaded \(no such directory: /"
     ):
         Llava3D.build(config, 1, (64, 64))
     assert not asked

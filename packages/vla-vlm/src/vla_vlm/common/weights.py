@@ -38,11 +38,10 @@ def check_loaded(base_vlm: str, info: Mapping[str, Any], ignore: str | None = No
 def check_place(name: str) -> None:
     """Raise FileNotFoundError for what is meant as a path and leads nowhere: a hub would be asked for long.
 
-    A path begins with ``.``, ``/`` or ``~``, has several slashes, or begins with a directory that is here.
+    A path begins with ``.``, ``/`` or ``~``, or has several slashes. Not what begins with a directory that is
+    here: who keeps one model in ``Qwen/`` may want another of the hub's.
     """
-    first, slash, rest = name.partition("/")
-    path = name.startswith((".", "/", "~")) or "/" in rest or (bool(slash) and Path(first).is_dir())
-    if path and not Path(name).exists():
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
         raise FileNotFoundError(f"no such directory: {Path(name).absolute()}")
 
 
