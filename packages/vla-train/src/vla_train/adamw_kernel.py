@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _step(  # type: ignore[no-untyped-def]
+@triton.jit
+def _step(
     weight, low, gradient, mean, square, scale,
     count, lr, decay, beta1, beta2, correction1, correction2, eps,
     SPLIT: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr,

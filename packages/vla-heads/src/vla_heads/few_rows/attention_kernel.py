@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda  # type: ignore[import-untyped]
+from triton.language.extra import cuda
 
 QUERIES, KEYS = 64, 128
 """At a time."""
@@ -21,8 +21,8 @@ AHEAD = True
 """Start before the kernel in front is done."""
 
 
-@triton.jit(do_not_specialize=["length", "keys", "mask_row"])  # type: ignore[untyped-decorator]
-def _attend(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["length", "keys", "mask_row"])
+def _attend(
     q, k, v, mask, out, length, keys, scale,
     q_row, q_head, q_token, k_row, k_head, k_token, v_row, v_head, v_token, mask_row,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,

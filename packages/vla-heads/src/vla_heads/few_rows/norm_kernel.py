@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda  # type: ignore[import-untyped]
+from triton.language.extra import cuda
 
 AHEAD = True
 """Start before the kernel in front is done."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _norm(  # type: ignore[no-untyped-def]
+@triton.jit
+def _norm(
     x, scale, shift, out, scale_stride, shift_stride, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, CENTRED: tl.constexpr, OFFSET: tl.constexpr,
     SCALE: tl.constexpr, SHIFT: tl.constexpr, AHEAD: tl.constexpr,

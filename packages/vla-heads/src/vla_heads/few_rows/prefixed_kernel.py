@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda  # type: ignore[import-untyped]
+from triton.language.extra import cuda
 
 QUERIES, KEYS = 64, 64
 """Of a program."""
@@ -28,15 +28,15 @@ AHEAD = True
 """Start before the kernel in front is done."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _turned(first, second, cosine, sine, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit
+def _turned(first, second, cosine, sine, kind: tl.constexpr):
     """Both halves of vectors at their rotary positions."""
     first, second = first.to(tl.float32), second.to(tl.float32)
     return (first * cosine - second * sine).to(kind), (second * cosine + first * sine).to(kind)
 
 
-@triton.jit(do_not_specialize=["length", "keys", "mask_row", "mask_token"])  # type: ignore[untyped-decorator]
-def _part(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["length", "keys", "mask_row", "mask_token"])
+def _part(
     q, k, v, prefix_k, prefix_v, mask, cosine, sine, found, best, total, length, keys, scale,
     q_row, q_head, q_token, k_row, k_head, k_token, v_row, v_head, v_token,
     prefix_k_row, prefix_k_head, prefix_k_token, prefix_v_row, prefix_v_head, prefix_v_token,
@@ -101,8 +101,8 @@ def _part(  # type: ignore[no-untyped-def]
     tl.store(found + place[:, None] * (2 * HALF) + wide[None, :], summed, mask=there[:, None])
 
 
-@triton.jit(do_not_specialize=["parts", "length"])  # type: ignore[untyped-decorator]
-def _together(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["parts", "length"])
+def _together(
     found, best, total, out, parts, length,
     SHARED: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip

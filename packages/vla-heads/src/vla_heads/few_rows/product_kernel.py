@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda  # type: ignore[import-untyped]
+from triton.language.extra import cuda
 
 from vla_heads.few_rows.plans import MOST_ROWS, Plan
 
@@ -25,7 +25,7 @@ LINE = 64
 
 
 @triton.jit
-def _fetch(at):  # type: ignore[no-untyped-def]
+def _fetch(at):
     """Lines of global memory into the second-level cache; nothing waits for them."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
@@ -38,13 +38,13 @@ def _fetch(at):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gelu(x):  # type: ignore[no-untyped-def]
+def _gelu(x):
     """The approximation by tanh, which is a logistic function of twice the argument."""
     return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _sum(slots, there, SPLIT: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit
+def _sum(slots, there, SPLIT: tl.constexpr, SIZE: tl.constexpr):
     """Parts of a tile in their order; past the first-level cache, which knows nothing of other programs."""
     total = tl.load(slots, mask=there, other=0.0, cache_modifier=".cg")
     for part in tl.static_range(1, SPLIT):
@@ -52,8 +52,8 @@ def _sum(slots, there, SPLIT: tl.constexpr, SIZE: tl.constexpr):  # type: ignore
     return total
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _finish(  # type: ignore[no-untyped-def]
+@triton.jit
+def _finish(
     y, y2, m, n, rows, bias, residual, gate, gate_stride, out, N: tl.constexpr,
     BIAS: tl.constexpr, GELU: tl.constexpr, PAIRED: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
@@ -74,8 +74,8 @@ def _finish(  # type: ignore[no-untyped-def]
     tl.store(out + m[:, None] * N + n[None, :], y.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["rows", "gate_stride"])  # type: ignore[untyped-decorator]
-def _product(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["rows", "gate_stride"])
+def _product(
     x, weight, bias, residual, gate, out, partial, counters, rows, gate_stride,
     N: tl.constexpr, K: tl.constexpr,
     BIAS: tl.constexpr, GELU: tl.constexpr, PAIRED: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr,

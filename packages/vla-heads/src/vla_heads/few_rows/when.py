@@ -32,10 +32,10 @@ def _startable() -> bool:
     does not start one before the other is done.
     """
     try:
-        from triton.runtime import driver  # type: ignore[import-untyped]
+        from triton.runtime import driver
 
         driver.active.get_current_target()
-        from triton.language.extra.cuda import gdc_wait  # type: ignore[import-untyped]  # noqa: F401
+        from triton.language.extra.cuda import gdc_wait  # noqa: F401
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         log.warning("no kernels for few rows, which is slower: Triton cannot start any here (%s)", first[0])
