@@ -385,7 +385,7 @@ def test_another_instruction_on_the_way_drops_the_chunk(address, tmp_path):
     setup = Setup(
         env_class=Changing, env_config=None, env="changing", task="right", address=address, policy="",
         embodiment="", encoding="raw", timeout_s=30.0, execute_steps=8, rtc=False, delay_steps=None,
-        stop_at=None, hold_steps=0, ensembling=None, video_dir=tmp_path, thumbnail_dir=tmp_path,
+        stop_at=None, hide=None, hold_steps=0, ensembling=None, video_dir=tmp_path, thumbnail_dir=tmp_path,
         error_dir=tmp_path,
     )  # fmt: skip
     with (

@@ -22,6 +22,7 @@ from vla_serve import _rollout_expert, _rollout_replay, _rollout_report, _video
 from vla_serve import _rollout_results as output
 from vla_serve._rollout_pool import Pool, ask_instructions
 from vla_serve._rollout_resume import FILE, Kept, kept
+from vla_serve._rollout_told import Hidden
 from vla_serve._rollout_worker import Done, EpisodeJob, Setup, Videos
 from vla_serve.client import PolicyClient
 from vla_serve.codec import Encoding
@@ -47,6 +48,8 @@ class RolloutSettings(EpisodeSettings):
         instruction: said in every episode instead of the simulator's own.
         instruction_from: say what this task would say in the same episode (swap experiment): a
             policy that listens achieves this task, one that does not the original.
+        hide: ``images``: the policy gets black ones instead of the simulator's. What succeeds then, does so
+            without looking. Videos show what was there.
         env_options: of the simulator's Config, without the task.
         videos: which episodes become mp4 files.
         max_failures_videos: at most so many failures a task.
@@ -64,6 +67,7 @@ class RolloutSettings(EpisodeSettings):
     tasks: tuple[str, ...]
     instruction: str | None = None
     instruction_from: str | None = None
+    hide: Hidden | None = None
     env_options: Mapping[str, Any] = field(default_factory=dict)
     videos: Videos = "failures"
     max_failures_videos: Natural = 5
@@ -92,6 +96,8 @@ class RolloutSettings(EpisodeSettings):
             raise UserError(f"tasks: one is named twice in {list(self.tasks)}")
         if self.instruction is not None and self.instruction_from is not None:
             raise UserError("instruction and instruction_from exclude each other")
+        if self.hide is not None and self.hide not in get_args(Hidden):
+            raise UserError(f"hide: unknown '{self.hide}'{suggest(self.hide, get_args(Hidden))}")
         if self.videos not in get_args(Videos):
             raise UserError(f"videos: unknown '{self.videos}'{suggest(self.videos, get_args(Videos))}")
 
@@ -125,6 +131,7 @@ def _setup(settings: RolloutSettings, env_class: Any, out: Path, access: Mapping
         rtc=settings.rtc,
         delay_steps=settings.delay_steps,
         stop_at=settings.instruction_from,
+        hide=settings.hide,
         hold_steps=settings.hold_steps,
         ensembling=settings.ensembling,
         video_dir=out / "videos",

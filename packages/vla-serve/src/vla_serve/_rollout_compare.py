@@ -17,7 +17,7 @@ _STARTS = ("env",)
 _HOW = (
     *("env_options", "executed_steps", "rtc", "delay_steps", "hold_steps"),
     *("temporal_ensemble_coeff", "adaptive_ensemble_alpha", "action_ensemble_horizon", "ensemble_newest"),
-    *("instruction", "instruction_from", "encoding"),
+    *("instruction", "instruction_from", "hide", "encoding"),
 )
 
 

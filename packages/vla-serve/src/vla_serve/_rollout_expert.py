@@ -38,7 +38,7 @@ def check(env_class: Any, env: str, settings: Any) -> None:
     """
     if not hasattr(env_class, "expert_action"):
         raise UserError(f"policy: '{env}' has no scripted expert")
-    options = ("execute_steps", "delay_steps", "instruction", "instruction_from")
+    options = ("execute_steps", "delay_steps", "instruction", "instruction_from", "hide")
     for name in (*options, "temporal_ensemble_coeff", "adaptive_ensemble_alpha"):
         if getattr(settings, name) is not None:
             raise UserError(f"{name}: an expert sees the simulator's state and follows nothing; leave it out")

@@ -80,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_ensemble(parser)
     add("--instruction", help="say this in every episode")
     add("--instruction_from", metavar="TASK", help="say what TASK would say (swap experiment)")
+    add("--hide", choices=("images",), help="the policy gets black images: does it need to look?")
     add("--videos", choices=("failures", "all", "none"), default="failures", help="default: %(default)s")
     add("--max_failures_videos", type=int, default=5, help="per task (default: %(default)s)")
     add(

@@ -16,7 +16,7 @@ from vla_serve.control_loop import LoopStats
 NAME = "replay"
 
 _POLICY_OPTIONS = (
-    *("execute_steps", "delay_steps", "instruction", "instruction_from"),
+    *("execute_steps", "delay_steps", "instruction", "instruction_from", "hide"),
     *("temporal_ensemble_coeff", "adaptive_ensemble_alpha"),
 )
 

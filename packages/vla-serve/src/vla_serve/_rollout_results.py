@@ -195,7 +195,8 @@ def conditions(results: Mapping[str, Any]) -> str:
     mixed = _averaged(settings)
     executed = settings["executed_steps"]
     pace = "asked at every step" if executed == 1 else f"{executed} steps from request to request"
-    return f"{pace}; {takes_over}{mixed}"
+    hidden = "; the policy got black images" if settings.get("hide") == "images" else ""
+    return f"{pace}; {takes_over}{mixed}{hidden}"
 
 
 def _averaged(settings: Mapping[str, Any]) -> str:

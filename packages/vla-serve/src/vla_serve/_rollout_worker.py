@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from vla_serve import _rollout_report, _video
 from vla_serve._rollout_expert import ExpertLoop
 from vla_serve._rollout_hold import held_steps, holding
 from vla_serve._rollout_replay import ReplayLoop
+from vla_serve._rollout_told import Hidden, told
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.codec import Encoding
@@ -57,6 +58,7 @@ class Setup:
     rtc: bool
     delay_steps: int | Measured | None
     stop_at: str | None
+    hide: Hidden | None
     hold_steps: int | Measured
     ensembling: Ensembling | None
     video_dir: Path
@@ -142,11 +144,14 @@ def run_episode(env: Env, loop: ControlLoop | ExpertLoop | ReplayLoop, setup: Se
     """Reset, then act until success, truncation, the step limit or the end of what was recorded."""
     most = loop.begin(job.seed) if isinstance(loop, ReplayLoop) else env.max_steps
     frames: list[NDArray[np.uint8]] = []
+    images: Mapping[str, NDArray[np.uint8]] = {}
 
     def seen(observation: Observation) -> Observation:
+        nonlocal images
+        images = present(observation.images)
         if job.video != "none":
-            frames.append(_video.side_by_side(present(observation.images)))
-        return observation if job.instruction is None else replace(observation, instruction=job.instruction)
+            frames.append(_video.side_by_side(images))
+        return told(observation, job.instruction, setup.hide)
 
     loop.reset()
     observation = seen(env.reset(job.seed))
@@ -190,7 +195,7 @@ def run_episode(env: Env, loop: ControlLoop | ExpertLoop | ReplayLoop, setup: Se
                 loop.drop_chunk()  # it was planned for the instruction before
                 break
     thumbnail = setup.thumbnail_dir / _rollout_report.name_of(setup.task, job.seed)
-    thumbnail.write_bytes(_rollout_report.thumbnail(_video.side_by_side(present(observation.images))))
+    thumbnail.write_bytes(_rollout_report.thumbnail(_video.side_by_side(images)))
     video = None
     if job.video == "all" or (job.video == "failures" and not success):
         video = f"{setup.task}_{job.seed}_{'success' if success else 'failure'}.mp4"
