@@ -66,9 +66,44 @@ def test_a_rounded_policy_answers_nearly_the_same(monkeypatch) -> None:
         policy = tiny_policy(make_spec()).eval().to(dtype=torch.bfloat16)
         found = fp8.round_linears(policy)
     assert found.layers == len(fp8.candidates(policy.model)) > 0
+    assert found.kept == 0
     assert 0 < found.share < 1
     assert 0.97 < found.cosine < 1
     assert f"fp8: {found.layers} linear layers" in str(found)
+
+
+def test_what_has_no_product_in_float8_stays_as_it_is(monkeypatch) -> None:
+    pytest.importorskip("torchao")
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor, quant_api
+
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    monkeypatch.setattr(
+        fp8, "_rows", lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor())
+    )
+    monkeypatch.setattr(fp8, "LEAST", 16)
+    tried, multiply = [], torch._scaled_mm
+    with register_fakes():
+        policy = tiny_policy(make_spec()).eval().to(dtype=torch.bfloat16)
+    chosen = fp8.candidates(policy.model)
+    assert len(chosen) == 2
+    plain = list(chosen)[-1]
+    chosen[plain].bias = None
+
+    def refusing(a, b, *rest, bias=None, **options):
+        tried.append(len(a))
+        if bias is None:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED")
+        return multiply(a, b, *rest, bias=bias, **options)
+
+    monkeypatch.setattr(torch, "_scaled_mm", refusing)
+    with register_fakes():
+        found = fp8.round_linears(policy)
+    assert (found.kept, found.layers) == (1, 1)
+    for name, layer in chosen.items():
+        assert (type(layer.weight.data) is torch.Tensor) == (name == plain)
+    assert "(1 stay bfloat16" in str(found)
+    # Products of one robot and of many were tried before anybody is answered.
+    assert max(tried) >= fp8.MOST * min(tried)
 
 
 @pytest.mark.gpu
@@ -83,3 +118,18 @@ def test_answers_move_by_little(tmp_path, monkeypatch) -> None:
         found = fp8.round_linears(loaded.policy)
     assert found.layers > 0
     assert found.cosine > 0.99
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_of_a_large_head_computes_whether_it_is_rounded_or_not(bias: bool) -> None:
+    pytest.importorskip("torchao")
+    layer = nn.Linear(8192, 2048, bias, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(49, 8192, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        before = layer(x)
+        rounded = fp8._round(layer, {49}, {})
+        after = layer(x)
+    assert rounded == (type(layer.weight.data) is not torch.Tensor)
+    assert torch.cosine_similarity(before.flatten(), after.flatten(), 0) > 0.99

@@ -24,6 +24,10 @@ LEAST = 512
 PARTS = ("vlm.", "head.")
 CAPABILITY = (8, 9)
 ROWS = 4
+MOST = 32
+"""Robots in a batch, up to which products are tried."""
+ALIGNED = 16
+"""Bytes at whose multiples tensors begin for such products."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,22 @@ class Rounded:
 
     Args:
         layers: how many linear layers.
+        kept: how many others stay as they are, since nothing here multiplies their sizes in float8.
         share: of the weights of backbone and head.
         cosine, largest: of normalised actions for made-up observations, against those before.
     """
 
     layers: int
+    kept: int
     share: float
     cosine: float
     largest: float
 
     def __str__(self) -> str:
+        kept = f" ({self.kept} stay bfloat16: no float8 product of their sizes here)" if self.kept else ""
         return (
-            f"fp8: {self.layers} linear layers, {100 * self.share:.0f} % of the weights; normalised actions "
-            f"against those before: cosine {self.cosine:.5f}, largest error {self.largest:.4f}"
+            f"fp8: {self.layers} linear layers, {100 * self.share:.0f} % of the weights{kept}; normalised "
+            f"actions against those before: cosine {self.cosine:.5f}, largest error {self.largest:.4f}"
         )
 
 
@@ -82,21 +89,79 @@ def candidates(model: nn.Module) -> dict[str, nn.Linear]:
 def round_linears(policy: VLAPolicy) -> Rounded:
     """Round the linear layers of a policy on a GPU, in place, and compare its answers with those before.
 
+    A layer stays as it is where torch has no float8 product of its size and of the rows that it gets.
+
     Raises:
         UserError: no layer that could be rounded.
     """
-    from torchao.quantization import quantize_
-
     chosen = candidates(policy.model)
     if not chosen:
         raise UserError(f"--fp8: no linear layer of at least {LEAST} x {LEAST} in this policy")
     every = sum(p.numel() for name, p in policy.model.named_parameters() if name.startswith(PARTS))
-    share = sum(layer.weight.numel() for layer in chosen.values()) / every
     before = _answers(policy)
-    quantize_(policy.model, _rows(), filter_fn=lambda _, name: name in chosen)
+    lengths = _lengths(policy)
+    known: dict[tuple[int, ...], bool] = {}
+    rounded = [layer for layer in chosen.values() if _round(layer, lengths, known)]
+    if not rounded:
+        raise UserError(f"--fp8: torch multiplies none of this policy's {len(chosen)} layers in float8 here")
+    share = sum(layer.weight.numel() for layer in rounded) / every
     after = _answers(policy)
     cosine = torch.cosine_similarity(before.flatten(), after.flatten(), 0)
-    return Rounded(len(chosen), share, float(cosine), float((after - before).abs().max()))
+    kept = len(chosen) - len(rounded)
+    return Rounded(len(rounded), kept, share, float(cosine), float((after - before).abs().max()))
+
+
+def _lengths(policy: VLAPolicy) -> set[int]:
+    """How many rows linear layers get of one robot's observation.
+
+    Of all layers: those whose products are computed around them see none, and others beside them do.
+    """
+    found: set[int] = set()
+
+    def count(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        found.add(given[0].shape[:-1].numel())
+
+    hooks = [
+        part.register_forward_pre_hook(count)
+        for part in policy.model.modules()
+        if isinstance(part, nn.Linear)
+    ]
+    try:
+        _answers(policy, rows=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _round(layer: nn.Linear, lengths: set[int], known: dict[tuple[int, ...], bool]) -> bool:
+    """Round ``layer``, unless a product with it fails; ``known``: what was tried with others like it."""
+    from torchao.quantization import quantize_
+
+    before, bias = layer.weight, layer.bias
+    quantize_(layer, _rows(), filter_fn=lambda module, _: module is layer)
+    # Libraries ask for sizes and for where tensors begin.
+    kind = (*before.shape, -1 if bias is None else bias.data_ptr() % ALIGNED, before.data_ptr() % ALIGNED)
+    if kind not in known:
+        known[kind] = _multiplies(layer, lengths)
+    if not known[kind]:
+        layer.weight = before
+    return known[kind]
+
+
+@torch.inference_mode()
+def _multiplies(layer: nn.Linear, lengths: set[int]) -> bool:
+    """Whether all products that batches of one to ``MOST`` robots need are to be had."""
+    device = layer.weight.device
+    batches = [2**power for power in range(MOST.bit_length())]
+    try:
+        for rows in sorted({length * batch for length in lengths for batch in batches}):
+            layer(torch.zeros(rows, layer.in_features, dtype=torch.bfloat16, device=device))
+    except torch.OutOfMemoryError:
+        return True  # nor will larger ones run
+    except RuntimeError:
+        return False
+    return True
 
 
 def _rows() -> Any:
@@ -106,12 +171,12 @@ def _rows() -> Any:
     return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
 
 
-def _answers(policy: VLAPolicy) -> Tensor:
+def _answers(policy: VLAPolicy, rows: int = ROWS) -> Tensor:
     spec = next(iter(policy.specs.values()))
-    generator, rows = np.random.default_rng(0), []
-    for seed in range(ROWS):
+    generator, observed = np.random.default_rng(0), []
+    for seed in range(rows):
         made = fake_observation(spec, camera_inputs(policy))
         noise = {name: generator.integers(0, 256, x.shape, np.uint8) for name, x in made.images.items()}
-        rows.append(Row(replace(made, images=noise), seed=seed))
+        observed.append(Row(replace(made, images=noise), seed=seed))
     with torch.inference_mode():
-        return policy.predict(policy.prepare(rows)).float().cpu()
+        return policy.predict(policy.prepare(observed)).float().cpu()
