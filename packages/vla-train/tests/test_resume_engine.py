@@ -33,7 +33,7 @@ def state(tmp_path: Path, **facts: str | int) -> Path:
         (("FSDP2", 2), ("FSDP2", 1)),
         (("FSDP2", 1), ("FSDP2", 4)),
         (("DeepSpeed ZeRO-2", 2), ("DeepSpeed ZeRO-2", 3)),
-        (("DeepSpeed ZeRO-3", 2), ("DeepSpeed ZeRO-3", 2)),
+        (("DeepSpeed ZeRO-3", 2), ("DeepSpeed ZeRO-3", 1)),
     ],
 )
 def test_who_reads_what(tmp_path: Path, wrote: tuple[str, int], reads: tuple[str, int]) -> None:
@@ -57,8 +57,9 @@ def test_who_reads_what(tmp_path: Path, wrote: tuple[str, int], reads: tuple[str
         ),
         (
             ("DeepSpeed ZeRO-3", 2),
-            ("DeepSpeed ZeRO-3", 1),
-            "by 2 processes of DeepSpeed ZeRO-3, and this is 1 process of DeepSpeed ZeRO-3; accelerate",
+            ("one process", 1),
+            "by 2 processes of DeepSpeed ZeRO-3, and this is one process; accelerate launch with its "
+            "file and --num_processes N goes on from it",
         ),
         (
             ("DeepSpeed ZeRO-1", 2),

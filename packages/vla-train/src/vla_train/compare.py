@@ -50,12 +50,11 @@ def check_engine(state: Path, engine: Engine) -> None:
     """The engine can read the state: of one process and of DDP they are the same.
 
     Raises:
-        UserError: it is another one's, or one of ZeRO-3's for another number of processes.
+        UserError: it is another one's.
     """
     facts = resume.recall(state)
     wrote, world = facts.get("engine", engine.name), facts.get("world", engine.world)
-    same = wrote == engine.name or {wrote, engine.name} <= WHOLE
-    if same and (world == engine.world or not wrote.endswith("ZeRO-3")):
+    if wrote == engine.name or {wrote, engine.name} <= WHOLE:
         return
     weights = state.parents[1] / "checkpoints" / state.name
     if wrote in WHOLE:
@@ -63,8 +62,7 @@ def check_engine(state: Path, engine: Engine) -> None:
     elif wrote == "FSDP2":
         how = "torchrun --nproc_per_node N with trainer.sharding=fsdp2 goes on from it, with any N, 1 too"
     else:
-        many = world if wrote.endswith("ZeRO-3") else "N"
-        how = f"accelerate launch with its file and --num_processes {many} goes on from it"
+        how = "accelerate launch with its file and --num_processes N goes on from it"
     raise UserError(
         f"trainer.resume: {state} was written by {_processes(wrote, world)}, and this is "
         f"{_processes(engine.name, engine.world)}; {how}, and another run_id with "

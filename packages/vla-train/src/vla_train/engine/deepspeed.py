@@ -101,10 +101,11 @@ class DeepSpeed(Engine):
         return int(held.ds_numel) if hasattr(held, "ds_numel") else parameter.numel()
 
     def load(self, folder: Path) -> None:
-        """See the base; at stages 1 and 2 whatever number of processes wrote it."""
-        from vla_train.engine.repartition import any_world
+        """See the base; whatever number of processes wrote it."""
+        from vla_train.engine import repartition, repartition_parameters
 
-        with nullcontext() if self.shards else any_world(self.module):
+        of = repartition_parameters if self.shards else repartition
+        with of.any_world(self.module):
             super().load(folder)
 
     def save(self, folder: Path) -> None:
