@@ -13,11 +13,13 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vla_core.testing.ports import reserved_port
 
 ROOT = Path(__file__).resolve().parent.parent
 _COMMANDS = runpy.run_path(str(Path(__file__).with_name("test_documented_commands.py")))
@@ -84,6 +86,13 @@ def started(tmp_path: Path) -> Any:
         return [line.split("\0") for line in lines if line]
 
     return run
+
+
+@pytest.fixture
+def port() -> Iterator[str]:
+    """Of a server that a script starts."""
+    with reserved_port() as number:
+        yield str(number)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT / "examples")))
@@ -176,6 +185,7 @@ def test_a_script_in_a_page_is_there_and_takes_the_words(
     words: list[str],
     started: Any,
     readers: None,
+    port: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -187,7 +197,7 @@ def test_a_script_in_a_page_is_there_and_takes_the_words(
     own = {name: value for name, value in variables.items() if name not in STANDS_IN}
     serves = {"LISTENS": "10093"} if "-c" in words else {}
     if serves:
-        port = serves["LISTENS"] = str(free_port())
+        serves["LISTENS"] = port
         words = [*words[:-1], "-p", port, words[-1]]
     lines = started(ROOT / script, *words, **own, **serves)
     assert lines
@@ -201,11 +211,10 @@ def test_the_pages_name_every_script() -> None:
 
 
 def test_words_of_starvla_are_understood(
-    started: Any, readers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Any, readers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: str
 ) -> None:
     monkeypatch.chdir(ROOT)
     files, checkpoint = ROOT / "examples/Robotwin/eval_files", str(tmp_path / "checkpoints" / "steps_9")
-    port = str(free_port())
     words = ("place_shoe", "demo_randomized", "mine", "2", "0", checkpoint, port, "localhost")
     (line,) = started(files / "eval.sh", *words)
     assert read(line) is None
@@ -261,12 +270,6 @@ def test_variables_of_starvla_are_understood(
     (line,) = started(ROOT / "examples" / script, *words, **variables)
     assert expected in set(pairwise(line))
     assert read(line) is None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_file_of_tasks_is_read(started: Any, tmp_path: Path) -> None:

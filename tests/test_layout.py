@@ -55,6 +55,11 @@ def test_library_files_are_smaller() -> None:
     assert not {path: n for path, n in lengths.items() if n >= LONGEST_IN_A_PACKAGE}
 
 
+def test_text_is_read_as_utf_8_whatever_the_locale() -> None:
+    """An instruction, a camera or a folder of the user's may have any letters."""
+    assert not {str(path) for path, text in library() if ".read_text()" in text}
+
+
 def test_no_prints_in_library_code() -> None:
     bad = [
         f"{path}:{node.lineno}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import tomllib
 import yaml
 from vla_core import registry
 from vla_core.config import build_config
+from vla_core.testing.ports import reserved_port
 from vla_serve import PolicyClient, PolicyServer
 from vla_serve.testing import ToyPolicy
 from vla_train.cli import main
@@ -82,19 +82,17 @@ def test_the_client_has_a_server_that_fits_it() -> None:
         line for line in commands(section("From a simulator of your own")) if "PolicyServer" in line
     )
     (code,) = (block for block in blocks("python") if ADDRESS in block)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = shlex.split(command.removeprefix("uv run python ").replace("10093", port))
-    server = subprocess.Popen([sys.executable, *words])
-    try:
-        client = PolicyClient(f"127.0.0.1:{port}")
-        client.wait_ready(60)
-        client.close()
-        exec(compile(code.replace(ADDRESS, f"127.0.0.1:{port}"), "README.md", "exec"), {})
-    finally:
-        server.terminate()
-        server.wait(30)
+    with reserved_port() as port:
+        words = shlex.split(command.removeprefix("uv run python ").replace("10093", str(port)))
+        server = subprocess.Popen([sys.executable, *words])
+        try:
+            client = PolicyClient(f"127.0.0.1:{port}")
+            client.wait_ready(60)
+            client.close()
+            exec(compile(code.replace(ADDRESS, f"127.0.0.1:{port}"), "README.md", "exec"), {})
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def test_the_quickstart_is_a_valid_config(monkeypatch: pytest.MonkeyPatch) -> None:

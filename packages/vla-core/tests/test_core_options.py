@@ -62,6 +62,7 @@ def test_a_misspelt_choice_is_told_the_nearest_one(capsys):
         (["--xyz"], {}, "toy: unknown option --xyz;"),
         (["--out", "x"], {}, "toy: the following arguments are required: --episodes"),
         (["--episodes", "many"], {}, "toy: argument --episodes: invalid int value: 'many'"),
+        (["--episodes", "3", "--out", "L\udcc3\udca4ufe"], {}, r"toy: 'L\udcc3\udca4ufe' is not utf-8, the"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, more, said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -66,8 +67,15 @@ class Toy:
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory, monkeypatch):
-    """Scanned videos are remembered under the user's cache directory, which tests leave alone."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    """Scanned videos are remembered under the user's cache directory, which tests leave alone.
+
+    So are tables that lerobot reads; a home may be read-only, too.
+    """
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
+    if "datasets" in sys.modules:  # which looked at it when it was imported
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache / "huggingface" / "datasets"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 from vla_core.testing import make_observation, make_spec, register_fakes
+from vla_core.testing.ports import reserved_port
 from vla_serve import PolicyClient
 from vla_serve.v1 import admin_pb2 as pb
 from vla_serve.v1.admin_pb2_grpc import PolicyAdminServiceStub
@@ -100,16 +100,16 @@ def test_idle_cores_poll_while_it_serves(checkpoint, tmp_path):
     assert "halted again" not in log
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+@pytest.fixture
+def admin_port():
+    with reserved_port() as port:
+        yield port
 
 
-def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path):
+def test_a_reload_of_a_named_checkpoint_in_bfloat16(checkpoint, tmp_path, admin_port):
     """All of it by the program: names, admin, digests, JSON lines."""
     policy, path = checkpoint
-    port_file, admin_port = tmp_path / "port", free_port()
+    port_file = tmp_path / "port"
     options = ("--port_file", port_file, "--admin_port", admin_port, "--log_format", "json", "--use_bf16")
     token_file = tmp_path / "admin.token"
     options += ("--admin_token_file", token_file)

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 from vla_core.testing import make_observation, make_spec
+from vla_core.testing.ports import reserved_port
 from vla_serve import PolicyClient, PolicyClientError
 
 pytest.importorskip("nicegui", reason="needs the extra vla-serve[dashboard]")
@@ -41,12 +41,6 @@ with register_fakes():
 """
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def browser(url: str) -> str:
     """What a browser has made of the page."""
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom")
@@ -59,13 +53,19 @@ def decoded(url: str) -> np.ndarray:
 
 
 @pytest.fixture
-def served(tmp_path):
+def port():
+    with reserved_port() as number:
+        yield number
+
+
+@pytest.fixture
+def served(tmp_path, port):
     """Address and dashboard's URL of ``vla-serve``, which ends in order afterwards."""
     from vla_core.testing import tiny_policy
 
     policy, path = tiny_policy(SPEC).eval(), tmp_path / "checkpoints" / "steps_3"
     policy.save(path, step=3, config={"framework": policy.config})
-    port_file, port = tmp_path / "port", free_port()
+    port_file = tmp_path / "port"
     words = ("--ckpt_path", path, "--port", 0, "--port_file", port_file, "--threads", 1, "--dashboard", port)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

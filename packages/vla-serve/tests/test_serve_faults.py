@@ -112,7 +112,7 @@ def test_sessions_whose_client_was_killed_make_room_at_once_and_go():
         until(lambda: all(s.lost for s in server.sessions._sessions.values()))
         with PolicyClient(server.address) as client:
             client.predict(make_observation(SPEC))
-        assert time.monotonic() - start < 2.0
+        assert time.monotonic() - start < 15  # half of what a session that nobody holds keeps its place for
         server.sessions._lost_s = 0.1
         until(lambda: len(server.sessions) == 0, 5)
 

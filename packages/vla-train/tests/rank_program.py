@@ -4,11 +4,13 @@
 environment, ``full`` is a rank whose files cannot grow past 12 KiB from its second save on, ``aloud`` sends
 what a run prints to standard error, which tests read. Beside it every rank writes ``NAME-RANK.json``: a draw
 after each step, the sum of the weights before the first and after the last, what is frozen, the samples of
-each step, what DDP's buckets hold after it, the exit code.
+each step, what DDP's buckets hold after it, the exit code; and in the end ``threads-RANK.json``, the names of
+the threads that are left.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import json
@@ -104,8 +106,16 @@ def run(plan: Path) -> int:
     return 0
 
 
+def note_threads(file: Path) -> None:
+    """Those of the process, Python's or not."""
+    names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    file.write_text(json.dumps(names))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # Registered first, called last.
+    atexit.register(note_threads, Path(sys.argv[1]).with_name(f"threads-{os.environ['RANK']}.json"))
     spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("conftest.py"))
     assert spec is not None
     assert spec.loader is not None

@@ -189,19 +189,19 @@ def read_checkpoint(path: Path) -> Stored:
 
 
 def _read(directory: Path, file: Path) -> Stored:
-    meta = json.loads((directory / "meta.json").read_text())
+    meta = json.loads((directory / "meta.json").read_text("utf-8"))
     if meta["format"] != FORMAT:
         raise UserError(
             f"{directory}: checkpoint format {meta['format']}, this vla-core reads {FORMAT}; "
             f"it was written with vla-core {meta['packages'].get('vla-core')}"
         )
-    stats = json.loads((directory / "norm_stats.json").read_text())
+    stats = json.loads((directory / "norm_stats.json").read_text("utf-8"))
     robots = {}
     for data in meta["embodiments"]:
         name = data["embodiment"]
         spec = RobotSpec.from_dict(data, NormStats.from_dict(stats[name]["raw"]))
         robots[name] = Robot(spec, NormStats.from_dict(stats[name]["model"]))
-    raw = yaml.safe_load((directory / "config.yaml").read_text())["framework"]
+    raw = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))["framework"]
     framework = build_config(FrameworkConfig, raw, "framework")
     digest = str(meta.get("data_digest") or "")
     return Stored(directory, file, _addressed(framework, robots), robots, digest)

@@ -86,7 +86,7 @@ def fit(
     learns = issubclass(resolved.head.cls, FittedHead) and head_assets is None
     entry = None if cache is None or statistics else cache.directory / _key(resolved, specs, cache.data)
     if entry is not None and entry.is_dir():
-        kept = json.loads((entry / STATISTICS).read_text())
+        kept = json.loads((entry / STATISTICS).read_text("utf-8"))
         learned = {name: NormStats.from_dict(stats) for name, stats in kept.items()}
         return Fitted(learned, entry / HEAD if learns else head_assets)
     pipelines = {}

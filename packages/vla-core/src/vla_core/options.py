@@ -12,6 +12,17 @@ from typing import Any, NoReturn
 from vla_core.errors import suggest
 
 
+def unreadable(words: Iterable[str]) -> str | None:
+    """What is wrong with a word that this process could not decode; None: nothing."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # Python keeps such bytes as surrogates, which no file format takes
+            encoding = sys.getfilesystemencoding()
+            return f"{word!a} is not {encoding}, the encoding of this environment; set PYTHONUTF8=1"
+    return None
+
+
 class Options(argparse.ArgumentParser):
     """As :class:`argparse.ArgumentParser`, without a screenful of usage around each mistake.
 
@@ -29,6 +40,8 @@ class Options(argparse.ArgumentParser):
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """As the parser's own, after a look at the names: what is missing may only be misspelt."""
         words = list(sys.argv[1:] if args is None else args)
+        if (strange := unreadable(words)) is not None:
+            self.error(strange)
         own = () if self.others else itertools.takewhile(self._is_own, words)
         for word in own:
             name = word.partition("=")[0]

@@ -60,7 +60,7 @@ def _git_commit() -> str | None:
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -70,7 +70,7 @@ def _gpus() -> list[str]:
     """Models as NVIDIA's driver names them; no library is loaded for it."""
     found = []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in file.read_text().splitlines():
+        for line in file.read_text("utf-8").splitlines():
             if line.startswith("Model:"):
                 found.append(line.partition(":")[2].strip())
     return found

@@ -95,4 +95,4 @@ class NormStats:
 
     @classmethod
     def load(cls, path: Path) -> NormStats:
-        return cls.from_dict(json.loads(path.read_text()))
+        return cls.from_dict(json.loads(path.read_text("utf-8")))

@@ -111,5 +111,5 @@ def page(results: Mapping[str, Any], out: Path, summary: str) -> str:
 def write(results: Mapping[str, Any], out: Path, summary: str) -> Path:
     """Write ``report.html`` into ``out``; returns its path."""
     path = out / "report.html"
-    path.write_text(page(results, out, summary))
+    path.write_text(page(results, out, summary), "utf-8")
     return path

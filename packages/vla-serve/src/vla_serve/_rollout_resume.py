@@ -38,7 +38,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        results: dict[str, Any] = json.loads(file.read_text())
+        results: dict[str, Any] = json.loads(file.read_text("utf-8"))
         for key in ("settings", "policy", "tasks", "episodes"):
             results[key]
     except FileNotFoundError as error:

@@ -50,7 +50,7 @@ def idle_poll() -> Iterator[None]:
 def kernel_can() -> bool:
     """Whether the kernel's idle cores would poll if it were asked to, and we may ask."""
     try:
-        shallowest = (IDLE_STATES / "state0" / "name").read_text().strip()
+        shallowest = (IDLE_STATES / "state0" / "name").read_text("utf-8").strip()
         os.close(os.open(LATENCY, os.O_WRONLY))  # root may be refused too, in a container
     except OSError:
         return False
@@ -113,7 +113,7 @@ def spinning(cores: Collection[int]) -> Iterator[None]:
 def time_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
     """Cores' worth of time that control groups allow this process; within a container, as far as it sees."""
     try:
-        lines = groups.read_text().splitlines()
+        lines = groups.read_text("utf-8").splitlines()
     except OSError:
         return math.inf
     least = math.inf
@@ -136,6 +136,6 @@ def time_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -
 
 def _words(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
+        return file.read_text("utf-8").split()
     except OSError:
         return []

@@ -27,7 +27,7 @@ def read_config(config: type[C], path: Path | None, holds: str) -> C:
     if path is None:
         return config()
     try:
-        node: Any = yaml.safe_load(path.read_text())
+        node: Any = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"repack: {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from vla_core.errors import UserError, suggest
+from vla_core.options import unreadable
 
 from vla_train.command_line import OPTIONS, make_parser, overrides_of, split_configs
 from vla_train.commands import COMMANDS, list_parts
@@ -17,6 +18,8 @@ from vla_train.last_words import say
 
 def run(argv: Sequence[str], console: Console) -> int:
     """Parse, train, evaluate, report."""
+    if (strange := unreadable(argv)) is not None:
+        raise UserError(strange)
     known, words = split_configs(argv)
     args = make_parser().parse_args(known)
     if args.list:

@@ -91,7 +91,7 @@ def check_resumable(
     """
     path = run_dir / "config.yaml"
     if path.is_file():
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text("utf-8"))
         try:
             # With the defaults of keys that are newer than the run.
             old = to_plain(build_config(RunConfig, raw, "", Tree(raw)))
@@ -114,9 +114,10 @@ def _check_robots(run_dir: Path, checkpoint: Path, policy: Any) -> None:
     if not (checkpoint / "meta.json").is_file():
         return
     robots = {
-        spec["embodiment"]: spec for spec in json.loads((checkpoint / "meta.json").read_text())["embodiments"]
+        spec["embodiment"]: spec
+        for spec in json.loads((checkpoint / "meta.json").read_text("utf-8"))["embodiments"]
     }
-    statistics = json.loads((checkpoint / "norm_stats.json").read_text())
+    statistics = json.loads((checkpoint / "norm_stats.json").read_text("utf-8"))
     for name, pipeline in policy.pipelines.items():
         now = json.loads(json.dumps(pipeline.input_spec.to_dict()))
         for key, was, new in differences(robots.get(name), now):

@@ -156,10 +156,10 @@ def _wait_for_port(server: subprocess.Popen[bytes], port_file: Path, log: Path) 
     deadline = time.monotonic() + START_TIMEOUT_S
     while not port_file.exists():
         if server.poll() is not None or time.monotonic() > deadline:
-            tail = log.read_text().strip().splitlines()[-1:] or ["no output"]
+            tail = log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
             raise UserError(f"vla-serve did not start ({tail[0]}); its log is {log}")
         time.sleep(0.1)
-    return int(port_file.read_text())
+    return int(port_file.read_text("utf-8"))
 
 
 def rollout_command(config: EvaluationConfig, address: str, out: Path) -> list[str]:
@@ -202,7 +202,7 @@ def evaluate(checkpoint: Path, config: EvaluationConfig, run_dir: Path, device: 
                     timeout=60 * config.timeout_minutes, check=False,
                 )  # fmt: skip
             if done.returncode != 0:
-                tail = rollout_log.read_text().strip().splitlines()[-1:] or ["no output"]
+                tail = rollout_log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
                 raise UserError(
                     f"vla-rollout failed ({tail[0]}); its log is {rollout_log}, and what it has is in {out}"
                 )
@@ -218,5 +218,5 @@ def evaluate(checkpoint: Path, config: EvaluationConfig, run_dir: Path, device: 
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
-    results: dict[str, Any] = json.loads((out / "results.json").read_text())
+    results: dict[str, Any] = json.loads((out / "results.json").read_text("utf-8"))
     return results

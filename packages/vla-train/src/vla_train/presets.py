@@ -20,7 +20,7 @@ def list_presets() -> dict[str, str]:
     out = {}
     for file in sorted(resources.files("vla_train.frameworks").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
-            first = file.read_text().splitlines()[0]
+            first = file.read_text("utf-8").splitlines()[0]
             out[file.name.removesuffix(".yaml")] = first.removeprefix("#").strip()
     return out
 
@@ -34,7 +34,7 @@ def load_preset(name: str) -> dict[str, Any]:
     known = list_presets()
     if name not in known:
         raise ConfigError(f"no framework '{name}'{suggest(name, known)}")
-    return dict(yaml.safe_load((resources.files("vla_train.frameworks") / f"{name}.yaml").read_text()))
+    return dict(yaml.safe_load((resources.files("vla_train.frameworks") / f"{name}.yaml").read_text("utf-8")))
 
 
 def load_run_tree(

@@ -135,7 +135,7 @@ def recall(path: Path | None) -> dict[str, Any]:
     if path is None or facts is None or not facts.is_file():
         return {}
     with _reading(path):
-        return dict(json.loads(facts.read_text()))
+        return dict(json.loads(facts.read_text("utf-8")))
 
 
 @contextmanager

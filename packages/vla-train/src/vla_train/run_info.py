@@ -60,7 +60,7 @@ def write_run(
     info = describe_run(composed, run_dir.name, engine, command, stages)
     path = run_dir / "run.json"
     if composed.config.trainer.resume and path.exists():
-        old = json.loads(path.read_text())
+        old = json.loads(path.read_text("utf-8"))
         before = old.get("stretches") or [_stretch(old, 0)]
         info["stretches"] = [s for s in before if s["after_step"] < choice.step] + [
             _stretch(info, choice.step)

@@ -61,16 +61,16 @@ class Run:
                 set_run_aside(self.run_dir)
             self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.composed.resolved, sort_keys=False)
-            (self.run_dir / "config.yaml").write_text(text)
+            (self.run_dir / "config.yaml").write_text(text, "utf-8")
             for name, content in (files or {}).items():
-                (self.run_dir / name).write_text(content)
+                (self.run_dir / name).write_text(content, "utf-8")
                 if content.startswith("#!"):
                     (self.run_dir / name).chmod(0o755)
             info = self.trainer.describe()
             if (robots := self.trainer.robots) is not None:
                 save_seen(robots.dataset, robots.labels, self.run_dir / SEEN)
             table = overview(self.composed.model, self.trainer, self.engine)
-            (self.run_dir / "overview.txt").write_text(table)
+            (self.run_dir / "overview.txt").write_text(table, "utf-8")
             return info, table
 
         def written() -> tuple[dict[str, Any], str]:
@@ -92,7 +92,7 @@ class Run:
             outcome = self.trainer.train()
         if self.engine.is_main:
             path = self.run_dir / "run.json"
-            info = json.loads(path.read_text())
+            info = json.loads(path.read_text("utf-8"))
             info["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
             info["checkpoint"] = checkpoint_of(outcome.checkpoint, self.run_dir)
             with into(self.run_dir):

@@ -164,4 +164,4 @@ def best_of(run_dir: Path, memory: Mapping[str, Any]) -> Mapping[str, Any] | Non
         seen: Mapping[str, Any] = memory["best"]
         return seen
     path = run_dir / BEST
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else None

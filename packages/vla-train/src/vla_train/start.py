@@ -76,7 +76,7 @@ def has_robots(path: str) -> bool:
     Raises:
         UserError: not a checkpoint.
     """
-    meta = json.loads((weights_file(Path(path)).parent / "meta.json").read_text())
+    meta = json.loads((weights_file(Path(path)).parent / "meta.json").read_text("utf-8"))
     return bool(meta["embodiments"])
 
 
@@ -87,14 +87,14 @@ def read_start(path: str, embodiment: str) -> Start:
         UserError: not a checkpoint, or one of several other robots.
     """
     folder = weights_file(Path(path)).parent
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text("utf-8"))
     robots = {spec["embodiment"]: spec for spec in meta["embodiments"]}
     name = embodiment if embodiment in robots or len(robots) != 1 else next(iter(robots))
     if name not in robots:
         raise UserError(
             f"trainer.pretrained_checkpoint: {folder} has no robot '{name}'{suggest(name, robots)}"
         )
-    stats = json.loads((folder / "norm_stats.json").read_text())[name]
-    framework = yaml.safe_load((folder / "config.yaml").read_text())["framework"]
+    stats = json.loads((folder / "norm_stats.json").read_text("utf-8"))[name]
+    framework = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["framework"]
     raw, model = (NormStats.from_dict(stats[key]) for key in ("raw", "model"))
     return Start(folder, RobotSpec.from_dict(robots[name], raw), model, framework.get("transforms") or [])

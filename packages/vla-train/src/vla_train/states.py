@@ -113,7 +113,7 @@ def _free(path: Path) -> Path:
 def _problems(state: Path, rank: int, world: int) -> Iterator[str]:
     """What is wrong with every ``world``-th file from the one of this rank on."""
     try:
-        facts: dict[str, Any] = json.loads((state / FACTS).read_text())
+        facts: dict[str, Any] = json.loads((state / FACTS).read_text("utf-8"))
         # States of before these checksums are believed.
         seal = facts.pop(SEAL, None)
         if seal is not None and seal != _crc(facts):

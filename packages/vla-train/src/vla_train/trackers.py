@@ -58,7 +58,7 @@ class JsonLines:
         path, kept = run.run_dir / "metrics.jsonl", []
         if run.start and path.exists():
             # A killed run can leave half a line at the end, which is after the resume step anyway.
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            lines = [line for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= run.start]
         self._file = path.open("w", buffering=1)
         for line in kept:
@@ -105,7 +105,7 @@ class WandB:
 
         # The service keeps what it was told: the run's own id says that this is the same one.
         note = run.run_dir / "wandb.json"
-        known = json.loads(note.read_text())["id"] if run.start and note.is_file() else None
+        known = json.loads(note.read_text("utf-8"))["id"] if run.start and note.is_file() else None
         settings = wandb.Settings(console="off", silent=True)
         try:
             self._run = wandb.init(

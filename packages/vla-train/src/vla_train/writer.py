@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 
 import torch
-from torch.distributed import ProcessGroup, all_gather_object, new_group
+from torch.distributed import ProcessGroup, all_gather_object, destroy_process_group, new_group
 from vla_core.weights import writing
 
 from vla_train.engine import Engine
@@ -47,6 +47,10 @@ class Writer:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True)
+        if self.channel is not None:
+            # Its threads end with it, see `vla_train.engine.leaving`.
+            destroy_process_group(self.channel)
+            self.channel = None
 
     def run(self, job: Callable[[], None]) -> None:
         """Have ``job`` done by the first rank. Called by all ranks.

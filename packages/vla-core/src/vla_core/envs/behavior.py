@@ -220,7 +220,7 @@ def _sentence(path: str, task: str) -> str:
     file = Path(path).expanduser()
     if not path or not file.is_file():
         raise ConfigError(f"env.sentences: name meta/tasks.jsonl of the demonstrations; there is no {file}")
-    lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
     known = {str(line["task_name"]): str(line["task"]) for line in lines}
     if task not in known:
         raise ConfigError(f"env.sentences: {file}: no task '{task}'{suggest(task, known)}")
@@ -230,7 +230,7 @@ def _sentence(path: str, task: str) -> str:
 def _test_instances(data: Path, number: int, task: str) -> tuple[int, ...]:
     """Numbers of the task's public test instances, in the benchmark's order."""
     path = data / "2025-challenge-task-instances" / "metadata" / "test_instances.csv"
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         row = list(csv.reader(file))[1 + number]
     if row[1] != task:
         raise ConfigError(f"env: {path}: row {1 + number} is of '{row[1]}', not of '{task}'")

@@ -35,7 +35,7 @@ class SimulatorError(UserError):
     def kept(self, path: Path) -> SimulatorError:
         """The same error, which says that its traceback is in ``path``, where this writes it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.trace)
+        path.write_text(self.trace, "utf-8")
         return SimulatorError(f"{self.line} (traceback: {path})", self.trace, self.seed)
 
 

@@ -87,7 +87,7 @@ def read_chains(path: str) -> tuple[Chain, ...]:
         ConfigError: no such file, or another content.
     """
     try:
-        nodes = json.loads(Path(path).expanduser().read_text())
+        nodes = json.loads(Path(path).expanduser().read_text("utf-8"))
         chains = tuple(
             Chain(np.asarray(n["robot_obs"], float), np.asarray(n["scene_obs"], float), tuple(n["tasks"]))
             for n in nodes
@@ -126,7 +126,7 @@ class CalvinEnv:
             config.repository, models / "annotations/new_playtable_validation.yaml", "repository"
         )
         self._chains = read_chains(config.chains)
-        self._sentences: dict[str, list[str]] = yaml.safe_load(sentences.read_text())
+        self._sentences: dict[str, list[str]] = yaml.safe_load(sentences.read_text("utf-8"))
         try:
             hydra: Any = importlib.import_module("hydra")
             omegaconf: Any = importlib.import_module("omegaconf")

@@ -95,7 +95,7 @@ def read_repack(path: str) -> Repack:
         ConfigError: no such file, or a mistake in it.
     """
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             node = yaml.safe_load(file)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"env.repack: {path}: {' '.join(str(error).split())}") from error

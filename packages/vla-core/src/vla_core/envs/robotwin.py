@@ -225,7 +225,7 @@ class RobotwinEnv:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        node = yaml.safe_load(path.read_text())
+        node = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"env: {path}: {error.strerror}") from error
     return dict(node)

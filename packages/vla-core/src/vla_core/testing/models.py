@@ -99,7 +99,7 @@ class FakeVLM(nn.Module):
     ) -> FakeVLM:
         """See :class:`~vla_core.interfaces.VisionLanguageModel`."""
         if assets is not None:
-            assert json.loads((assets / "fake.json").read_text())["n_views"] == n_views
+            assert json.loads((assets / "fake.json").read_text("utf-8"))["n_views"] == n_views
         return cls(config, n_views)
 
     def save_assets(self, directory: Path) -> None:

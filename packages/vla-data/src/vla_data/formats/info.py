@@ -51,7 +51,7 @@ def _cached(name: str) -> list[Path]:
         snapshots = above / f"datasets--{name.replace('/', '--')}"
         head = snapshots / "refs" / "main"
         if head.is_file():
-            places.append(snapshots / "snapshots" / head.read_text().strip())
+            places.append(snapshots / "snapshots" / head.read_text("utf-8").strip())
     return places
 
 

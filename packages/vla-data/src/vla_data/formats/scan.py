@@ -137,7 +137,7 @@ class _Kept:
         self._entries: dict[str, Any] = {}
         # A cache that cannot be read is made anew.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(self._file.read_text())
+            content = json.loads(self._file.read_text("utf-8"))
             if content["version"] == _VERSION:
                 self._entries = dict(content["files"])
 

@@ -102,7 +102,7 @@ def run(argv: Sequence[str], console: Console) -> int:
 
     plan = make_plan(args.base, [parse_axis(text) for text in args.axis], seeds, overrides, load_run)
     rows = run_plan(plan, args.out, console, "vla-train ablate " + shlex.join(argv), args.jobs)
-    console.print((args.out / "table.md").read_text(), highlight=False, markup=False, soft_wrap=True)
+    console.print((args.out / "table.md").read_text("utf-8"), highlight=False, markup=False, soft_wrap=True)
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         console.print(f"{len(failed)} of {len(rows)} runs failed: "

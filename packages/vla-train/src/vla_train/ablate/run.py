@@ -126,7 +126,7 @@ def _attempt(job: AblationJob, console: Console) -> Row:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         row = replace(row, error=(kind + lines[0]).strip() or type(error).__name__)
         if run_dir.is_dir():
-            (run_dir / "error.txt").write_text(traceback.format_exc())
+            (run_dir / "error.txt").write_text(traceback.format_exc(), "utf-8")
     gc.collect()
     torch.cuda.empty_cache()
     return replace(row, finished=datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -161,11 +161,11 @@ def _can_resume(run_dir: Path, variant: Variant) -> bool:
     path = run_dir / VARIANT_FILE
     if resume.newest(run_dir) is None or not path.is_file():
         return False
-    return bool(json.loads(path.read_text()) == variant.config)
+    return bool(json.loads(path.read_text("utf-8")) == variant.config)
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
-    lines: list[Mapping[str, float]] = [json.loads(line) for line in path.read_text().splitlines()]
+    lines: list[Mapping[str, float]] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     last_step = lines[-1]["step"]
     speeds = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     validated = [line for line in lines if line["step"] == last_step and "val/action_mae" in line]

@@ -14,6 +14,7 @@ from vla_core.errors import ConfigError, UserError
 from vla_train.config import TrainerConfig
 from vla_train.engine.base import Engine
 from vla_train.engine.ddp import DDP
+from vla_train.engine.leaving import leave_in_order
 from vla_train.engine.local import Local
 
 
@@ -78,6 +79,8 @@ def make_engine(settings: TrainerConfig) -> Engine:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device is 'cuda', and torch sees no CUDA device; use 'auto' or 'cpu'")
     accumulation = settings.gradient_accumulation_steps
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        leave_in_order()
     # accelerate keeps device and precision for the life of a process; here each run has its own.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if deepspeed and not torch.accelerator.is_available() and not PartialState._shared_state:

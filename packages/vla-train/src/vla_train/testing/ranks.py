@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from vla_core.testing.ports import reserved_port
 
 from vla_train.testing.forks import Forked, server
 
@@ -82,12 +83,10 @@ def started(
         forked: they find the imports done, see :mod:`vla_train.testing.forks`; ``command`` is this Python,
             a file and its arguments.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     # All before the first is asked, so that they import side by side.
     servers = [server(rank % 2) for rank in range(world)] if forked else []
     with ExitStack() as stack:
+        port = str(stack.enter_context(reserved_port()))
         ranks: list[Rank] = []
         for rank in range(world):
             file = stack.enter_context(tempfile.TemporaryFile("w+"))

@@ -79,5 +79,6 @@ def write(
         late(own)
     policy.model.load_state_dict(ledger.finish(own), strict=True, assign=True)
     policy.save(out, step=step)
-    (out / REPORT).write_text("\n".join([origin, ledger.counts(), *notes, *ledger.lines()]) + "\n")
+    said = [origin, ledger.counts(), *notes, *ledger.lines()]
+    (out / REPORT).write_text("\n".join(said) + "\n", "utf-8")
     return Imported(out, ledger.counts(), list(notes))

@@ -1,0 +1,31 @@
+"""Ranks end as programs end, whatever the threads of their process groups have in hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vla_train.testing.ranks import run_ranks
+
+
+@pytest.mark.slow
+def test_ranks_end_with_tensors_in_the_hands_of_gloo(tmp_path: Path) -> None:
+    """Without order about every second rank dies of SIGABRT; two pairs."""
+    program = str(Path(__file__).with_name("leaving_program.py"))
+    for _ in range(2):
+        ended = run_ranks([sys.executable, program], folder=tmp_path, forked=True)
+        assert [rank.code for rank in ended] == [0, 0], [rank.said[-2000:] for rank in ended]
+
+
+@pytest.mark.slow
+def test_the_threads_of_groups_end_before_the_interpreter(toy_config: Path, two_ranks: Any) -> None:
+    """Whatever refers to the groups: DDP's wrapper, FSDP2's meshes, the channel of asynchronous saves."""
+    words = ["--config", str(toy_config), "trainer.max_steps=2", "trainer.batch_size=2"]
+    runs = {"whole": ["trainer.async_save=true"], "shares": ["trainer.sharding=fsdp2"]}
+    two_ranks.launch({name: [*words, *more, f"run_id={name}"] for name, more in runs.items()})
+    for rank in (0, 1):
+        left = json.loads((two_ranks.folder / f"threads-{rank}.json").read_text())
+        assert not [name for name in left if name.startswith(("pt_gloo", "pt_tcpstore"))], left
