@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, found through entry points of a distribution outside the repository.
+"""The examples of docs/extending.md, found through entry points of a distribution outside the repository.
 
 Each of the six files in examples/extending adds one part. They are copied beside the metadata that
 an installer would write, and then really run: trained together, saved, loaded, rolled out.
@@ -7,6 +7,7 @@ an installer would write, and then really run: trained together, saved, loaded, 
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from vla_core.policy import VLAPolicy
 from vla_core.sources import Source
 from vla_core.specs import check_action, check_observation
 from vla_serve import PolicyServer, RolloutSettings, rollout
+from vla_train.cli import main
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "extending"
 PARTS = {
@@ -38,6 +40,10 @@ PARTS = {
 }
 
 ENCODERS: dict[str, dict[str, Any]] = {"tiny": {"patch_size": 8}, "my_encoder": {"patch": 8}}
+
+DOT = re.findall(
+    r"```yaml\n(framework:.*?)```", (EXAMPLES.parents[1] / "docs" / "extending.md").read_text(), re.S
+)[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -193,6 +199,19 @@ def test_the_package_installs_each_of_its_files() -> None:
     assert sorted(project["tool"]["setuptools"]["py-modules"]) == modules
     named = {value for points in project["project"]["entry-points"].values() for value in points.values()}
     assert sorted(value.partition(":")[0] for value in named) == modules
+
+
+def test_vla_train_trains_a_framework_of_these_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dot.yaml").write_text(DOT)
+    assert main(["--config", str(tmp_path / "dot.yaml"), f"run_root_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "Dot on cpu" in out
+    assert "better than always predicting the mean action in all 2 dims" in out
+    checkpoint = tmp_path / "dot" / "checkpoints" / "steps_60"
+    assert VLAPolicy.from_pretrained(checkpoint).framework == "Dot"
+    assert (tmp_path / "dot" / "report.html").exists()
 
 
 def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
