@@ -20,6 +20,7 @@ import torch
 from vla_core import registry
 from vla_core.assemble import build_policy
 from vla_core.batch import Batch, Cameras, Known
+from vla_core.complete import METHODS
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
@@ -254,3 +255,11 @@ def test_simulator_keeps_the_contract() -> None:
     while not (result := env.step(env.expert_action())).success:
         assert not result.truncated
     env.close()
+
+
+@pytest.mark.parametrize("group", METHODS)
+def test_every_shipped_part_has_the_methods_of_its_protocol(group: str) -> None:
+    shipped = [name for name in registry.names(group) if name not in PARTS.values()]
+    assert shipped
+    for name in shipped:
+        registry.load(group, name)
