@@ -15,6 +15,7 @@ from vla_core.config import build_config
 from vla_data.cli import main
 from vla_train.augment import Augmentation
 from vla_train.batch_view import page, take, text
+from vla_train.batch_view.taken import Line
 from vla_train.composition import compose
 from vla_train.config import RunConfig
 from vla_train.engine import make_engine
@@ -133,3 +134,8 @@ def test_without_the_package_that_brings_it(
     assert main(["batch", "--config", "x.yaml", "--help"]) == 2
     error = capsys.readouterr().err
     assert error == "vla-data batch: this command needs the package vla-train: pip install vla-train\n"
+
+
+def test_whole_numbers_have_all_their_digits() -> None:
+    assert Line("index", "int64", (8,), 2567.0, 10234.0, None).ends == ("2567", "10234")
+    assert Line("state", "float32", (8, 4), -1.33912, 10234.56, None).ends == ("-1.339", "1.023e+04")

@@ -1,12 +1,13 @@
-"""The examples of CONTRIBUTING.md, found through entry points of a distribution outside the repository.
+"""The examples of docs/extending.md, found through entry points of a distribution outside the repository.
 
-Each of the five files in examples/extending adds one part. They are copied beside the metadata that
+Each of the six files in examples/extending adds one part. They are copied beside the metadata that
 an installer would write, and then really run: trained together, saved, loaded, rolled out.
 """
 
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ import tomllib
 import torch
 from vla_core import registry
 from vla_core.assemble import build_policy
-from vla_core.batch import Batch
+from vla_core.batch import Batch, Cameras, Known
+from vla_core.complete import METHODS
 from vla_core.config import build_config
 from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
@@ -26,15 +28,23 @@ from vla_core.policy import VLAPolicy
 from vla_core.sources import Source
 from vla_core.specs import check_action, check_observation
 from vla_serve import PolicyServer, RolloutSettings, rollout
+from vla_train.cli import main
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "extending"
 PARTS = {
     "vla.vlms": "my_vlm",
+    "vla.geometry": "my_encoder",
     "vla.heads": "my_head",
     "vla.fusions": "my_fusion",
     "vla.sources": "my_source",
     "vla.envs": "my_env",
 }
+
+ENCODERS: dict[str, dict[str, Any]] = {"tiny": {"patch_size": 8}, "my_encoder": {"patch": 8}}
+
+DOT = re.findall(
+    r"```yaml\n(framework:.*?)```", (EXAMPLES.parents[1] / "docs" / "extending.md").read_text(), re.S
+)[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +56,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     metadata = site / "somebodys_parts-0.1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-parts\nVersion: 0.1\n")
-    groups = tomllib.loads((EXAMPLES / "entry_points.toml").read_text())["project"]["entry-points"]
+    groups = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]["entry-points"]
     lines = []
     for group, points in groups.items():
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
@@ -63,13 +73,13 @@ def make_source() -> Source:
     return source
 
 
-def make_policy(with_geometry: bool) -> VLAPolicy:
+def make_policy(with_geometry: bool, encoder: str = "tiny") -> VLAPolicy:
     config = FrameworkConfig(
         name="Outside",
         horizon=4,
         vlm={"name": "my_vlm", "patch": 8},
         head={"name": "my_head"},
-        geometry={"name": "tiny", "patch_size": 8} if with_geometry else None,
+        geometry={**ENCODERS[encoder], "name": encoder} if with_geometry else None,
         fusion={"name": "my_fusion"} if with_geometry else None,
         transforms=[{"name": "normalize"}],
     )
@@ -153,6 +163,58 @@ def test_fusion_changes_what_the_head_sees() -> None:
     assert fusion.gate.weight.grad.abs().sum() > 0
 
 
+def test_encoder_reads_a_calibration_where_there_is_one() -> None:
+    cls = registry.load("vla.geometry", "my_encoder")
+    encoder = cls.build(cls.Config(patch=8), n_views=2, image_size=(16, 24))
+    images = torch.randint(0, 256, (3, 2, 3, 16, 24), dtype=torch.uint8)
+    pinhole = torch.tensor([[20.0, 0, 12], [0, 20.0, 8], [0, 0, 1]]).repeat(3, 2, 1, 1)
+    without = encoder(images, None).tokens
+    assert without.shape == (3, 2, 2, 3, 64)
+
+    pinhole[0, 1] = 0.0  # as the collator writes a view without one
+    known = Known(intrinsics=pinhole[..., 2, 2] == 1)
+    tokens = encoder(images, Cameras(intrinsics=pinhole, known=known)).tokens
+    same = (tokens == without).flatten(2).all(dim=-1)
+    assert same.tolist() == [[False, True], [False, False], [False, False]]
+    tokens.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
+
+
+def test_encoder_and_fusion_learn() -> None:
+    policy = make_policy(with_geometry=True, encoder="my_encoder")
+    losses = train(policy, steps=3)  # before the gate's tanh is at its end
+    assert losses[-1] < losses[0]
+    encoder: Any = policy.model.geometry
+    assert encoder.embed.weight.grad.abs().sum() > 0
+
+
+def test_an_image_that_is_not_whole_patches_is_refused() -> None:
+    cls = registry.load("vla.geometry", "my_encoder")
+    with pytest.raises(ConfigError, match="not whole patches of 16"):
+        cls.build(cls.Config(), n_views=1, image_size=(30, 32))
+
+
+def test_the_package_installs_each_of_its_files() -> None:
+    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())
+    modules = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+    assert sorted(project["tool"]["setuptools"]["py-modules"]) == modules
+    named = {value for points in project["project"]["entry-points"].values() for value in points.values()}
+    assert sorted(value.partition(":")[0] for value in named) == modules
+
+
+def test_vla_train_trains_a_framework_of_these_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dot.yaml").write_text(DOT)
+    assert main(["--config", str(tmp_path / "dot.yaml"), f"run_root_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "Dot on cpu" in out
+    assert "better than always predicting the mean action in all 2 dims" in out
+    checkpoint = tmp_path / "dot" / "checkpoints" / "steps_60"
+    assert VLAPolicy.from_pretrained(checkpoint).framework == "Dot"
+    assert (tmp_path / "dot" / "report.html").exists()
+
+
 def test_parts_learn_together_and_solve_the_simulator(tmp_path: Path) -> None:
     policy = make_policy(with_geometry=False)
     losses = train(policy, steps=80)
@@ -193,3 +255,11 @@ def test_simulator_keeps_the_contract() -> None:
     while not (result := env.step(env.expert_action())).success:
         assert not result.truncated
     env.close()
+
+
+@pytest.mark.parametrize("group", METHODS)
+def test_every_shipped_part_has_the_methods_of_its_protocol(group: str) -> None:
+    shipped = [name for name in registry.names(group) if name not in PARTS.values()]
+    assert shipped
+    for name in shipped:
+        registry.load(group, name)

@@ -23,7 +23,7 @@ from vla_data.cli import main as examine
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
 from vla_serve import PolicyServer
 from vla_serve.robot_cli import main as drive
-from vla_serve.testing import TimedPolicy
+from vla_serve.testing import TimedPolicy, ToyPolicy
 
 pytest.importorskip("lerobot")
 
@@ -39,6 +39,7 @@ from vla_serve.server_cli import main
 with register_fakes():
     sys.exit(main(sys.argv[1:]))
 """
+KINDS = ("python", "yaml", "text")
 DRIVE = "import sys; from vla_serve.robot_cli import main; sys.exit(main())"
 PLUGIN = '''
 """A robot that goes where it is sent, and writes down what it was sent."""
@@ -339,3 +340,19 @@ def test_mistakes_are_one_line(
     assert process.returncode == code, said
     assert re.search(message, said.splitlines()[-1]), said
     assert "Traceback" not in said
+
+
+def test_the_robot_of_the_documentation_fits_the_toy_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "robots.md").read_text()
+    of_its_own = page[page.index("## A robot of your own") :]
+    python, repack, shown = (re.findall(rf"```{kind}\n(.*?)```", of_its_own, re.S)[0] for kind in KINDS)
+    (tmp_path / "slider_lab.py").write_text(python)
+    (tmp_path / "slider.yaml").write_text(repack)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    robot = ["--robot.type", "slider_lab:Slider", "--robot.port", "/dev/ttyUSB1"]
+    run = ["--repack", str(tmp_path / "slider.yaml"), "--max_step", "0.2", "--episode_s", "0.5"]
+    with PolicyServer(ToyPolicy()) as server:
+        assert drive(["--address", server.address, "--instruction", "go left", *robot, *run]) == 0
+    assert shown in capsys.readouterr().out

@@ -17,6 +17,7 @@ from vla_core.stats import NormStats, VectorStats
 from vla_core.types import Observation, Sample
 
 STEP = 0.1
+Numbers = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
 
 class MySource:
@@ -72,14 +73,18 @@ class MySource:
 
     def __getitem__(self, index: int) -> Sample:
         """The frame and the actions from there on; steps past the episode's end are masked."""
+        state, chunk_TA, mask_TA = self.numeric(index)
+        images, instruction = {"top": self._image(state)}, "push the dot to the middle"
+        meta = {"episode": self.episode(index), "frame": index % self.config.frames}
+        return Sample(Observation(images, instruction, state), chunk_TA, mask_TA, meta=meta)
+
+    def numeric(self, index: int) -> Numbers:
+        """State, actions and mask of a sample, without its images: statistics and validation read these."""
         episode, frame = divmod(index, self.config.frames)
-        states, actions = self.states[episode], self.actions[episode]
-        groups = self.spec.action.groups
-        chunk_TA, mask_TA = action_chunk(actions, frame, len(actions), self.horizon, groups)
-        observation = Observation(
-            images={"top": self._image(states[frame])},
-            instruction="push the dot to the middle",
-            state=states[frame],
-        )
-        meta = {"episode": self.episodes[episode], "frame": frame}
-        return Sample(observation, chunk_TA, mask_TA, meta=meta)
+        rows = self.actions[episode]
+        chunk_TA, mask_TA = action_chunk(rows, frame, len(rows), self.horizon, self.spec.action.groups)
+        return self.states[episode][frame], chunk_TA, mask_TA
+
+    def episode(self, index: int) -> int:
+        """Episode of a sample: held-out episodes are chosen and drawn by it."""
+        return self.episodes[index // self.config.frames]

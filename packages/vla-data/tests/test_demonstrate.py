@@ -12,7 +12,7 @@ from vla_data._demonstrate import DemonstrationJob, close_envs, demonstrate
 
 
 class DotEnv:
-    """As the example in CONTRIBUTING.md: a dot is pushed to the middle, ``terminated`` is always False."""
+    """As the example in docs/extending.md: a dot is pushed to the middle, ``terminated`` is always False."""
 
     class Config:
         pass

@@ -106,7 +106,7 @@ def test_inspect_prints_and_plots(recorded, tmp_path, capsys):
     for part in (
         "episodes  2",
         "observation.images.topview",
-        "end_effector_position[0] (cm)",
+        "end_effector_position[x] (cm)",
         "instructions (2)",
     ):
         assert part in printed

@@ -188,3 +188,34 @@ def test_what_a_lost_option_refers_to_is_not_asked_for(file: Path, tmp_path: Pat
     assert (
         "n_heads" not in load_run_tree([first], [*last, "framework.head.name=fast"]).data["framework"]["head"]
     )
+
+
+WHOLE = "framework: {name: Mine, horizon: 4, vlm: {name: qwen2_5_vl}, head: {name: mlp_regression}}\n"
+
+
+def test_a_framework_that_names_its_parts_has_a_name_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(WHOLE)
+    framework = load_run_tree([path], ["framework.head.name=adapter"]).data["framework"]
+    parts = {"vlm": {"name": "qwen2_5_vl"}, "head": {"name": "adapter"}}
+    assert framework == {"name": "Mine", "horizon": 4, **parts}  # nothing of any preset
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            WHOLE.replace("Mine", "QwenPy"),
+            r"framework.name: no framework 'QwenPy' \(did you mean 'QwenPI'\?\)",
+        ),
+        (WHOLE.replace("vlm: {name: qwen2_5_vl}, ", ""), r"framework.name: no framework 'Mine' \(known: "),
+        (WHOLE.replace("{name: mlp_regression}", "{}"), r"framework.name: no framework 'Mine' \(known: "),
+    ],
+)
+def test_a_name_that_is_no_presets_and_parts_that_are_not_named(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_run_tree([path])

@@ -7,11 +7,13 @@ Every part is a class with a ``Config`` dataclass; its YAML node is ``{name: <en
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import Any
 
 from vla_core import installed
+from vla_core.complete import check_complete
 from vla_core.errors import ConfigError, suggest
 
 # Parts made known without an installed distribution, see `override`.
@@ -51,8 +53,8 @@ def load(group: str, name: str) -> Any:
     """The class registered as ``name``.
 
     Raises:
-        ConfigError: unknown name (with the nearest one), two packages that claim the name, or a
-            package whose own dependency is not installed.
+        ConfigError: unknown name (with the nearest one), two packages that claim the name, a package
+            whose own dependency is not installed, or a class that is not there or not complete.
     """
     if (group, name) in _LOCAL:
         return _LOCAL[group, name]
@@ -67,13 +69,20 @@ def load(group: str, name: str) -> Any:
         raise ConfigError(
             f"'{name}' in {group} is claimed by {', '.join(p.value for p in points)}; uninstall one"
         )
+    what = f"'{name}' in {group} ({points[0].value})"
     try:
-        return points[0].load()
+        part = points[0].load()
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"'{name}' in {group} ({points[0].value}) needs the package '{error.name}'; install it "
+            f"{what} needs the package '{error.name}'; install it "
             "(it may be an extra of the package that provides the part)"
         ) from error
+    except AttributeError as error:
+        if error.obj is not sys.modules.get(points[0].module):
+            raise  # of the module's own code
+        raise ConfigError(f"{what}: there is no '{error.name}' in {points[0].module}") from error
+    check_complete(group, part, what)
+    return part
 
 
 def override(group: str, name: str, part: Any) -> Callable[[], None]:

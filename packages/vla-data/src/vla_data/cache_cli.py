@@ -22,15 +22,15 @@ def add_cache(commands: Any) -> None:
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="the data set's directory")
     parser.add_argument("out", type=Path, metavar="DST", help="new directory of the copy")
-    parser.add_argument("--height", type=int, required=True, help="of every picture, even")
-    parser.add_argument("--width", type=int, required=True, help="of every picture, even")
-    parser.add_argument("--gop", type=int, default=4, help="frames from key frame to key frame (default 4)")
-    parser.add_argument("--crf", type=int, default=18, help="x264's rate factor (default 18)")
+    parser.add_argument("--height", type=int, required=True, help="of every picture, in pixels, even")
+    parser.add_argument("--width", type=int, required=True, help="of every picture, in pixels, even")
+    parser.add_argument("--gop", type=int, default=4, help="frames from key frame to key frame (default: 4)")
+    parser.add_argument("--crf", type=int, default=18, help="x264's rate factor (default: 18)")
     parser.add_argument(
         "--interpolation",
         default="bilinear",
         choices=("bilinear", "bicubic"),
-        help="that of the training's resize (default bilinear)",
+        help="that of the training's resize (default: bilinear)",
     )
     parser.set_defaults(run=_run)
 

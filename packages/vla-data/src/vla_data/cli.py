@@ -123,14 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     rec.add_argument("--task", action="append", required=True, help="task; repeat for several")
     rec.add_argument("--episodes", type=int, required=True, help="successful episodes per task")
     rec.add_argument("--out", type=Path, required=True, help="new directory of the dataset")
-    rec.add_argument("--seed", type=int, default=0, help="first episode seed (default 0)")
-    rec.add_argument("--workers", type=int, default=1, help="simulator processes (default 1)")
+    rec.add_argument("--seed", type=int, default=0, help="first episode seed (default: 0)")
+    rec.add_argument("--workers", type=int, default=1, help="simulator processes (default: 1)")
     rec.add_argument(
         "--noise",
         type=float,
         default=0.0,
         help="std of Gaussian noise on the executed (never on the recorded) actions, in action units: "
-        "demonstrations then show how to recover (default 0)",
+        "demonstrations then show how to recover (default: 0)",
     )
     rec.add_argument(
         "--format",
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         "dataset; with --episode or --out also plot one episode.",
     )
     look.add_argument("dir", type=Path, metavar="DIR", help="the dataset's directory")
-    look.add_argument("--episode", type=int, help="episode to plot (default 0 with --out)")
+    look.add_argument("--episode", type=int, help="episode to plot (default: 0 with --out)")
     look.add_argument("--out", type=Path, help="picture to write (.png, .svg, .pdf)")
     look.set_defaults(run=_inspect)
     _add_readers(commands)

@@ -22,8 +22,8 @@ def add_convert(commands: Any) -> None:
     )
     parser.add_argument("path", type=Path, metavar="SRC", help="the data set's directory")
     parser.add_argument("out", type=Path, metavar="DST", help="new directory")
-    parser.add_argument("--data-mb", type=int, default=100, help="most of a parquet file (default 100)")
-    parser.add_argument("--video-mb", type=int, default=200, help="most of a video file (default 200)")
+    parser.add_argument("--data-mb", type=int, default=100, help="largest parquet file, in MB (default: 100)")
+    parser.add_argument("--video-mb", type=int, default=200, help="largest video file, in MB (default: 200)")
     parser.set_defaults(run=_run)
 
 

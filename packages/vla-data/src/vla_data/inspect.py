@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vla_core.axes import axes_of
 from vla_core.errors import ConfigError, UserError
 from vla_core.specs import GroupSpec
 from vla_core.types import Float
@@ -30,11 +31,11 @@ _NAMED = 6  # constant dims that are named
 
 
 def dim_names(groups: Sequence[GroupSpec]) -> list[str]:
-    """``name[i] (unit)`` for every dim of the groups."""
+    """``name[axis] (unit)`` for every dim of the groups; the axis is a number where it has no name."""
     return [
-        f"{g.name} ({g.unit})" if g.dim == 1 else f"{g.name}[{i}] ({g.unit})"
+        f"{g.name} ({g.unit})" if g.dim == 1 else f"{g.name}[{axis}] ({g.unit})"
         for g in groups
-        for i in range(g.dim)
+        for axis in axes_of(g)
     ]
 
 

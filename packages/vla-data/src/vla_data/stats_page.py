@@ -9,7 +9,7 @@ from vla_data.facts import BINS, Dim, Report
 
 WIDTH, HEIGHT = 192, 44
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1400px; margin: 2rem auto;
+body { font: 14px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1400px; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0.2rem; }
 h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -19,7 +19,8 @@ th { text-align: right; font-weight: 500; color: #555; padding: 0.2rem 0.5rem; }
 th { border-bottom: 1px solid #ccc; }
 td { text-align: right; padding: 0.3rem 0.5rem; border-bottom: 1px solid #eee; white-space: nowrap; }
 th:nth-child(-n+2), td:first-child { text-align: left; }
-td.facts { text-align: left; white-space: normal; color: #a4430b; min-width: 12rem; }
+tr.facts td { text-align: left; white-space: normal; color: #a4430b; padding-top: 0; }
+tr.told td { border-bottom: none; }
 ul.facts li { color: #a4430b; }
 .fine { color: #22663a; }
 svg { display: block; }
@@ -86,13 +87,15 @@ def _page(report: Report) -> Iterator[str]:
 
 
 def _table(vector: str, dims: list[Dim]) -> Iterator[str]:
-    head = "".join(f"<th>{escape(column)}</th>" for column in ("histogram", *COLUMNS, ""))
+    head = "".join(f"<th>{escape(column)}</th>" for column in ("histogram", *COLUMNS))
     yield f"<h2>{vector}</h2><table><tr><th>dim</th>{head}</tr>"
     for dim in dims:
         cells = "".join(f"<td>{escape(value)}</td>" for value in _values(dim))
         facts = "<br>".join(escape(fact) for fact in dim.facts)
-        yield f"<tr><td>{escape(dim.name)}</td><td>{_histogram(dim)}</td>{cells}"
-        yield f"<td class='facts'>{facts}</td></tr>"
+        told = " class='told'" if facts else ""
+        yield f"<tr{told}><td>{escape(dim.name)}</td><td>{_histogram(dim)}</td>{cells}</tr>"
+        if facts:
+            yield f"<tr class='facts'><td colspan='{2 + len(COLUMNS)}'>{facts}</td></tr>"
     yield "</table>"
 
 

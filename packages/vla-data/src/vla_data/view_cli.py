@@ -20,9 +20,9 @@ def add_view(commands: Any) -> None:
         "action over time, instructions and what is odd.",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="the data set's directory")
-    parser.add_argument("--episode", type=int, default=0, help="its index (default 0)")
+    parser.add_argument("--episode", type=int, default=0, help="its index (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="page to write (.html)")
-    parser.add_argument("--pictures", type=int, default=8, help="most of each camera (default 8)")
+    parser.add_argument("--pictures", type=int, default=8, help="of each camera, at most (default: 8)")
     parser.add_argument("--robot", help="YAML file that describes the robot")
     parser.set_defaults(run=_run)
 

@@ -7,7 +7,7 @@ import argparse
 from vla_core.ensembling import Ensembling, ensembling
 
 
-def add_ensemble(parser: argparse.ArgumentParser) -> None:
+def add_ensemble(parser: argparse._ActionsContainer) -> None:
     """``--temporal_ensemble_coeff`` and what belongs to it; see :func:`vla_core.ensembling.ensembling`."""
     add = parser.add_argument
     add(

@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Options(
         prog="vla-serve probe",
         description="Ask a server what it serves, and how it answers made-up observations.",
+        epilog="Exit codes: 0; 1 equal requests had different answers, or the server failed; 2 a mistake.",
     )
     add_access(parser)
     add = parser.add_argument

@@ -24,9 +24,9 @@ def add_batch(commands: Any) -> None:
         "and draw it. No weights are read. Overrides are written as for vla-train.",
     )
     parser.add_argument("--config", nargs="+", required=True, metavar="FILE", help="as for vla-train")
-    parser.add_argument("--index", type=int, default=0, help="number of the batch in the run (default 0)")
+    parser.add_argument("--index", type=int, default=0, help="number of the batch in the run (default: 0)")
     parser.add_argument("--seed", type=int, help="seed of the run (default: that of the config)")
-    parser.add_argument("--rows", type=int, default=4, help="most rows to print and draw (default 4)")
+    parser.add_argument("--rows", type=int, default=4, help="rows to print and draw, at most (default: 4)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="page to write (.html)")
     parser.set_defaults(run=_run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +46,8 @@ def load_run_tree(
 ) -> Tree:
     """The config files and overrides over the preset that ``framework.name`` names.
 
-    A part of the preset (vlm, head, geometry, fusion) keeps its keys unless another ``name`` is given.
+    A part of the preset (vlm, head, geometry, fusion) keeps its keys unless another ``name`` is given. A
+    config that names vlm and head itself may have any other name: then there is no preset below it.
     Where a later file or the command line chooses another preset or another part, the options that earlier
     files gave to the first are left out with it; ``say`` gets a line for each such part.
     ``below``: what the files and overrides lie over, and the preset lies under.
@@ -60,7 +62,7 @@ def load_run_tree(
         names = ", ".join(list_presets())
         raise ConfigError(f"{tree.where('framework')}'framework.name' must name a preset (known: {names})")
     try:
-        preset = load_preset(given["name"])
+        preset = {} if _is_whole(given) else load_preset(given["name"])
     except ConfigError as error:
         places = Tree({}, {**base.origins, **tree.origins})
         raise ConfigError(f"{places.where('framework.name')}framework.name: {error}") from error
@@ -81,6 +83,12 @@ def load_run_tree(
     tree = load_tree(paths, overrides, _plain(lowest), of_files)
     origins = {key: place for key, place in base.origins.items() if not is_below(key, of_base)}
     return Tree(tree.data, {**origins, **tree.origins})
+
+
+def _is_whole(given: Mapping[str, Any]) -> bool:
+    """Whether no preset is needed: the config names vlm and head, and itself unlike any preset."""
+    names_parts = all(isinstance(given.get(part), dict) and "name" in given[part] for part in ("vlm", "head"))
+    return names_parts and not get_close_matches(given["name"], list_presets(), n=1, cutoff=0.5)
 
 
 def _together(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from vla_core.axes import axes_of
 from vla_core.errors import ConfigError
 from vla_core.specs import GroupSpec
 from vla_core.types import Float, Sample
@@ -165,12 +166,13 @@ def _groups(
     seconds: NDArray[np.float64],
     marks: Sequence[float],
 ) -> Iterator[str]:
-    """A panel for each group; dims are called as the data set calls them, else by their number."""
+    """A panel for each group; dims are called as the data set calls them, else by their axis."""
     start = 0
     for group in groups:
         part, said = rows[:, start : start + group.dim], recorded[start : start + group.dim]
         start += group.dim
-        names = [name or (group.name if group.dim == 1 else f"[{i}]") for i, name in enumerate(said)]
+        axes = [group.name] if group.dim == 1 else [f"[{axis}]" for axis in axes_of(group)]
+        names = [name or axis for name, axis in zip(said, axes, strict=True)]
         unit = "unit unknown" if group.unit == "unknown" else group.unit
         axis = f"{group.name} ({unit})"
         axis = axis if len(axis) <= 22 else f"value ({unit})"

@@ -33,6 +33,7 @@ _TAKES_ONE = ("--seeds", "--out", "--jobs")
 def _parser() -> argparse.ArgumentParser:
     parser = TrainOptions(
         prog="vla-train ablate",
+        usage="vla-train ablate --base FILE [FILE ...] --axis KEY=a,b,c ... --out DIR [key=value ...]",
         description="Compare variants of a run over several seeds.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,9 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base", nargs="+", type=Path, metavar="FILE", help="YAML files, later ones win")
     parser.add_argument("--axis", action="append", default=[], metavar="KEY=a,b,c", help="see below")
-    parser.add_argument("--seeds", default="0,1,2", help="of the runs of each variant (default 0,1,2)")
+    parser.add_argument("--seeds", default="0,1,2", help="of the runs of each variant (default: 0,1,2)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where rows, tables and runs go")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in its process (default 1)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, each in its process (default: 1)"
+    )
     return parser
 
 

@@ -56,7 +56,7 @@ def _page(taken: Taken) -> Iterator[str]:
         shape = " x ".join(map(str, line.shape))
         share = "" if line.share is None else f"{100 * line.share:.1f} %"
         yield f"<tr><td>{escape(line.name)}</td><td>{line.dtype}</td><td>{shape}</td>"
-        yield f"<td class='number'>{line.low:.4g}</td><td class='number'>{line.high:.4g}</td>"
+        yield "".join(f"<td class='number'>{end}</td>" for end in line.ends)
         yield f"<td class='number'>{share}</td></tr>"
     yield "</table>"
     for i, row in enumerate(taken.rows):

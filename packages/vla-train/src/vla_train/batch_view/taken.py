@@ -38,6 +38,12 @@ class Line:
     high: float
     share: float | None
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """``low`` and ``high`` as text: whole numbers with all their digits."""
+        digits = ".4g" if self.dtype.startswith("float") else ".0f"
+        return format(self.low, digits), format(self.high, digits)
+
 
 @dataclass(frozen=True)
 class Part:

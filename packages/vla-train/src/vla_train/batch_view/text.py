@@ -43,9 +43,9 @@ def _text(taken: Taken) -> Iterator[str]:
     yield f"rows from   {counts}"
     yield f"\n{'tensor':<28}{'dtype':<10}{'shape':<24}{'min':>12}{'max':>12}"
     for line in taken.lines:
-        shape = " x ".join(map(str, line.shape))
+        shape, (low, high) = " x ".join(map(str, line.shape)), line.ends
         share = "" if line.share is None else f"   {100 * line.share:.1f} % true"
-        yield f"{line.name:<28}{line.dtype:<10}{shape:<24}{line.low:>12.4g}{line.high:>12.4g}{share}"
+        yield f"{line.name:<28}{line.dtype:<10}{shape:<24}{low:>12}{high:>12}{share}"
     for i, row in enumerate(taken.rows):
         yield ""
         yield f"row {i}: {row.label}, robot {row.embodiment}, episode {row.episode}, frame {row.frame}"

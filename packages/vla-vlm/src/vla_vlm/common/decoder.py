@@ -7,19 +7,24 @@ d head dim.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from vla_vlm.common.kernels import for_kernel
 from vla_vlm.common.rope import TextRope
+
+CACHE = "cache" if "cache" in signature(LlamaAttention.forward).parameters else "past_key_values"
+"""The argument of transformers' layers: 5.17 and 5.24 call it differently."""
 
 
 class KVCache:
     """Keys and values of all layers, in buffers that are made once: ``[B, n, S + R, d]`` each.
 
-    To transformers' attention it is ``past_key_values``. The first tokens that a layer hands over are the
+    To transformers' layers it is what :data:`CACHE` says. The first tokens that a layer hands over are the
     prompt, and attend to themselves alone; what comes later attends to the whole buffer, under a mask.
 
     Args:
@@ -30,8 +35,8 @@ class KVCache:
         self.room, self.length = room, 0
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Keep what a layer computed; returns what it shall attend to."""
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, **_: Any) -> tuple[Tensor, Tensor]:
+        """Keep what a layer computed; returns what it shall attend to. Later transformers hand over more."""
         if layer_idx not in self.layers:
             self.layers[layer_idx] = (self._buffer(key), self._buffer(value))
             self.length = key.shape[2]
@@ -99,6 +104,6 @@ class TextDecoder:
         implementation = self.language_model.config._attn_implementation
         mask = for_kernel(self.valid[:, None, None], implementation, x_B1H.dtype)
         for layer in self.language_model.layers:
-            x_B1H = layer(x_B1H, attention_mask=mask, position_embeddings=cos_sin, past_key_values=self.cache)
+            x_B1H = layer(x_B1H, attention_mask=mask, position_embeddings=cos_sin, **{CACHE: self.cache})
         self.logits = self.read(self.language_model.norm(x_B1H)[:, 0])
         return self.logits

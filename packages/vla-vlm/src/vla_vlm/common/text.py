@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vla_vlm.common.decoder import CACHE
 from vla_vlm.common.kernels import causal_for_kernel, goes_without_mask
 from vla_vlm.common.rope import TextRope
 
@@ -89,7 +90,7 @@ def run_layers(
     x = embeds_BSH
     for i in range(1, last + 1):
         x = own = language_model.layers[i - 1](
-            x, attention_mask=mask, position_embeddings=cos_sin, past_key_values=cache
+            x, attention_mask=mask, position_embeddings=cos_sin, **{CACHE: cache}
         )
         if deepstack is not None and (raw or i < last or i == n_layers):
             x = deepstack.add(x, i)
