@@ -25,8 +25,15 @@ from vla_data.formats.depth import DepthReader, depth_of_cameras
 from vla_data.formats.features import cameras as camera_names
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.opening import open_layout
-from vla_data.formats.pictures import Pictures
-from vla_data.formats.video_checks import camera_sizes, check_depth_sizes, check_videos, scan_videos
+from vla_data.formats.pictures import Pictures, of_size
+from vla_data.formats.video_checks import (
+    camera_sizes,
+    check_depth_sizes,
+    check_videos,
+    scan_videos,
+    surplus,
+    turned,
+)
 from vla_data.frames import CALIBRATION, Frames, read_frames
 from vla_data.resample import check_rate, check_velocities, kept_frames, rate_note, resample
 from vla_data.robot.binding import Binding, bind, make_spec
@@ -126,7 +133,9 @@ class LeRobotSource:
             hz = config.fps
         recorded = [len(e) for e in self._episodes]
         self._kept = kept_frames(recorded, 1.0 if config.fps is None else max(1.0, layout.fps / config.fps))
-        frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
+        beyond = {file: text for key, facts in videos.items() for file, text in surplus(layout, key, facts)}
+        frames = read_frames(layout, self._episodes, binding, calibration, config.instruction, beyond)
+        self.notes += (*turned({k: videos[k] for k in self._cameras.values() if k in videos}), *frames.notes)
         if config.fps is not None:
             check_velocities(frames.action.groups, binding.where)
             frames = resample(frames, recorded, self._kept)
@@ -251,7 +260,9 @@ class LeRobotSource:
     def _image(self, camera: str, index: int, episode: Episode, frame: int) -> Image:
         if self._ram is not None:
             return self._ram[camera][index]
-        return self._pictures.read(self._cameras[camera], episode, frame, int(self.frames.rows[index]))
+        key = self._cameras[camera]
+        image = self._pictures.read(key, episode, frame, int(self.frames.rows[index]))
+        return of_size(image, self._sizes[camera], key)
 
     def _decode_all(self) -> dict[str, NDArray[np.uint8]]:
         """All frames of each camera ``[F, H, W, 3]``."""

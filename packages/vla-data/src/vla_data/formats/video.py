@@ -26,6 +26,16 @@ def open_video(path: Path) -> Any:
     return container
 
 
+def rotation(path: Path) -> int:
+    """By how many degrees players turn the pictures of a file, as its first frame says."""
+    with open_video(path) as container:
+        try:
+            frame = next(container.decode(video=0), None)
+        except (av.error.FFmpegError, OSError):
+            return 0  # said by whoever reads it
+    return 0 if frame is None else int(frame.rotation)
+
+
 def _number(frame: Any, fps: float) -> int:
     """Index of a frame or packet in its file, from its time stamp; -1 where it has none."""
     if frame.pts is None:

@@ -13,6 +13,7 @@ from vla_data.formats.info import FILE
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.pictures import Pictures, is_video
 from vla_data.formats.scan import VideoFacts, scan_all
+from vla_data.formats.video import rotation
 
 _OFF = 0.25
 """How far from its place a frame may be, in frames: two neighbours cannot be mistaken for each other."""
@@ -98,6 +99,17 @@ def check_depth_sizes(
             )
 
 
+def turned(videos: Mapping[str, Mapping[Path, VideoFacts]]) -> Iterator[str]:
+    """A line for each camera feature whose first file says that players turn its pictures."""
+    for file in (next(iter(files)) for files in videos.values()):
+        degrees = rotation(file)
+        if degrees:
+            yield (
+                f"{file}: players turn its pictures by {degrees} degrees, and a policy sees them as they are "
+                "stored; unless the robot's camera gives them so too, re-encode the video upright"
+            )
+
+
 def one_size(root: Path, key: str, facts: Mapping[Path, VideoFacts]) -> tuple[int, int]:
     """(H, W) of all files of a camera feature; UserError where they differ."""
     sizes = {(f.height, f.width): file for file, f in facts.items()}
@@ -152,7 +164,7 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
     return None
 
 
-def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator[str]:
+def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator[tuple[Path, str]]:
     """Files with more frames than the metadata lists: nothing reads them, but somebody wrote them."""
     listed: dict[Path, int] = dict.fromkeys(facts, 0)
     for episode in layout.episodes:
@@ -161,4 +173,4 @@ def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator
     for file, fact in facts.items():
         count = sum(n for _, _, n in fact.stamps)
         if fact.problem is None and count > listed[file]:
-            yield f"{file}: holds {count} frames, the metadata lists {listed[file]}"
+            yield file, f"holds {count} frames, the metadata lists {listed[file]}"

@@ -106,12 +106,7 @@ def read_vector(
             raise BadDataError(f"{place(problem[0])}: '{key}' {problem[1]}")
         values[key] = to_matrix(table[key])
         _check_width(layout, key, values[key].shape[1], place)
-        bad = ~np.isfinite(values[key]).all(axis=1)
-        if bad.any():
-            raise BadDataError(
-                f"{place(int(bad.argmax()))}: '{key}' holds NaN or infinity, as {int(bad.sum())} frames do; "
-                "leave such episodes out or repair them"
-            )
+        check_finite(values[key], key, place)
     parts = [_part(g, values[key], place) for g, key in zip(groups, keys, strict=True)]
     specs = tuple(
         GroupSpec(
@@ -122,6 +117,16 @@ def read_vector(
     )  # fmt: skip
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return Vector(np.ascontiguousarray(rows), specs)
+
+
+def check_finite(values: Float, key: str, place: Place) -> None:
+    """Raise BadDataError where ``values [F, D]`` of a column hold NaN or infinity."""
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise BadDataError(
+            f"{place(int(bad.argmax()))}: '{key}' holds NaN or infinity, as {int(bad.sum())} frames do; "
+            "leave such episodes out or repair them"
+        )
 
 
 def _check_width(layout: Layout, key: str, width: int, place: Place) -> None:
