@@ -131,8 +131,8 @@ def check_counters(
             if odd.counts:
                 more = f"{longer[0]} {(surplus or {})[longer[0]]}"
                 raise BadDataError(
-                    f"{place(start + odd.row)}: {odd.text}, and {more}: rows were taken out whose pictures are still there, so that later ones would belong to other "
-                    "moments; cut the video too"
+                    f"{place(start + odd.row)}: {odd.text}, and {more}: rows were taken out whose pictures "
+                    "are still there, so that later ones would belong to other moments; cut the video too"
                 )
         start += len(episode)
     return tuple(said)

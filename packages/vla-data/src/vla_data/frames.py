@@ -26,6 +26,7 @@ from vla_data.robot.instructions import (
     instruction_columns,
     read_instructions,
 )
+from vla_data.robot.odd_rotations import jumps
 from vla_data.robot.vectors import Place, Vector, check_finite
 
 CALIBRATION = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
@@ -91,9 +92,15 @@ def read_frames(
     numbers = read_columns(layout, episodes, wanted, clocks.COLUMNS)
     place = names_of(layout, episodes)
     notes = clocks.check_counters(layout, episodes, numbers.table, place, surplus)
+    vectors = {which: binding.read(layout, which, numbers.table, place) for which in ("state", "action")}
+    inside = np.ones(len(numbers.rows) - 1, np.bool_)
+    inside[np.cumsum([len(e) for e in episodes])[:-1] - 1] = False
+    for which, vector in vectors.items():
+        if vector.rows is not None:
+            notes += (*vector.notes, *jumps(which, vector.groups, vector.rows, inside))
     return Frames(
-        binding.read(layout, "state", numbers.table, place),
-        binding.read(layout, "action", numbers.table, place),
+        vectors["state"],
+        vectors["action"],
         {key: _matrices(numbers.table[key], key, kind, place) for key, kind in calibration.items()},
         read_instructions(layout, episodes, texts, numbers.table, place)
         if instruction is None

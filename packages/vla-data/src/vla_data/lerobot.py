@@ -177,6 +177,11 @@ class LeRobotSource:
         """Samples of each chosen episode, by episode index."""
         return {e.index: len(k) for e, k in zip(self._episodes, self._kept, strict=True)}
 
+    def dim_names(self, vector: str) -> list[str]:
+        """What the data set calls each dim of ``"state"`` or ``"action"``; "" where it says nothing."""
+        which = self.frames.state if vector == "state" else self.frames.action
+        return self.binding.dim_names(self._layout, vector, which)
+
     def instruction(self, episode: int) -> str:
         """What the robot was told at the start of an episode (by episode index)."""
         position = next(i for i, e in enumerate(self._episodes) if e.index == episode)

@@ -28,6 +28,7 @@ from vla_core.types import Bool, Float
 from vla_data.errors import BadDataError
 
 from vla_train.config import DatasetsConfig
+from vla_train.one_robot import check_order, remarks
 from vla_train.readable import TRIES, first_readable
 
 
@@ -73,10 +74,15 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Data:
-    """Opened data sets. ``specs``: each robot, with statistics over all its training episodes."""
+    """Opened data sets.
+
+    ``specs``: each robot, with statistics over all its training episodes; ``remarks``: where data sets of one
+    robot may not mean the same.
+    """
 
     sets: Sequence[DataSet]
     specs: Mapping[str, RobotSpec]
+    remarks: Sequence[str] = ()
 
     @property
     def train(self) -> list[Source]:
@@ -97,7 +103,7 @@ class Data:
     def notes(self) -> list[str]:
         """What the sources say, a line each."""
         said = [(one, one.train.notes) for one in self.sets if isinstance(one.train, TellsNotes)]
-        return [f"data set {one.label}: {note}" for one, notes in said for note in notes]
+        return [*(f"data set {one.label}: {note}" for one, notes in said for note in notes), *self.remarks]
 
     def rows(self, embodiment: str) -> Callable[[], Iterable[tuple[Float | None, Float, Bool]]]:
         """(state, actions, mask) of every training sample of a robot, without images."""
@@ -201,7 +207,7 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
     for one in sets:
         robots.setdefault(one.embodiment, []).append(one)
     specs = {name: _spec(name, members, tree) for name, members in robots.items()}
-    return Data(sets, specs)
+    return Data(sets, specs, [line for members in robots.values() for line in remarks(members)])
 
 
 def _label(own: EntryConfig, node: Mapping[str, Any], taken: Sequence[str]) -> str:
@@ -226,6 +232,7 @@ def _spec(name: str, members: Sequence[DataSet], tree: Tree | None) -> RobotSpec
             who = (first.where, other.where)
             check_observation(first.train.spec.observation, other.train.spec.observation, who)
             check_action(first.train.spec.action, other.train.spec.action, who)
+            check_order(first, other)
         except SpecMismatch as error:
             place = tree.where(other.where) if tree else ""
             raise ConfigError(

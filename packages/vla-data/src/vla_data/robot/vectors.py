@@ -19,6 +19,7 @@ from vla_data.formats.layout import Layout
 from vla_data.formats.tables import to_matrix, vector_problem
 from vla_data.robot import rotations
 from vla_data.robot.config import GroupConfig
+from vla_data.robot.odd_rotations import malformed
 
 Place = Callable[[int], str]
 """Row -> what to call it: data set, episode and frame."""
@@ -26,10 +27,11 @@ Place = Callable[[int], str]
 
 @dataclass(frozen=True)
 class Vector:
-    """A vector ``[F, D]`` and the groups of its dims; no rows where the robot has none."""
+    """A vector ``[F, D]`` and the groups of its dims; no rows where the robot has none; what is odd."""
 
     rows: Float | None
     groups: tuple[GroupSpec, ...]
+    notes: tuple[str, ...] = ()
 
 
 def columns(layout: Layout, which: str, groups: Sequence[GroupConfig], where: str) -> list[str]:
@@ -116,7 +118,13 @@ def read_vector(
         for g, part in zip(groups, parts, strict=True)
     )  # fmt: skip
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return Vector(np.ascontiguousarray(rows), specs)
+    notes = []
+    for group, key in zip(groups, keys, strict=True):
+        stored = values[key][:, group.start : group.end]
+        problem = None if group.rotation == "none" else malformed(group, stored)
+        if problem is not None:
+            notes.append(f"{which} '{group.name}' is stored as {group.rotation} and {problem}")
+    return Vector(np.ascontiguousarray(rows), specs, tuple(notes))
 
 
 def check_finite(values: Float, key: str, place: Place) -> None:
