@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from vla_core.assemble import build_policy
 from vla_core.backbone import BackboneModel, BackbonePolicy, build_backbone
-from vla_core.checkpoint import HEAD_ASSETS, weights_file
+from vla_core.checkpoint import HEAD_ASSETS, changes, weights_file
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
 from vla_core.fitting import FitCache
@@ -185,6 +185,10 @@ def compose(
         return policy
 
     policy, said = _made(make, sharing)
+    said = (
+        *said,
+        *(f"warning: {line}" for line in ([] if pretrained is None else changes(Path(pretrained)))),
+    )
     notes = [*data.notes, *said] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
