@@ -14,6 +14,7 @@ from PIL import Image
 from vla_core.errors import UserError
 from vla_data import LeRobotConfig, LeRobotSource
 from vla_data.convert import convert
+from vla_data.doctor import examine
 
 TOP = "observation.images.top"
 SIZE = 16
@@ -188,3 +189,28 @@ def test_a_spec_of_other_data(write_lerobot, toy_spec, tmp_path):
     root = write_lerobot(tmp_path / "spec", lengths=(5,), cameras=(TOP,))
     (root / "meta/vla_spec.json").write_text(json.dumps(toy_spec.to_dict()))
     _refuses(root, r"vla_spec\.json: its groups have 2 dims of 'action', which has 4 by meta/info\.json")
+
+
+@pytest.mark.parametrize(("unit", "metres"), [(None, None), ("mm", 1.2), ("m", 1200.0)])
+def test_depth_in_whole_numbers_needs_a_unit(write_lerobot, tmp_path, unit, metres):
+    key = "observation.depth.top"
+    columns = {"action": np.zeros((5, 2)), key: np.full((5, SIZE * SIZE), 1200, np.uint16)}
+    feature = {"dtype": "uint16", "shape": [SIZE, SIZE], "names": None}
+    if unit is not None:
+        feature["info"] = {"depth_unit": unit}
+    options = {"columns": columns, "features": {key: feature}, "size": SIZE}
+    root = write_lerobot(tmp_path / "depth", lengths=(5,), cameras=(TOP,), **options)
+    depth = _open(root)[0].observation.depth
+    if metres is None:
+        assert depth is None
+        said = [finding.text for finding in examine(root)]
+        assert any(
+            "its whole numbers are no metres, and meta/info.json does not say" in text for text in said
+        )
+    else:
+        assert np.allclose(depth["top"], metres)
+
+
+def test_an_instruction_that_says_nothing(write_lerobot, tmp_path):
+    root = write_lerobot(tmp_path / "words", lengths=(5,), cameras=(TOP,))
+    _refuses(root, "instruction: it is empty, and nobody could ask the policy so", instruction=" ")

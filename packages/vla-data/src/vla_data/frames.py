@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from vla_core.errors import ConfigError
 from vla_core.types import Float
 
 from vla_data import clocks
@@ -84,6 +85,8 @@ def read_frames(
         UserError: a column that is not there, a value that is not what its column should hold, or rows that
             are other frames than the metadata lists.
     """
+    if instruction is not None and not instruction.strip():
+        raise ConfigError("instruction: it is empty, and nobody could ask the policy so; say what to do")
     texts: list[str] = []
     if instruction is None:
         texts = instruction_columns(columns_of(layout), binding.robot.instruction_key, binding.where)
