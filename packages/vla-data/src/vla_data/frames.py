@@ -27,6 +27,7 @@ from vla_data.robot.instructions import (
     instruction_columns,
     read_instructions,
 )
+from vla_data.robot.odd_commands import odd_commands
 from vla_data.robot.odd_rotations import jumps
 from vla_data.robot.vectors import Place, Vector, check_finite
 
@@ -101,9 +102,12 @@ def read_frames(
     for which, vector in vectors.items():
         if vector.rows is not None:
             notes += (*vector.notes, *jumps(which, vector.groups, vector.rows, inside))
+    state, action = vectors["state"], vectors["action"]
+    if state.rows is not None and action.rows is not None:
+        notes += tuple(odd_commands((action.rows, action.groups), (state.rows, state.groups), inside))
     return Frames(
-        vectors["state"],
-        vectors["action"],
+        state,
+        action,
         {key: _matrices(numbers.table[key], key, kind, place) for key, kind in calibration.items()},
         read_instructions(layout, episodes, texts, numbers.table, place)
         if instruction is None
