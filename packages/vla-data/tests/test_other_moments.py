@@ -6,10 +6,12 @@ import io
 import json
 import struct
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from av.video.reformatter import Colorspace
 from PIL import Image
 from vla_core.errors import UserError
 from vla_data import LeRobotConfig, LeRobotSource
@@ -214,3 +216,25 @@ def test_depth_in_whole_numbers_needs_a_unit(write_lerobot, tmp_path, unit, metr
 def test_an_instruction_that_says_nothing(write_lerobot, tmp_path):
     root = write_lerobot(tmp_path / "words", lengths=(5,), cameras=(TOP,))
     _refuses(root, "instruction: it is empty, and nobody could ask the policy so", instruction=" ")
+
+
+@pytest.mark.parametrize(("matrix", "tag"), [(Colorspace.ITU709, 1), (Colorspace.ITU601, 6), (None, None)])
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_colours_are_those_of_the_matrix_that_the_video_states(write_lerobot, tmp_path, matrix, tag, cache):
+    root = write_lerobot(tmp_path / "colours", lengths=(5,), cameras=(TOP,), size=32)
+    file = next(root.rglob("*.mp4"))
+    shown = np.tile(np.array([220, 40, 90], np.uint8), (32, 32, 1))
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=20, options={"crf": "5"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        if tag is not None:
+            stream.codec_context.colorspace = tag
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+            if matrix is not None:
+                frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    image = _open(root, cache=cache)[2].observation.images["top"]
+    assert np.abs(image[8:24, 8:24].astype(int) - [220, 40, 90]).max() <= 4
