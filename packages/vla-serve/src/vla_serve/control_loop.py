@@ -17,7 +17,7 @@ from types import TracebackType
 from vla_core.ensembling import Ensembling
 from vla_core.episodes import RTC_OR_ENSEMBLE, Measured
 from vla_core.errors import UserError
-from vla_core.types import Float, Observation
+from vla_core.types import Float, Observation, with_own_arrays
 
 from vla_serve.called_rate import CalledRate
 from vla_serve.chunks import Continuation, ServedChunk
@@ -176,8 +176,8 @@ class ControlLoop:
         """The action ``[A]`` of this control step, in the units of the contract.
 
         Args:
-            observation: of now. It is sent if this is a step at which the loop asks, and must not be written
-                to afterwards.
+            observation: of now. It is sent if this is a step at which the loop asks; its arrays may be
+                written to afterwards.
             seed: of the policy's noise if it is.
 
         Raises:
@@ -223,6 +223,7 @@ class ControlLoop:
         return self._chunk is None or self._executed >= self._horizon
 
     def _ask(self, observation: Observation, seed: int | None) -> None:
+        observation = with_own_arrays(observation)  # sent, and looked up as the origin, later on
         delay, previous = 0, None
         if self._chunk is not None and not self._used_up:
             # A mean takes what an answer says as soon as it is there.
