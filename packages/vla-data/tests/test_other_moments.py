@@ -238,3 +238,18 @@ def test_colours_are_those_of_the_matrix_that_the_video_states(write_lerobot, tm
         container.mux(stream.encode())
     image = _open(root, cache=cache)[2].observation.images["top"]
     assert np.abs(image[8:24, 8:24].astype(int) - [220, 40, 90]).max() <= 4
+
+
+def test_two_episodes_that_would_show_the_same_pictures(write_lerobot, tmp_path):
+    root = write_lerobot(tmp_path / "same", lengths=(6, 5), cameras=(TOP,))
+    file = next(root.glob("meta/episodes/*/*.parquet"))
+    table = _put(pq.read_table(file), f"videos/{TOP}/from_timestamp", [0.0, 0.1])
+    pq.write_table(_put(table, f"videos/{TOP}/to_timestamp", [0.3, 0.35]), file)
+    _refuses(
+        root, "episodes 0 and 1 would both show frame 2: their from_timestamp is 0 s and 0.1 s, and the first"
+    )
+    # Windows of one recording share their rows too.
+    table = _put(pq.read_table(file), "dataset_from_index", [0, 2])
+    pq.write_table(_put(table, "dataset_to_index", [6, 7]), file)
+    _change(root, lambda t: t.drop_columns(["episode_index", "frame_index"]))
+    assert len(_open(root)) == 11

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,9 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
             f"its first frame stands at {seconds[0]:.4f} s instead of 0, so that every picture would be "
             f"{int(numbers[0])} frames late; rewrite its time stamps"
         )
+    shared = _shared(layout, key, episodes)
+    if shared:
+        return shared
     for episode in episodes:
         _, start, stop = episode.videos[key]
         first = round(start * fps)
@@ -160,6 +164,20 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
             return (
                 f"episode {episode.index} has {len(episode)} frames, and its from_timestamp and to_timestamp "
                 f"({start:g} s, {stop:g} s) span {(stop - start) * fps:.1f}"
+            )
+    return None
+
+
+def _shared(layout: Layout, key: str, episodes: Sequence[Episode]) -> str | None:
+    """Two episodes of one file that show the same frames, though their rows are not the same."""
+    placed = sorted(((round(e.videos[key][1] * layout.fps), e) for e in episodes), key=lambda place: place[0])
+    for (one, before), (other, after) in pairwise(placed):
+        if other < one + len(before) and (before.stop <= after.start or after.stop <= before.start):
+            begins = [e.videos[key][1] for e in (before, after)]
+            return (
+                f"episodes {before.index} and {after.index} would both show frame {other}: their "
+                f"from_timestamp is {begins[0]:g} s and {begins[1]:g} s, and the first has {len(before)} "
+                "frames; correct it in meta/episodes"
             )
     return None
 
