@@ -43,7 +43,7 @@ class Oddity:
 
 def read_counters(table: pa.Table) -> dict[str, NDArray[np.float64]]:
     """Those of :data:`COLUMNS` that ``table`` has as numbers: ``[F]`` each."""
-    found = {}
+    found: dict[str, NDArray[np.float64]] = {}
     for key in COLUMNS:
         if key in table.column_names and len(table) and vector_problem(table[key]) is None:
             values = to_array(table[key], np.float64)

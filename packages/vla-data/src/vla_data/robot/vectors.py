@@ -121,9 +121,9 @@ def read_vector(
     notes = []
     for group, key in zip(groups, keys, strict=True):
         stored = values[key][:, group.start : group.end]
-        problem = None if group.rotation == "none" else malformed(group, stored)
-        if problem is not None:
-            notes.append(f"{which} '{group.name}' is stored as {group.rotation} and {problem}")
+        why = None if group.rotation == "none" else malformed(group, stored)
+        if why is not None:
+            notes.append(f"{which} '{group.name}' is stored as {group.rotation} and {why}")
     return Vector(np.ascontiguousarray(rows), specs, tuple(notes))
 
 
