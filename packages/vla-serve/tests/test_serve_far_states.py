@@ -29,28 +29,32 @@ def learned():
     return replace(spec, statistics=NormStats({"state": VectorStats.from_rows(rows)}))
 
 
+def _seen(spec, state):
+    return replace(make_observation(spec), state=state)
+
+
 def test_a_group_that_is_far_off_is_said_once(learned):
     reach, state = Reach(learned), np.zeros(learned.observation.state_dim, np.float32)
     first, second = list(learned.observation.state_slices())[:2]
     state[2] = 1e3  # constant in the data, so that no policy sees it
-    assert list(reach.lines(state)) == []
+    assert list(reach.lines(_seen(learned, state))) == []
     state[1] = 10.9
-    assert list(reach.lines(state)) == []
+    assert list(reach.lines(_seen(learned, state))) == []
     state[1] = -57.3
-    (said,) = reach.lines(state)
+    (said,) = reach.lines(_seen(learned, state))
     assert said.startswith(
         f"state group '{first}' is -57.3 (dim 1), and the policy learned from -1 to 1: another"
     )
-    assert list(reach.lines(state)) == []
+    assert list(reach.lines(_seen(learned, state))) == []
     state[learned.observation.state_slices()[second].start] = 90
-    (said,) = reach.lines(state)
+    (said,) = reach.lines(_seen(learned, state))
     assert f"'{second}' is 90 (dim 0)" in said
 
 
 def test_a_state_is_not_looked_at_without_statistics(learned):
     state = np.full(learned.observation.state_dim, 1e6, np.float32)
-    assert list(Reach(replace(learned, statistics=NormStats())).lines(state)) == []
-    assert list(Reach(learned).lines(None)) == []
+    assert list(Reach(replace(learned, statistics=NormStats())).lines(_seen(learned, state))) == []
+    assert list(Reach(learned).lines(_seen(learned, None))) == []
 
 
 def test_the_server_says_it_once_a_session(learned, caplog):
@@ -130,3 +134,12 @@ def test_a_jpeg_that_its_exif_turns_is_refused():
     message = pb.Image(encoding=pb.IMAGE_ENCODING_JPEG, height=8, width=8, data=out.getvalue())
     with pytest.raises(FieldError, match="EXIF asks to turn it"):
         decode_image(message, 8, 8)
+
+
+def test_intrinsics_of_pictures_of_another_size_are_said(learned):
+    camera = learned.observation.cameras[0]
+    k = np.array([[600, 0, 320], [0, 600, 240], [0, 0, 1]], np.float32)
+    reach, seen = Reach(learned), replace(make_observation(learned), intrinsics={camera.name: k})
+    (said,) = reach.lines(seen)
+    assert "have their centre at (320, 240), and its pictures are 32 x 32" in said
+    assert list(reach.lines(seen)) == []

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError
 from vla_core.history import NOW, Past, check_deltas, join, over_moments, spec_over
+from vla_core.odd_calibration import odd_calibration
 from vla_core.ranges import Natural, Positive
 from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
@@ -152,6 +153,8 @@ class LeRobotSource:
         sizes = camera_sizes(self._pictures, self._cameras, videos, self._episodes[0], row)
         check_depth_sizes(layout.root, sizes, {n: k for n, k in self._depth.items() if k in videos}, videos)
         spec = make_spec(binding, self.frames.state, self.frames.action, sizes, horizon, hz)
+        known = {k: {n: frames.calibration[c] for n, c in of.items()} for k, of in self._geometry.items()}
+        self.notes += tuple(odd_calibration(known, sizes))
         self._sizes = {c.name: (c.height, c.width) for c in spec.observation.cameras}
         spec = replace(spec, observation=spec_over(spec.observation, self._deltas))
         self.spec = replace(spec, statistics=compute_norm_stats(self))

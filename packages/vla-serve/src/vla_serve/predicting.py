@@ -120,7 +120,7 @@ class Predictor:
         except UserError as error:  # the policy's own, which may name files beside cameras
             raise FieldError("observation", without_paths(str(error), names_of(session.spec))) from error
         engine.replied(answer)
-        for line in session.reach.lines(answer.row.observation.state):
+        for line in session.reach.lines(answer.row.observation):
             log.warning("session %s, request %s: %s", session.id, caller.request_id, line)
         check_actions(answer.chunk, session.spec, answer.row)
         chunk_id = episode.chunks.put(answer.chunk, answer.row.observation.state, step)
