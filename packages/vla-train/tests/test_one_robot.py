@@ -1,9 +1,10 @@
-"""Data sets of one robot whose numbers do not mean the same, though their specs are equal."""
+"""Data sets of one robot whose numbers do not mean the same, though their specs are equal; their splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from vla_core.testing import make_sample
 from vla_core.types import Sample
 from vla_train.config import DatasetsConfig
 from vla_train.data_sets import Data, open_data
+from vla_train.leaks import Split, leaks
 
 ARM = ("pan", "lift", "grip")
 
@@ -119,3 +121,15 @@ def test_numbers_of_another_scale_are_said(node: dict[str, Any], said: str) -> N
     notes = opened({}, node).notes
     assert len(notes) == 2
     assert said in notes[0]
+
+
+def test_episodes_that_one_entry_holds_out_and_another_trains_on(tmp_path: Path) -> None:
+    here, again = str(tmp_path), f"{tmp_path}/x/.."
+    one, two = Split("one", here, [0, 1, 2], [3]), Split("two", again, [3, 4], [5])
+    (said,) = leaks([one, two])
+    assert said.startswith(
+        "data set one holds out episodes that two trains on (3): their validation says nothing"
+    )
+    assert list(leaks([one, Split("two", str(tmp_path / "other"), [3, 4], [5])])) == []
+    assert list(leaks([one, Split("two", None, [3], []), Split("three", None, [], [3])])) == []
+    assert list(leaks([one, Split("again", here, [0, 1, 2], [3])])) == []  # twice the same, for its weight

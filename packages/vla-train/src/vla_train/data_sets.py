@@ -28,6 +28,7 @@ from vla_core.types import Bool, Float
 from vla_data.errors import BadDataError
 
 from vla_train.config import DatasetsConfig
+from vla_train.leaks import Split, leaks
 from vla_train.one_robot import check_order, remarks
 from vla_train.readable import TRIES, first_readable
 
@@ -77,7 +78,7 @@ class Data:
     """Opened data sets.
 
     ``specs``: each robot, with statistics over all its training episodes; ``remarks``: where data sets of one
-    robot may not mean the same.
+    robot may not mean the same, or one trains on what another holds out.
     """
 
     sets: Sequence[DataSet]
@@ -178,6 +179,7 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
             says, or data sets of one robot that describe it differently.
     """
     sets: list[DataSet] = []
+    splits: list[Split] = []
     for where, node in config.entries():
         place = tree.where(where) if tree else ""
         own = build_config(EntryConfig, {k: node[k] for k in OWN_KEYS if k in node}, where, tree)
@@ -203,11 +205,13 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
             raise ConfigError(f"{place}{where}: {error}{hint}") from error
         label = _label(own, node, [one.label for one in sets])
         sets.append(DataSet(label, own.weight, train, val, where))
+        splits.append(Split(label, node.get("path"), kept, held))
     robots: dict[str, list[DataSet]] = {}
     for one in sets:
         robots.setdefault(one.embodiment, []).append(one)
     specs = {name: _spec(name, members, tree) for name, members in robots.items()}
-    return Data(sets, specs, [line for members in robots.values() for line in remarks(members)])
+    odd = [line for members in robots.values() for line in remarks(members)]
+    return Data(sets, specs, [*odd, *leaks(splits)])
 
 
 def _label(own: EntryConfig, node: Mapping[str, Any], taken: Sequence[str]) -> str:
