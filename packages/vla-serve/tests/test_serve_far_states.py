@@ -63,10 +63,11 @@ def test_the_server_says_it_once_a_session(learned, caplog):
     with PolicyServer(TimedPolicy(learned)) as server, caplog.at_level(logging.WARNING, "vla_serve.server"):
         for _ in range(2):
             with PolicyClient(server.address) as client:
-                client.predict(seen)
-                client.predict(far)
-                client.predict(far)
-    said = [r.getMessage() for r in caplog.records if "another unit, order or robot?" in r.getMessage()]
+                told = [client.predict(one).notes for one in (seen, far, far)]
+                assert [len(notes) for notes in told] == [0, len(learned.observation.state), 0]
+    at_client = [r.getMessage() for r in caplog.records if r.name == "vla_serve.client"]
+    assert at_client[-1].endswith(f": {told[1][-1]}")
+    said = [r.getMessage() for r in caplog.records if r.name == "vla_serve.server"]
     groups = len(learned.observation.state)
     assert len(said) == 2 * groups
     assert len({line.partition(":")[0] for line in said}) == 2  # session and request

@@ -120,11 +120,13 @@ class Predictor:
         except UserError as error:  # the policy's own, which may name files beside cameras
             raise FieldError("observation", without_paths(str(error), names_of(session.spec))) from error
         engine.replied(answer)
-        for line in session.reach.lines(answer.row.observation):
+        notes = list(session.reach.lines(answer.row.observation))
+        for line in notes:
             log.warning("session %s, request %s: %s", session.id, caller.request_id, line)
         check_actions(answer.chunk, session.spec, answer.row)
         chunk_id = episode.chunks.put(answer.chunk, answer.row.observation.state, step)
         reply = _reply(answer, served, chunk_id, caller)
+        reply.notes.extend(notes)
         self._watcher.answered(session, answer, reply.timings.total_ms, caller.request_id)
         return reply
 
