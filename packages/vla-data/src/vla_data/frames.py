@@ -28,6 +28,7 @@ from vla_data.robot.instructions import (
     read_instructions,
 )
 from vla_data.robot.odd_commands import odd_commands
+from vla_data.robot.odd_names import odd_cameras, odd_grippers
 from vla_data.robot.odd_rotations import jumps
 from vla_data.robot.vectors import Place, Vector, check_finite
 
@@ -102,6 +103,9 @@ def read_frames(
     for which, vector in vectors.items():
         if vector.rows is not None:
             notes += (*vector.notes, *jumps(which, vector.groups, vector.rows, inside))
+    for which, groups in (("state", binding.robot.state), ("action", binding.robot.action)):
+        notes += tuple(odd_grippers(which, groups, binding.keys[which], layout.features))
+    notes += tuple(odd_cameras(binding.cameras, layout.features))
     state, action = vectors["state"], vectors["action"]
     if state.rows is not None and action.rows is not None:
         notes += tuple(odd_commands((action.rows, action.groups), (state.rows, state.groups), inside))
