@@ -52,6 +52,18 @@ def test_commands_and_state_of_two_units(factor):
     assert said(factor * target, state, "absolute", unit="deg") == []  # which is said
 
 
+def test_actions_that_are_the_state_itself():
+    state, _, _ = _moved()
+    (text,) = said(state, state, "absolute")
+    assert text.startswith(
+        "action 'arm' is equal to the state 'arm' of the same frame: a policy would learn to copy"
+    )
+    still = np.zeros_like(state)
+    assert said(still, still, "absolute") == []
+    following = np.r_[state[1:], state[-1:]]
+    assert said(following, state, "absolute") == []
+
+
 def test_what_says_nothing():
     state, _, change = _moved()
     assert said(change, state, "absolute", unit="rad/s") == []

@@ -42,8 +42,8 @@ def test_names_that_agree(notes):
 def test_a_gripper_that_is_a_joint(notes):
     (said,) = notes(_action(0))
     assert said == (
-        "action 'grip' is a gripper and made of shoulder.pos of 'action', whose gripper is called gripper.pos; "
-        "is the robot file of this data set?"
+        "action 'grip' is a gripper and made of shoulder.pos of 'action', whose gripper is called "
+        "gripper.pos; is the robot file of this data set?"
     )
 
 

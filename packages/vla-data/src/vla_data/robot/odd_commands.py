@@ -43,6 +43,12 @@ def odd_commands(
         if its is None or its.dim != group.dim or velocity or (group.gripper, group.rotation) != _PLAIN:
             continue
         a, now, then = rows[steps], part[steps], part[steps + 1]
+        if group.representation == "absolute" and now.std(axis=0).max() > 1e-9 and _equal(a, now):
+            yield (
+                f"action '{group.name}' is equal to the state '{its.name}' of the same frame: a policy would "
+                "learn to copy its input; take the commands that were sent, or the state of the next frame"
+            )
+            continue
         target, change = correlation(a, then), correlation(a, then - now)
         if group.representation == "absolute" and change > FOLLOWS and target < DOES_NOT:
             yield (
@@ -68,6 +74,10 @@ def odd_commands(
                     f"action '{group.name}' follows the state '{its.name}', and moves {ratio:.3g} times as "
                     "far; are both in one unit?"
                 )
+
+
+def _equal(a: Float, b: Float) -> bool:
+    return bool((np.abs(a - b) <= 1e-6 * np.maximum(np.abs(b).max(axis=0), 1e-6)).all())
 
 
 def _parts(rows: Float, groups: Sequence[GroupSpec]) -> Iterator[tuple[GroupSpec, Float]]:
