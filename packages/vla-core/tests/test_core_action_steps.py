@@ -243,3 +243,27 @@ def test_relative_actions_need_a_state():
     pipeline = Pipeline([_relative("relative")], SPEC)
     with pytest.raises(ValueError, match="needs the robot's state"):
         pipeline.inverse(np.zeros((4, 7), np.float32), None)
+
+
+@pytest.mark.parametrize(
+    ("action", "state", "fine"),
+    [("deg", "rad", False), ("mm", "m", False), ("rad", "rad", True), ("unknown", "rad", True)],
+)
+@pytest.mark.parametrize("step", ["relative_actions", "relative_pose"])
+def test_a_difference_of_two_units(step, action, state, fine):
+    def with_unit(groups, unit):
+        return tuple(replace(g, unit=unit) if g.name == "position" else g for g in groups)
+
+    spec = replace(
+        SPEC,
+        action=replace(SPEC.action, groups=with_unit(SPEC.action.groups, action)),
+        observation=replace(SPEC.observation, state=with_unit(SPEC.observation.state, state)),
+    )
+    node = {"relative_pose": {"name": step, "poses": {"position": "rotation"}}}.get(
+        step, _relative("relative")
+    )
+    if fine:
+        assert Pipeline([node], spec)
+        return
+    with pytest.raises(ConfigError, match=f"{step}: action group 'position' is in {action} and state group"):
+        Pipeline([node], spec)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from vla_core.assemble import build_policy
 from vla_core.checkpoint import read_checkpoint, weights_file
 from vla_core.framework import FrameworkConfig
 from vla_core.testing import make_observation, make_sample, make_spec, tiny_policy
-from vla_core.weights import assign_weights, load_weights
+from vla_core.weights import assign_weights, load_weights, save_weights
 
 SPEC = make_spec()
 pytestmark = pytest.mark.usefixtures("fakes")
@@ -296,3 +297,74 @@ def test_loading_replaces_nothing_in_a_spec(tmp_path):
 def test_a_cache_for_a_policy_without_geometry(tmp_path):
     with pytest.raises(UserError, match="cache_mib: given, but this policy has no geometry encoder"):
         VLAPolicy.from_pretrained(_saved(tmp_path), cache_mib=8)
+
+
+def _edit(path: Path, name: str, change) -> None:
+    content = json.loads((path / name).read_text())
+    change(content)
+    (path / name).write_text(json.dumps(content))
+
+
+def test_files_that_the_weights_were_not_written_with_are_said(tmp_path, caplog):
+    path = _saved(tmp_path)
+    VLAPolicy.from_pretrained(path)
+    assert caplog.messages == []
+    # The same content in another layout is the same.
+    _edit(path, "norm_stats.json", lambda stats: None)
+    assert checkpoint.changes(path) == []
+    _edit(
+        path, "norm_stats.json", lambda stats: stats["default"]["model"]["action"]["q99"].__setitem__(0, 9.0)
+    )
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["framework"]["transforms"][0]["action"] = "min_max"
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    VLAPolicy.from_pretrained(path)
+    assert caplog.messages == [
+        f"{path}: config.yaml has another framework than model.safetensors was written with; copied "
+        "together, or edited?",
+        f"{path}: norm_stats.json has other statistics than model.safetensors was written with; copied "
+        "together, or edited?",
+    ]
+
+
+def test_weights_of_another_policy_of_equal_shapes_are_said(tmp_path):
+    groups = tuple(replace(group, unit="deg") for group in SPEC.action.groups)
+    other = replace(SPEC, action=replace(SPEC.action, groups=groups))
+    theirs = tiny_policy(other).save(tmp_path / "theirs", step=1)
+    path, later = _saved(tmp_path), tiny_policy(SPEC, 1).save(tmp_path / "later", step=9)
+    (path / "model.safetensors").write_bytes((later / "model.safetensors").read_bytes())
+    assert checkpoint.changes(path) == []  # other weights of the same policy
+    (path / "model.safetensors").write_bytes((theirs / "model.safetensors").read_bytes())
+    (said,) = checkpoint.changes(path / "model.safetensors")
+    assert "meta.json has other robots than model.safetensors was written with" in said
+
+
+def test_weights_that_say_nothing_are_believed(tmp_path):
+    path = _saved(tmp_path)
+    save_weights(load_weights(path / "model.safetensors"), path / "model.safetensors")
+    _edit(
+        path, "norm_stats.json", lambda stats: stats["default"]["model"]["action"]["q99"].__setitem__(0, 9.0)
+    )
+    assert checkpoint.changes(path) == []
+    assert checkpoint.changes(_saved(tmp_path, "pt")) == []
+
+
+def test_two_weights_files_in_one_directory(tmp_path):
+    path = _saved(tmp_path, "pt")
+    (path / "steps_20_pytorch_model.pt").write_bytes((path / "steps_3_pytorch_model.pt").read_bytes())
+    assert "several weights files (steps_20_pytorch_model.pt, steps_3_pytorch_model.pt)" in _load_error(path)
+    VLAPolicy.from_pretrained(path / "steps_20_pytorch_model.pt")
+
+
+@pytest.mark.parametrize(
+    ("vector", "key", "value", "said"),
+    [
+        ("action", "q99", -5.0, r"statistics of 'action' have q01 -?\d.* and q99 -5 for dim 1 \(of '"),
+        ("action", "q01", None, "q01 nan and q99"),
+        ("state", "q01", float("inf"), "statistics of 'state' have q01 inf"),
+    ],
+)
+def test_statistics_that_no_data_has(tmp_path, vector, key, value, said):
+    path = _saved(tmp_path)
+    _edit(path, "norm_stats.json", lambda stats: stats["default"]["model"][vector][key].__setitem__(1, value))
+    assert re.search(said, _load_error(path))

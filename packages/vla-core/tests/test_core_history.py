@@ -95,3 +95,17 @@ def test_views_of_a_camera_are_shifted_alike() -> None:
         )
         for camera in SPEC.observation.cameras:
             assert np.array_equal(seen.images[camera.name], seen.images[f"{camera.name}@-1"])
+
+
+def test_arrays_that_are_written_to_again_are_those_of_their_moment() -> None:
+    """As a simulator's do, which gives out views of its own memory."""
+    history, seen = History(DELTAS), _observation(0)
+    camera = SPEC.observation.cameras[0].name
+    for t in range(5):
+        for array in (seen.images[camera], seen.state):
+            array[:] = t
+        over = history.add(seen)
+    shown = [int(over.images[f"{camera}{moment}"][0, 0, 0]) for moment in ("@-3", "@-1", "")]
+    assert shown == [1, 3, 4]
+    assert over.state is not None
+    assert over.state.reshape(3, -1)[:, 0].tolist() == [1, 3, 4]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -217,3 +218,34 @@ def test_copies_answer_the_same_and_share_nothing(policy, clone):
     other.config["name"] = "changed"
     assert _equal(policy.act([observation], [1]), before)
     assert policy.framework == "Fake"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"instruction": ""}, "instruction is empty; say what to do"),
+        ({"instruction": " \n"}, "instruction is empty"),
+        ({"instruction": None}, "instruction: expected a text, got a NoneType"),
+        ({"state": [0.0] * 7}, "state: expected a numpy array, got a list"),
+        ({"state": torch.zeros(7)}, "state: expected a numpy array, got a Tensor"),
+        ({"state": np.zeros(7, complex)}, "state: expected numbers, got complex128"),
+        ({"state": np.zeros(7, bool)}, "state: expected numbers, got bool"),
+        ({"state": np.full(7, "0.1")}, "state: expected numbers, got <U3"),
+        ({"state": np.zeros(7, object)}, "state: expected numbers, got object"),
+        (
+            {"depth": {"camera_0": np.full((32, 32), 1200, np.uint16)}},
+            "depth of camera 'camera_0': uint16 is no distance in metres (millimetres? divide by 1000)",
+        ),
+    ],
+)
+def test_what_would_be_cast_in_silence_or_end_in_a_traceback(change, said):
+    seen = replace(make_observation(SPEC), **change)
+    with pytest.raises(UserError, match=re.escape(said)):
+        tiny_policy(SPEC).eval().act([seen], [0])
+
+
+def test_pictures_that_are_no_arrays():
+    seen = make_observation(SPEC)
+    images = {name: torch.tensor(image) for name, image in seen.images.items()}
+    with pytest.raises(UserError, match=r"camera 'camera_0': expected uint8 \(32, 32, 3\), got a Tensor"):
+        tiny_policy(SPEC).eval().act([replace(seen, images=images)], [0])

@@ -128,3 +128,34 @@ def test_closing_what_has_failed_does_not_hide_it() -> None:
     env.reset(7)
     with pytest.raises(SimulatorError, match="step raised ZeroDivisionError"), closing(env):
         env.step(np.ones(1, np.float32))
+
+
+class Sharing(World):
+    """Gives out its own memory, which each step writes to."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.image, self.command = np.zeros((8, 8, 3), np.uint8), np.zeros(1, np.float32)
+
+    def reset(self, seed: int) -> Any:
+        self.image[:] = seed
+        return Observation({"top": self.image}, "go")
+
+    def step(self, action: Any) -> Any:
+        self.image += 1
+        return StepResult(Observation({"top": self.image}, "go"), 0.0, False, False, False)
+
+    def expert_action(self) -> Any:
+        self.command += 1
+        return self.command
+
+
+def test_what_a_simulator_showed_stays_what_it_was() -> None:
+    with closing(guarded(Sharing, Config(), "world", "walk")) as env:
+        seen = [env.reset(7)]
+        commands = []
+        for _ in range(3):
+            commands.append(env.expert_action())
+            seen.append(env.step(commands[-1]).observation)
+    assert [int(one.images["top"][0, 0, 0]) for one in seen] == [7, 8, 9, 10]
+    assert [float(command[0]) for command in commands] == [1, 2, 3]

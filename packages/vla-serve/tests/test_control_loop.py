@@ -267,3 +267,18 @@ def test_a_dropped_chunk_is_followed_by_an_answer_to_the_next_observation(client
         loop.drop_chunk()
         fresh = policy.answered + 1
         assert run(loop, spec, 1) == [100 * fresh]  # nothing is frozen of the chunk before
+
+
+def test_arrays_that_are_written_to_again_are_those_of_the_step_that_asked(client, policy, spec):
+    """As cameras and drivers do; the request is on its way meanwhile, and its state is an origin later."""
+    seen, asked, act = make_observation(spec), [], policy.act
+    policy.act = lambda observations, *a, **k: asked.extend(observations) or act(observations, *a, **k)
+    with ControlLoop(client, execute_steps=4, delay_steps=2) as loop:
+        for step in range(8):
+            for array in (seen.state, *seen.images.values()):
+                array[:] = step
+            loop.act(seen)
+        assert loop.origin.state.tolist() == [4.0] * spec.observation.state_dim
+    for one, step in zip(asked, (0, 4), strict=True):
+        assert (one.state == step).all()
+        assert all((image == step).all() for image in one.images.values())

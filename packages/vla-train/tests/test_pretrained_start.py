@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from vla_train.cli import main
 
 SAID = "statistics of its own data; trainer.keep_statistics=true takes the checkpoint's"
@@ -46,6 +47,71 @@ def test_another_transform_is_said(toy_config: Path, first: Path, capsys: pytest
     (said,) = (line for line in out.splitlines() if "the transform" in line)
     assert said.startswith(f"warning: unlike {first}, this run has the transform [{{'name': 'normalize'")
     assert "'action': 'min_max'" in said.partition(", not ")[0]
+
+
+def test_another_order_of_the_same_numbers_is_said() -> None:
+    from dataclasses import replace
+
+    from vla_core.specs import ActionSpec, GroupSpec
+    from vla_core.stats import NormStats
+    from vla_core.testing import make_spec
+    from vla_core.transforms import Pipeline
+    from vla_train.start import Start
+
+    arm, grip = GroupSpec("arm", 3, "rad"), GroupSpec("grip", 1, "1", gripper="open_positive")
+    spec = replace(make_spec(1), action=ActionSpec((arm, grip), 4, 20.0))
+
+    def said(*groups: GroupSpec, hz: float = 20.0) -> list[str]:
+        theirs = replace(spec, action=ActionSpec(groups, 4, hz))
+        lines = Start(Path("run"), theirs, NormStats({}), []).differences(Pipeline([], spec), kept=True)
+        return [line.removeprefix("warning: unlike run, this run has ") for line in lines]
+
+    assert said(arm, grip) == []
+    assert said(grip, arm) == [
+        "the action groups in the order arm (3), grip (1), not grip (1), arm (3)",
+    ]
+    assert said(replace(arm, name="hand"), grip) == [
+        "the action groups arm (3), grip (1), not hand (3), grip (1)"
+    ]
+    changed = replace(arm, unit="deg", representation="delta"), replace(grip, gripper="close_positive")
+    assert said(*changed, hz=10.0) == [
+        "the action group 'arm' with unit rad, not deg",
+        "the action group 'arm' with representation absolute, not delta",
+        "the action group 'grip' with gripper open_positive, not close_positive",
+        "steps of 20 Hz, not 10",
+    ]
+
+
+def test_a_robot_does_not_get_another_ones_weights(
+    toy_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robots = [{"name": "counted", "robot": name} for name in ("a", "b")]
+    head = {
+        "name": "groot_flow",
+        "size": "custom",
+        "width": 16,
+        "n_heads": 2,
+        "n_blocks": 2,
+        "output_width": 8,
+    }
+    head |= {"repeated_diffusion_steps": 1}
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] |= {"name": "QwenGR00T", "head": head}
+    node["datasets"] = {"train": robots, "val_fraction": 0.0}
+    toy_config.write_text(yaml.safe_dump(node))
+    assert main(["--config", str(toy_config), "trainer.max_steps=1", "run_id=both"]) == 0
+    start = toy_config.parent / "runs" / "both" / "checkpoints" / "steps_1"
+    node["datasets"]["train"] = robots[::-1]
+    toy_config.write_text(yaml.safe_dump(node))
+    argv = ["--config", str(toy_config), "trainer.max_steps=1", f"trainer.pretrained_checkpoint={start}"]
+    capsys.readouterr()
+    assert main([*argv, "run_id=swapped"]) == 2
+    assert (
+        f"the head has weights for each robot, by number; 'b' is 0 here and 1 in {start} (a, b): list the "
+        "data sets of datasets.train in that order"
+    ) in " ".join(capsys.readouterr().err.split())
+    # What is not of the head knows no robot.
+    assert main([*argv, "run_id=backbone", "trainer.reload_modules=[vlm]"]) == 0
 
 
 @pytest.mark.parametrize(

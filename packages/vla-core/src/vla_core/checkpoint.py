@@ -7,7 +7,9 @@ that a directory with the final name is always whole. Files alone: what is built
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,8 +29,9 @@ from vla_core.foreign import foreign_error
 from vla_core.framework import FrameworkConfig
 from vla_core.specs import RobotSpec
 from vla_core.stats import NormStats
-from vla_core.weights import save_weights
+from vla_core.weights import read_stamps, save_weights
 
+log = logging.getLogger("vla_core.checkpoint")
 FORMAT = 1
 HEAD_ASSETS = "head"
 """The folder below a checkpoint's assets for what a :class:`~vla_core.answers.FittedHead` learned."""
@@ -109,8 +112,6 @@ def write_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        name = "model.safetensors" if weights == "safetensors" else f"steps_{step}_pytorch_model.pt"
-        save_weights(state, temporary / name)
         (temporary / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         stats = {
             name: {"raw": robot.spec.statistics.to_dict(), "model": robot.statistics.to_dict()}
@@ -125,6 +126,8 @@ def write_checkpoint(
             "embodiments": [robot.spec.to_dict() for robot in robots.values()],
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+        name = "model.safetensors" if weights == "safetensors" else f"steps_{step}_pytorch_model.pt"
+        save_weights(state, temporary / name, stamps_of(temporary))
         (temporary / "assets").mkdir()
         save_assets(temporary / "assets")
         fsync_tree(temporary)
@@ -132,6 +135,43 @@ def write_checkpoint(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
+
+
+STAMPED = {
+    "framework": "config.yaml has another framework",
+    "robots": "meta.json has other robots",
+    "statistics": "norm_stats.json has other statistics",
+}
+"""What the weights are good for with, and what to say where it has changed since they were written."""
+
+
+def stamps_of(directory: Path) -> dict[str, str]:
+    """Digests of what stands beside a checkpoint's weights, whatever its layout in the files."""
+    content = {
+        "framework": yaml.safe_load((directory / "config.yaml").read_text("utf-8"))["framework"],
+        "robots": json.loads((directory / "meta.json").read_text("utf-8"))["embodiments"],
+        "statistics": json.loads((directory / "norm_stats.json").read_text("utf-8")),
+    }
+    texts = {key: json.dumps(value, sort_keys=True, default=str) for key, value in content.items()}
+    return {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
+
+
+def changes(path: Path) -> list[str]:
+    """A line for each file of a checkpoint that is not the one its weights were written with.
+
+    Copied or edited files may be meant; who loads them should know. Weights of before they were stamped, and
+    those in a ``.pt`` file, are believed.
+    """
+    directory, file = _find(path)
+    wrote = read_stamps(file)
+    if not set(STAMPED) <= set(wrote):
+        return []
+    now = stamps_of(directory)
+    return [
+        f"{directory}: {said} than {file.name} was written with; copied together, or edited?"
+        for key, said in STAMPED.items()
+        if wrote[key] != now[key]
+    ]
 
 
 def _find(path: Path) -> tuple[Path, Path]:
@@ -154,6 +194,10 @@ def _find(path: Path) -> tuple[Path, Path]:
             raise UserError(f"{directory}: not a checkpoint of this project, it has no {name}")
     if not files:
         raise UserError(f"{directory}: has no weights (model.safetensors or steps_N_pytorch_model.pt)")
+    if len(files) > 1:
+        raise UserError(
+            f"{directory}: has several weights files ({', '.join(file.name for file in files)}); name the one"
+        )
     return directory, files[0]
 
 
@@ -172,15 +216,20 @@ def weights_file(path: Path) -> Path:
     return _find(path)[1]
 
 
-def read_checkpoint(path: Path) -> Stored:
+def read_checkpoint(path: Path, warn: bool = False) -> Stored:
     """Find and read a checkpoint directory (``.../checkpoints/steps_N``) or the weights file inside it.
+
+    ``warn``: log what :func:`changes` finds.
 
     Raises:
         UserError: not a checkpoint, of a newer format, or damaged.
     """
     directory, file = _find(path)
     try:
-        return _read(directory, file)
+        stored = _read(directory, file)
+        for line in changes(path) if warn else ():
+            log.warning("%s", line)
+        return stored
     except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
         if isinstance(error, UserError):
             raise

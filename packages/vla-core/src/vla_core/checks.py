@@ -16,6 +16,7 @@ from vla_core.errors import UserError, suggest
 from vla_core.specs import CameraSpec, ObservationSpec, RobotSpec
 from vla_core.types import Observation
 
+WHOLE_DEPTH = " is no distance in metres (millimetres? divide by 1000); send float32"
 GEOMETRY = ("depth", "intrinsics", "extrinsics")
 """Fields of an observation that hold something for each camera."""
 
@@ -39,6 +40,7 @@ class Mismatch(UserError):
 
 def check_fits(observation: Observation, spec: RobotSpec) -> None:
     """All of ``observation``: every camera is there, and every field is what the spec says."""
+    check_instruction(observation.instruction)
     for camera in spec.observation.cameras:
         check_present(camera.name, observation.images)
     check_views(observation, spec)
@@ -61,6 +63,14 @@ def check_views(observation: Observation, spec: RobotSpec) -> None:
                 check_geometry(value, kind, cameras[name])
 
 
+def check_instruction(instruction: object) -> None:
+    """A text that says something: no policy was trained without one."""
+    if not isinstance(instruction, str):
+        raise Mismatch("instruction", "instruction", f": expected a text, got a {type(instruction).__name__}")
+    if not instruction.strip():
+        raise Mismatch("instruction", "instruction", "is empty; say what to do")
+
+
 def check_known(name: str, cameras: Collection[str], kind: str = "images") -> None:
     """``name`` is a camera of the spec."""
     if name not in cameras:
@@ -78,11 +88,13 @@ def check_present(name: str, given: Collection[str], kind: str = "images") -> No
 def check_image(image: NDArray[Any], camera: CameraSpec) -> None:
     """uint8 ``[H, W, 3]`` of the camera's size."""
     shape = (camera.height, camera.width, 3)
-    if image.dtype != np.uint8 or image.shape != shape:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != shape:
+        given = isinstance(image, np.ndarray)
+        got = f"{image.dtype} {image.shape}" if given else f"a {type(image).__name__}"
         raise Mismatch(
             f"images[{camera.name}]",
             f"camera '{camera.name}'",
-            f": expected uint8 {shape}, got {image.dtype} {image.shape}",
+            f": expected uint8 {shape}, got {got}",
         )
 
 
@@ -93,8 +105,10 @@ def geometry_shape(kind: str, camera: CameraSpec) -> tuple[int, ...]:
 
 def check_geometry(value: NDArray[Any], kind: str, camera: CameraSpec) -> None:
     """The shape of a camera's depth, intrinsics or extrinsics."""
-    subject = f"{kind} of camera '{camera.name}'"
-    check_shape(value, geometry_shape(kind, camera), f"{kind}[{camera.name}]", subject)
+    field, subject = f"{kind}[{camera.name}]", f"{kind} of camera '{camera.name}'"
+    check_shape(value, geometry_shape(kind, camera), field, subject)
+    if kind == "depth" and value.dtype.kind != "f":
+        raise Mismatch(field, subject, f": {value.dtype}{WHOLE_DEPTH}")
 
 
 def check_state(state: NDArray[Any] | None, spec: ObservationSpec) -> None:
@@ -107,13 +121,23 @@ def check_state(state: NDArray[Any] | None, spec: ObservationSpec) -> None:
     if state is None:
         groups = ", ".join(f"{group.name} ({group.dim})" for group in spec.state)
         raise Mismatch("state", "state", f"is missing; this policy needs {dim} dims: {groups}")
+    check_numbers(state, "state", "state")
     if state.shape != (dim,):
         raise Mismatch("state", "state", f": expected shape ({dim},), got {state.shape}")
     check_finite(state, "state", "state")
 
 
+def check_numbers(value: object, field: str, subject: str) -> None:
+    """A numpy array of real numbers: what is complex, true or a text would be cast."""
+    if not isinstance(value, np.ndarray):
+        raise Mismatch(field, subject, f": expected a numpy array, got a {type(value).__name__}")
+    if value.dtype.kind not in "fiu":
+        raise Mismatch(field, subject, f": expected numbers, got {value.dtype}")
+
+
 def check_shape(value: NDArray[Any], shape: tuple[int, ...], field: str, subject: str) -> None:
     """Exactly ``shape``."""
+    check_numbers(value, field, subject)
     if np.shape(value) != shape:
         raise Mismatch(field, subject, f": expected {shape}, got {np.shape(value)}")
 

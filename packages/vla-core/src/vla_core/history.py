@@ -23,7 +23,7 @@ from vla_core.envs.protocol import Env, StepResult
 from vla_core.errors import ConfigError
 from vla_core.ranges import Range
 from vla_core.specs import ActionSpec, ObservationSpec
-from vla_core.types import Float, Observation
+from vla_core.types import Float, Observation, with_own_arrays
 
 T = TypeVar("T")
 
@@ -132,8 +132,11 @@ class History:
         self._kept.clear()
 
     def add(self, observation: Observation) -> Observation:
-        """The observation of the next control step, with those before; call it at every step, once."""
-        self._kept.append(observation)
+        """The observation of the next control step, with those before; call it at every step, once.
+
+        Its arrays may be written to afterwards.
+        """
+        self._kept.append(with_own_arrays(observation))
         last = len(self._kept) - 1
         return join([self._kept[max(0, last + delta)] for delta in self.deltas], self.deltas)
 

@@ -267,7 +267,7 @@ class VLAPolicy:
             UserError: not a checkpoint, of a newer format, truncated, or weights that do not fit; a cache for
                 a policy without geometry, or for an encoder that has none.
         """
-        stored = read_checkpoint(Path(path))
+        stored = read_checkpoint(Path(path), warn=True)
         if not stored.robots:
             raise UserError(
                 f"{stored.directory}: a backbone alone (trainer.job: vlm), without a robot and a head; "

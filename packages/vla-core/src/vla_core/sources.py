@@ -80,6 +80,15 @@ class TellsFingerprint(Protocol):
 
 
 @runtime_checkable
+class TellsDimNames(Protocol):
+    """A source that knows what its makers call each dim, so that another order is noticed."""
+
+    def dim_names(self, vector: str) -> Sequence[str]:
+        """Of ``"state"`` or ``"action"``, of the present moment; "" where they say nothing."""
+        ...
+
+
+@runtime_checkable
 class TellsNotes(Protocol):
     """A source with something that whoever trains on it should read, though it can be read."""
 

@@ -19,12 +19,14 @@ class HeadTraits:
         longest_delay: most steps of a constraint that may be frozen; None: any number below the horizon.
         noise_dim: dims of a step's noise, where it wants more than the actions have; None: as many.
         steps: denoise steps that it takes where nobody says how many; None: it has none to take.
+        per_embodiment: it has weights for each embodiment, picked by its number.
     """
 
     takes_constraint: bool = False
     longest_delay: int | None = None
     noise_dim: int | None = None
     steps: int | None = None
+    per_embodiment: bool = False
 
 
 @dataclass(frozen=True)

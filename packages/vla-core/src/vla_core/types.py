@@ -7,7 +7,7 @@ All values are in real (un-normalised) units.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,25 @@ class Observation:
     intrinsics: Mapping[str, Float] | None = None
     extrinsics: Mapping[str, Float] | None = None
     embodiment: str = "default"
+
+
+def with_own_arrays(observation: Observation) -> Observation:
+    """A copy that stays what it is: cameras, drivers and simulators write each moment to the same arrays."""
+
+    def copied(value: Any) -> Any:
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+    def copies(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if values is None else {name: copied(value) for name, value in values.items()}
+
+    return replace(
+        observation,
+        images=copies(observation.images) or {},
+        state=copied(observation.state),
+        depth=copies(observation.depth),
+        intrinsics=copies(observation.intrinsics),
+        extrinsics=copies(observation.extrinsics),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -41,8 +42,10 @@ def writing() -> Iterator[None]:
         raise found from error
 
 
-def save_weights(state: Mapping[str, Tensor], file: Path) -> None:
+def save_weights(state: Mapping[str, Tensor], file: Path, stamps: Mapping[str, str] | None = None) -> None:
     """Write ``state`` as the suffix of ``file`` says; of tensors that share memory only the first name.
+
+    ``stamps`` go along in a safetensors file, for :func:`read_stamps`.
 
     Raises:
         OSError: no space, or no right to write.
@@ -53,10 +56,21 @@ def save_weights(state: Mapping[str, Tensor], file: Path) -> None:
         if file.suffix == ".safetensors":
             file.touch()
             mode = file.stat().st_mode  # what the umask gives; safetensors itself keeps its file to its owner
-            safetensors.torch.save_file(kept, file)
+            safetensors.torch.save_file(kept, file, None if stamps is None else dict(stamps))
             file.chmod(mode)
         else:
             torch.save(kept, file)
+
+
+def read_stamps(file: Path) -> dict[str, str]:
+    """What :func:`save_weights` was given to go along; nothing where the file has none, or cannot be read."""
+    if file.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}  # said by whoever loads it
 
 
 def load_weights(file: Path, device: str = "cpu") -> dict[str, Tensor]:

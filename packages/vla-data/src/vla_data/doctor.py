@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 from vla_core.errors import UserError
 
+from vla_data.clocks import COLUMNS, oddities, read_counters
 from vla_data.errors import BadDataError
 from vla_data.formats import features
 from vla_data.formats.depth import depth_of_cameras
@@ -22,7 +22,6 @@ from vla_data.formats.info import FILE
 from vla_data.formats.layout import Episode, Layout, columns_of, read_columns
 from vla_data.formats.opening import open_layout
 from vla_data.formats.pictures import Pictures, is_video
-from vla_data.formats.tables import to_array
 from vla_data.formats.video import decode_whole
 from vla_data.formats.video_checks import problems, scan_videos, surplus
 from vla_data.frames import names_of, read_frames
@@ -71,7 +70,9 @@ def examine(path: str | Path, robot: str | None = None, decode: bool = True) -> 
     yield from pictures
     for key in present.values():
         facts = scan_videos(layout, [key], layout.episodes).get(key, {})
-        yield from _capped(Finding("warning", text) for text in surplus(layout, key, facts))
+        yield from _capped(
+            Finding("warning", f"{file}: {text}") for file, text in surplus(layout, key, facts)
+        )
     if not whole and not pictures and present:
         yield from _contents(layout, robot, list(present))
 
@@ -95,11 +96,9 @@ def _numbers(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Itera
     """Parquet files: lengths, vectors, tasks, time stamps; a line for each episode that is wrong."""
     try:
         binding = bind(layout, layout.episodes, robot, cameras or None)
-        available = columns_of(layout)
     except UserError as error:
         yield str(error)
         return
-    checked = [c for c in ("timestamp", "frame_index", "episode_index") if c in available]
     files: dict[Path, list[Episode]] = {}
     for episode in layout.episodes:
         files.setdefault(episode.data, []).append(episode)
@@ -112,7 +111,7 @@ def _numbers(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Itera
             yield from (text for text in said.values() if text is not None)
             sound = [e for e in inside if said[e.index] is None]
         if sound:
-            table, start = read_columns(layout, sound, checked).table, 0
+            table, start = read_columns(layout, sound, [], COLUMNS).table, 0
             for episode in sound:
                 yield from _clocks(layout, episode, table.slice(start, len(episode)))
                 start += len(episode)
@@ -129,23 +128,8 @@ def _reads(layout: Layout, episodes: Sequence[Episode], binding: Binding) -> str
 
 def _clocks(layout: Layout, episode: Episode, table: pa.Table) -> Iterator[str]:
     place = names_of(layout, [episode])
-    count = np.arange(len(episode))
-    if "episode_index" in table.column_names:
-        other = to_array(table["episode_index"], np.int64).reshape(-1) != episode.index
-        if other.any():
-            yield f"{place(int(other.argmax()))}: the row belongs to another episode by its episode_index"
-    if "frame_index" in table.column_names:
-        odd = to_array(table["frame_index"], np.int64).reshape(-1) != count
-        if odd.any():
-            yield f"{place(int(odd.argmax()))}: frame_index does not count from 0 on"
-    if "timestamp" in table.column_names and len(episode) > 1:
-        stamps = to_array(table["timestamp"], np.float64).reshape(-1)
-        steps = np.diff(stamps)
-        if not np.isfinite(stamps).all() or (steps <= 0).any():
-            yield f"{place(int((~(steps > 0)).argmax()) + 1)}: timestamp does not increase"
-        elif abs(float(np.median(steps)) * layout.fps - 1) > 0.1:
-            rate = 1 / float(np.median(steps))
-            yield f"{place(0)}: timestamps come at {rate:.4g} Hz, {FILE} says {layout.fps:g} Hz"
+    for odd in oddities(layout, [episode], read_counters(table)):
+        yield f"{place(odd.row)}: {odd.text}"
 
 
 def _videos(layout: Layout, keys: Sequence[str], decode: bool) -> Iterator[str]:

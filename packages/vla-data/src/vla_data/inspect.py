@@ -17,7 +17,6 @@ from vla_core.specs import GroupSpec
 from vla_core.types import Float
 
 from vla_data.formats.depth import depth_of_cameras
-from vla_data.formats.features import dim_names as dim_names_of
 from vla_data.formats.layout import Layout
 from vla_data.formats.opening import open_layout
 from vla_data.lerobot import LeRobotConfig, LeRobotSource
@@ -84,16 +83,10 @@ def _range_lines(title: str, names: Sequence[str], rows: Float) -> list[str]:
 
 def recorded_names(source: LeRobotSource, layout: Layout, which: str) -> list[str]:
     """What the info calls each dim of a vector; nothing if that is its group or was converted."""
-    robot = source.binding.robot
     vector = source.frames.state if which == "state" else source.frames.action
-    configs = robot.state if which == "state" else robot.action
-    found: list[str] = []
-    for group, spec, key in zip(configs, vector.groups, source.binding.keys[which], strict=True):
-        names = (dim_names_of(layout.features[key]) or [])[group.start : group.end]
-        same = len(names) == spec.dim and group.rotation in ("none", spec.rotation)
-        own = {spec.name, *(f"{spec.name}.{i}" for i in range(spec.dim))}
-        found += ["" if name in own else name for name in names] if same else [""] * spec.dim
-    return found
+    names = source.binding.dim_names(layout, which, vector)
+    own = [{g.name, *(f"{g.name}.{i}" for i in range(g.dim))} for g in vector.groups for _ in range(g.dim)]
+    return ["" if name in taken else name for name, taken in zip(names, own, strict=True)]
 
 
 def _camera_lines(source: LeRobotSource) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import ConfigError
 from vla_core.history import NOW, Past, check_deltas, join, over_moments, spec_over
+from vla_core.odd_calibration import odd_calibration
 from vla_core.ranges import Natural, Positive
 from vla_core.sources import action_chunk
 from vla_core.specs import RobotSpec
@@ -25,8 +26,15 @@ from vla_data.formats.depth import DepthReader, depth_of_cameras
 from vla_data.formats.features import cameras as camera_names
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.opening import open_layout
-from vla_data.formats.pictures import Pictures
-from vla_data.formats.video_checks import camera_sizes, check_depth_sizes, check_videos, scan_videos
+from vla_data.formats.pictures import Pictures, of_size
+from vla_data.formats.video_checks import (
+    camera_sizes,
+    check_depth_sizes,
+    check_videos,
+    scan_videos,
+    surplus,
+    turned,
+)
 from vla_data.frames import CALIBRATION, Frames, read_frames
 from vla_data.resample import check_rate, check_velocities, kept_frames, rate_note, resample
 from vla_data.robot.binding import Binding, bind, make_spec
@@ -126,7 +134,9 @@ class LeRobotSource:
             hz = config.fps
         recorded = [len(e) for e in self._episodes]
         self._kept = kept_frames(recorded, 1.0 if config.fps is None else max(1.0, layout.fps / config.fps))
-        frames = read_frames(layout, self._episodes, binding, calibration, config.instruction)
+        beyond = {file: text for key, facts in videos.items() for file, text in surplus(layout, key, facts)}
+        frames = read_frames(layout, self._episodes, binding, calibration, config.instruction, beyond)
+        self.notes += (*turned({k: videos[k] for k in self._cameras.values() if k in videos}), *frames.notes)
         if config.fps is not None:
             check_velocities(frames.action.groups, binding.where)
             frames = resample(frames, recorded, self._kept)
@@ -143,6 +153,8 @@ class LeRobotSource:
         sizes = camera_sizes(self._pictures, self._cameras, videos, self._episodes[0], row)
         check_depth_sizes(layout.root, sizes, {n: k for n, k in self._depth.items() if k in videos}, videos)
         spec = make_spec(binding, self.frames.state, self.frames.action, sizes, horizon, hz)
+        known = {k: {n: frames.calibration[c] for n, c in of.items()} for k, of in self._geometry.items()}
+        self.notes += tuple(odd_calibration(known, sizes))
         self._sizes = {c.name: (c.height, c.width) for c in spec.observation.cameras}
         spec = replace(spec, observation=spec_over(spec.observation, self._deltas))
         self.spec = replace(spec, statistics=compute_norm_stats(self))
@@ -167,6 +179,11 @@ class LeRobotSource:
     def lengths(self) -> dict[int, int]:
         """Samples of each chosen episode, by episode index."""
         return {e.index: len(k) for e, k in zip(self._episodes, self._kept, strict=True)}
+
+    def dim_names(self, vector: str) -> list[str]:
+        """What the data set calls each dim of ``"state"`` or ``"action"``; "" where it says nothing."""
+        which = self.frames.state if vector == "state" else self.frames.action
+        return self.binding.dim_names(self._layout, vector, which)
 
     def instruction(self, episode: int) -> str:
         """What the robot was told at the start of an episode (by episode index)."""
@@ -251,7 +268,9 @@ class LeRobotSource:
     def _image(self, camera: str, index: int, episode: Episode, frame: int) -> Image:
         if self._ram is not None:
             return self._ram[camera][index]
-        return self._pictures.read(self._cameras[camera], episode, frame, int(self.frames.rows[index]))
+        key = self._cameras[camera]
+        image = self._pictures.read(key, episode, frame, int(self.frames.rows[index]))
+        return of_size(image, self._sizes[camera], key)
 
     def _decode_all(self) -> dict[str, NDArray[np.uint8]]:
         """All frames of each camera ``[F, H, W, 3]``."""

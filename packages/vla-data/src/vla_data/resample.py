@@ -107,6 +107,7 @@ def resample(frames: Frames, lengths: Sequence[int], kept: Sequence[NDArray[np.i
         {key: values[starts] for key, values in frames.calibration.items()},
         Instructions(frames.instructions.texts, frames.instructions.of[starts]),
         frames.rows[starts],
+        frames.notes,
     )
 
 

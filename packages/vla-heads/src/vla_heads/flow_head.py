@@ -7,6 +7,7 @@ dims, L own tokens = [state | future | actions], S context tokens, H hidden size
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -58,7 +59,7 @@ class FlowHead(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.dims, self.reads, self.normalize = config, dims, tuple(reads), normalize
-        self.traits = sampling.traits(config)
+        self.traits = replace(sampling.traits(config), per_embodiment=(n_embodiments or 1) > 1)
         self.layers = tuple(sorted({layer for layer in reads if layer is not None}))
         self.blocks = nn.ModuleList(blocks)
         self.time, self._plans = TimestepEmbedder(width), KeptPlans()

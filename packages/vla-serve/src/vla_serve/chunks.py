@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from vla_serve.client_errors import PolicyClientError, PolicyServerError
 from vla_serve.codec import decode_tensor
 from vla_serve.engine.errors import FieldError
 from vla_serve.v1 import policy_pb2 as pb
+
+log = logging.getLogger("vla_serve.client")
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class ServedChunk(ActionChunk):
             them from there while this answer is computed.
         revision: what answered; None: the server is of a version that does not say.
         request_id: its name in the server's log.
+        notes: what is most likely wrong with what it answers, a line each; once a session, and logged.
     """
 
     chunk_id: str = ""
     frozen_steps: int = 0
     revision: PolicyRevision | None = None
     request_id: str = ""
+    notes: tuple[str, ...] = ()
 
     def after(self, executed_steps: int, delay_steps: int) -> Continuation:
         """This chunk as the one to continue, for ``previous`` of :meth:`PolicyClient.predict`.
@@ -90,7 +95,10 @@ def served_chunk(reply: pb.PredictResponse, spec: ActionSpec, address: str) -> S
             f"[{spec.horizon}, {spec.dim}] of the contract"
         )
     revision = revision_of(reply.revision) if reply.HasField("revision") else None
-    return ServedChunk(actions_TA, spec, reply.chunk_id, reply.frozen_steps, revision, reply.request_id)
+    for note in reply.notes:
+        log.warning("%s: %s", address, note)
+    named = reply.chunk_id, reply.frozen_steps, revision, reply.request_id
+    return ServedChunk(actions_TA, spec, *named, tuple(reply.notes))
 
 
 def revision_of(message: pb.PolicyRevision) -> PolicyRevision:

@@ -35,6 +35,7 @@ Encoding = Literal["raw", "png", "jpeg"]
 
 JPEG_QUALITY = 95
 MAX_AXES = 8
+_ORIENTATION = 0x0112
 
 _DTYPES: dict[pb.Dtype, np.dtype[Any]] = {
     pb.DTYPE_BOOL: np.dtype("?"),
@@ -170,6 +171,10 @@ def _decode_file(data: bytes, kind: str, height: int, width: int, field: str) ->
             raise FieldError(field, f"the {kind} holds {picture.size[1]} x {picture.size[0]}")
         if picture.mode != "RGB":
             raise FieldError(field, f"the {kind} has mode {picture.mode}, expected 8-bit RGB")
+        if picture.getexif().get(_ORIENTATION, 1) != 1:
+            raise FieldError(
+                field, f"the {kind}'s EXIF asks to turn it; send the pixels as they are to be seen"
+            )
         picture.load()
     except FieldError:
         raise

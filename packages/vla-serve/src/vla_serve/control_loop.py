@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import monotonic
 from types import TracebackType
 
 from vla_core.ensembling import Ensembling
 from vla_core.episodes import RTC_OR_ENSEMBLE, Measured
 from vla_core.errors import UserError
-from vla_core.types import Float, Observation
+from vla_core.types import Float, Observation, with_own_arrays
 
+from vla_serve.called_rate import CalledRate
 from vla_serve.chunks import Continuation, ServedChunk
 from vla_serve.client import PolicyClient
 from vla_serve.client_errors import PolicyBusy, SessionLost
@@ -111,6 +113,7 @@ class ControlLoop:
                     "why); use rtc=False"
                 )
             self._most = self._client.max_delay_steps
+        self._called = CalledRate(self._hz)
         self._mixed = None if self._how is None else ensemble(spec, self._how)
         self._execute = checked_execute_steps(
             self._wanted, spec.horizon, self._fixed or 0, self._most, self._mixed is not None
@@ -167,13 +170,14 @@ class ControlLoop:
         self._origin: Observation | None = None
         self._asked: Asked | None = None
         self._stats = LoopStats()
+        self._called.begin()
 
     def act(self, observation: Observation, seed: int | None = None) -> Float:
         """The action ``[A]`` of this control step, in the units of the contract.
 
         Args:
-            observation: of now. It is sent if this is a step at which the loop asks, and must not be written
-                to afterwards.
+            observation: of now. It is sent if this is a step at which the loop asks; its arrays may be
+                written to afterwards.
             seed: of the policy's noise if it is.
 
         Raises:
@@ -194,6 +198,8 @@ class ControlLoop:
         return action_A
 
     def _act(self, observation: Observation, seed: int | None, wait: bool) -> Float | None:
+        if self._fixed is None and not self._simulated:
+            self._called.call(monotonic())
         self._take(wait)
         if self._asked is None and (self._chunk is None or self._executed >= self.execute_steps):
             self._ask(observation, seed)
@@ -217,6 +223,7 @@ class ControlLoop:
         return self._chunk is None or self._executed >= self._horizon
 
     def _ask(self, observation: Observation, seed: int | None) -> None:
+        observation = with_own_arrays(observation)  # sent, and looked up as the origin, later on
         delay, previous = 0, None
         if self._chunk is not None and not self._used_up:
             # A mean takes what an answer says as soon as it is there.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vla_core.checks import GEOMETRY, geometry_shape
+from vla_core.checks import GEOMETRY, WHOLE_DEPTH, geometry_shape
 from vla_core.errors import suggest
 from vla_core.specs import ObservationSpec, RobotSpec
 from vla_core.stats import VectorStats
@@ -162,6 +162,8 @@ def encode_observation(
         _check_cameras(spec, given, f"{field}.{kind}", complete=False)
         for name, value in given.items():
             where = f"{field}.{kind}[{name}]"
+            if kind == "depth" and as_array(value, where).dtype.kind in "iu":
+                raise FieldError(where, f"{as_array(value, where).dtype}{WHOLE_DEPTH}")
             array = _as_float32(value, where)
             _check_float(array, geometry_shape(kind, cameras[name]), where)
             getattr(message, kind)[name].CopyFrom(encode_tensor(array))

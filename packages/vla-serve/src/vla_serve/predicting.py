@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from vla_serve.status import without_paths
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1 import types_pb2 as types_pb
 from vla_serve.watching import Watcher
+
+log = logging.getLogger("vla_serve.server")
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,13 @@ class Predictor:
         except UserError as error:  # the policy's own, which may name files beside cameras
             raise FieldError("observation", without_paths(str(error), names_of(session.spec))) from error
         engine.replied(answer)
+        notes = list(session.reach.lines(answer.row.observation))
+        for line in notes:
+            log.warning("session %s, request %s: %s", session.id, caller.request_id, line)
         check_actions(answer.chunk, session.spec, answer.row)
         chunk_id = episode.chunks.put(answer.chunk, answer.row.observation.state, step)
         reply = _reply(answer, served, chunk_id, caller)
+        reply.notes.extend(notes)
         self._watcher.answered(session, answer, reply.timings.total_ms, caller.request_id)
         return reply
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from vla_core.assemble import build_policy
 from vla_core.backbone import BackboneModel, BackbonePolicy, build_backbone
-from vla_core.checkpoint import HEAD_ASSETS, weights_file
+from vla_core.checkpoint import HEAD_ASSETS, changes, weights_file
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError
 from vla_core.fitting import FitCache
@@ -28,7 +28,7 @@ from vla_train.conversation_config import ConversationsConfig
 from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
 from vla_train.data_sets import Data, open_data
 from vla_train.engine.shares import NotByShares, check_complete
-from vla_train.start import Start, has_robots, read_start
+from vla_train.start import Start, check_numbers, read_start, robots_of
 from vla_train.states import step_of
 
 
@@ -155,7 +155,8 @@ def compose(
     data = open_data(config.datasets, framework.horizon, tree)
     starts: dict[str, Start] = {}
     pretrained = config.trainer.pretrained_checkpoint
-    if pretrained is not None and has_robots(pretrained):
+    known = [] if pretrained is None else robots_of(pretrained)
+    if pretrained is not None and known:
         starts = {name: read_start(pretrained, name) for name in data.specs}
     kept = config.trainer.keep_statistics
     if kept and not starts:
@@ -175,11 +176,19 @@ def compose(
             device=device,
             cache=_cache(config, data),
         )
+        if pretrained is not None and starts and policy.model.head.traits.per_embodiment:
+            reloaded = config.trainer.reload_modules
+            if not reloaded or any(_under(name, "head") for name in reloaded):
+                check_numbers(pretrained, known, list(data.specs))
         if pretrained is not None and weights:
             _start_from(policy.model, config.trainer)
         return policy
 
     policy, said = _made(make, sharing)
+    said = (
+        *said,
+        *(f"warning: {line}" for line in ([] if pretrained is None else changes(Path(pretrained)))),
+    )
     notes = [*data.notes, *said] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]

@@ -28,6 +28,8 @@ from vla_core.types import Bool, Float
 from vla_data.errors import BadDataError
 
 from vla_train.config import DatasetsConfig
+from vla_train.leaks import Split, leaks
+from vla_train.one_robot import check_order, remarks
 from vla_train.readable import TRIES, first_readable
 
 
@@ -73,10 +75,15 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Data:
-    """Opened data sets. ``specs``: each robot, with statistics over all its training episodes."""
+    """Opened data sets.
+
+    ``specs``: each robot, with statistics over all its training episodes; ``remarks``: where data sets of one
+    robot may not mean the same, or one trains on what another holds out.
+    """
 
     sets: Sequence[DataSet]
     specs: Mapping[str, RobotSpec]
+    remarks: Sequence[str] = ()
 
     @property
     def train(self) -> list[Source]:
@@ -97,7 +104,7 @@ class Data:
     def notes(self) -> list[str]:
         """What the sources say, a line each."""
         said = [(one, one.train.notes) for one in self.sets if isinstance(one.train, TellsNotes)]
-        return [f"data set {one.label}: {note}" for one, notes in said for note in notes]
+        return [*(f"data set {one.label}: {note}" for one, notes in said for note in notes), *self.remarks]
 
     def rows(self, embodiment: str) -> Callable[[], Iterable[tuple[Float | None, Float, Bool]]]:
         """(state, actions, mask) of every training sample of a robot, without images."""
@@ -172,6 +179,7 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
             says, or data sets of one robot that describe it differently.
     """
     sets: list[DataSet] = []
+    splits: list[Split] = []
     for where, node in config.entries():
         place = tree.where(where) if tree else ""
         own = build_config(EntryConfig, {k: node[k] for k in OWN_KEYS if k in node}, where, tree)
@@ -197,11 +205,13 @@ def open_data(config: DatasetsConfig, horizon: int, tree: Tree | None = None) ->
             raise ConfigError(f"{place}{where}: {error}{hint}") from error
         label = _label(own, node, [one.label for one in sets])
         sets.append(DataSet(label, own.weight, train, val, where))
+        splits.append(Split(label, node.get("path"), kept, held))
     robots: dict[str, list[DataSet]] = {}
     for one in sets:
         robots.setdefault(one.embodiment, []).append(one)
     specs = {name: _spec(name, members, tree) for name, members in robots.items()}
-    return Data(sets, specs)
+    odd = [line for members in robots.values() for line in remarks(members)]
+    return Data(sets, specs, [*odd, *leaks(splits)])
 
 
 def _label(own: EntryConfig, node: Mapping[str, Any], taken: Sequence[str]) -> str:
@@ -226,6 +236,7 @@ def _spec(name: str, members: Sequence[DataSet], tree: Tree | None) -> RobotSpec
             who = (first.where, other.where)
             check_observation(first.train.spec.observation, other.train.spec.observation, who)
             check_action(first.train.spec.action, other.train.spec.action, who)
+            check_order(first, other)
         except SpecMismatch as error:
             place = tree.where(other.where) if tree else ""
             raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from vla_core.checkpoint import weights_file
 from vla_core.errors import UserError, suggest
-from vla_core.specs import RobotSpec
+from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.stats import NormStats
 from vla_core.transforms import Pipeline
 
@@ -60,24 +60,63 @@ class Start:
             yield f"{where} the cameras {names[0]}, not {names[1]}"
         elif names[0] != names[1]:
             yield f"{where} the cameras in the order {names[0]}, not {names[1]}"
+        mine, its = pipeline.input_spec, self.spec
+        yield from _groups(where, "state", mine.observation.state, its.observation.state)
+        yield from _groups(where, "action", mine.action.groups, its.action.groups)
+        if mine.action.control_hz != its.action.control_hz:
+            yield f"{where} steps of {mine.action.control_hz:g} Hz, not {its.action.control_hz:g}"
         transforms = [dict(node) for node in pipeline.nodes]
         for what in ("resize", "normalize"):
-            mine = [node for node in transforms if node.get("name") == what]
-            its = [dict(node) for node in self.transforms if node.get("name") == what]
-            if json.dumps(mine, sort_keys=True) != json.dumps(its, sort_keys=True):
-                yield f"{where} the transform {mine or 'none'}, not {its or 'none'}"
+            here = [node for node in transforms if node.get("name") == what]
+            there = [dict(node) for node in self.transforms if node.get("name") == what]
+            if json.dumps(here, sort_keys=True) != json.dumps(there, sort_keys=True):
+                yield f"{where} the transform {here or 'none'}, not {there or 'none'}"
         if not kept and pipeline.statistics.to_dict() != self.statistics.to_dict():
             yield f"{where} statistics of its own data; trainer.keep_statistics=true takes the checkpoint's"
 
 
-def has_robots(path: str) -> bool:
-    """Whether a checkpoint is of a policy; a backbone alone has no robot.
+def _groups(
+    where: str, what: str, ours: tuple[GroupSpec, ...], theirs: tuple[GroupSpec, ...]
+) -> Iterator[str]:
+    """A line where a vector's numbers are others, though it may be as long."""
+    names = [group.name for group in ours], [group.name for group in theirs]
+    if names[0] != names[1]:
+        order = "in the order " if sorted(names[0]) == sorted(names[1]) else ""
+        yield f"{where} the {what} groups {order}{_said(ours)}, not {_said(theirs)}"
+        return
+    for mine, its in zip(ours, theirs, strict=True):
+        for part in ("dim", "unit", "representation", "rotation", "gripper"):
+            one, other = getattr(mine, part), getattr(its, part)
+            if one != other:
+                yield f"{where} the {what} group '{mine.name}' with {part} {one}, not {other}"
+
+
+def _said(groups: tuple[GroupSpec, ...]) -> str:
+    return ", ".join(f"{group.name} ({group.dim})" for group in groups) or "none"
+
+
+def robots_of(path: str) -> list[str]:
+    """The robots of a checkpoint, by their numbers; a backbone alone has none.
 
     Raises:
         UserError: not a checkpoint.
     """
     meta = json.loads((weights_file(Path(path)).parent / "meta.json").read_text("utf-8"))
-    return bool(meta["embodiments"])
+    return [spec["embodiment"] for spec in meta["embodiments"]]
+
+
+def check_numbers(path: str, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Raise :class:`UserError` if a robot would get another one's, of a head with weights for each.
+
+    ``theirs`` and ``ours``: the robots of the checkpoint and of the run, by their numbers.
+    """
+    for number, name in enumerate(ours):
+        if name in theirs and theirs.index(name) != number:
+            raise UserError(
+                f"trainer.pretrained_checkpoint: the head has weights for each robot, by number; '{name}' is "
+                f"{number} here and {theirs.index(name)} in {path} ({', '.join(theirs)}): list the data sets "
+                "of datasets.train in that order"
+            )
 
 
 def read_start(path: str, embodiment: str) -> Start:
@@ -97,4 +136,5 @@ def read_start(path: str, embodiment: str) -> Start:
     stats = json.loads((folder / "norm_stats.json").read_text("utf-8"))[name]
     framework = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["framework"]
     raw, model = (NormStats.from_dict(stats[key]) for key in ("raw", "model"))
-    return Start(folder, RobotSpec.from_dict(robots[name], raw), model, framework.get("transforms") or [])
+    own = (framework.get("embodiments") or {}).get(name) or framework
+    return Start(folder, RobotSpec.from_dict(robots[name], raw), model, own.get("transforms") or [])

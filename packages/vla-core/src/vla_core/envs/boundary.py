@@ -8,6 +8,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from vla_core.envs.protocol import ExpertEnv, StepResult
 from vla_core.errors import UserError
-from vla_core.types import Observation
+from vla_core.types import Observation, with_own_arrays
 
 
 class SimulatorError(UserError):
@@ -68,16 +69,18 @@ class _Guarded:
     def reset(self, seed: int) -> Observation:
         self._seed = seed
         with self._boundary("reset"):
-            return _of(Observation, self._env.reset(seed))
+            # Simulators may give out their own memory, which the next step writes to.
+            return with_own_arrays(_of(Observation, self._env.reset(seed)))
 
     def step(self, action: NDArray[np.float32]) -> StepResult:
         with self._boundary("step"):
-            return _of(StepResult, self._env.step(action))
+            result: StepResult = _of(StepResult, self._env.step(action))
+            return replace(result, observation=with_own_arrays(result.observation))
 
     def expert_action(self) -> NDArray[np.float32]:
         with self._boundary("expert_action"):
             action: NDArray[np.float32] = self._env.expert_action()
-            return action
+            return action.copy()
 
     def close(self) -> None:
         with self._boundary("close"):

@@ -11,6 +11,7 @@ from vla_core import rotations
 from vla_core.errors import ConfigError, suggest
 from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.transforms.base import Floats, Transform
+from vla_core.units import apart
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,16 @@ class RelativeActionsConfig:
     mode: Literal["relative", "delta"] = "relative"
 
 
+def check_one_unit(step: str, action: GroupSpec, state: GroupSpec) -> None:
+    """Raise :class:`ConfigError` where a difference of the two would be of two units."""
+    if apart(action.unit, state.unit):
+        raise ConfigError(
+            f"{step}: action group '{action.name}' is in {action.unit} and state group '{state.name}' in "
+            f"{state.unit}, so that their difference is of neither; store both in one unit, or correct "
+            "what the robot file says"
+        )
+
+
 class RelativeActions(Transform):
     """Absolute targets as offsets from the current state, or as steps from one to the next."""
 
@@ -37,6 +48,7 @@ class RelativeActions(Transform):
         super().__init__(config, spec)
         actions, states = spec.action.slices(), spec.observation.state_slices()
         groups = {g.name: g for g in spec.action.groups}
+        held = {g.name: g for g in spec.observation.state}
         self._pairs: list[tuple[slice, slice]] = []
         for action, state in config.groups.items():
             if action not in actions:
@@ -49,6 +61,7 @@ class RelativeActions(Transform):
                     f"relative_actions: action group '{action}' has {a.stop - a.start} dims, "
                     f"state group '{state}' has {s.stop - s.start}"
                 )
+            check_one_unit("relative_actions", groups[action], held[state])
             if groups[action].representation != "absolute":
                 raise ConfigError(
                     f"relative_actions: action group '{action}' is already "

@@ -64,6 +64,7 @@ class _Affine:
         # What a group is normalised by holds for its earlier moments, unless they are named themselves.
         found = [exceptions.get(g.name, exceptions.get(present_name(g.name), default)) for g in groups]
         modes = np.concatenate([[mode] * g.dim for mode, g in zip(found, groups, strict=True)])
+        _check_sound(stats, modes, [g.name for g in groups for _ in range(g.dim)], what)
         low = np.where(modes == "q99", stats.q01, stats.min)
         high = np.where(modes == "q99", stats.q99, stats.max)
         # A percentile range can be empty where the full one is not (a gripper that rarely moves).
@@ -94,6 +95,21 @@ class _Affine:
         x = np.where(self.constant, self.offset, x)
         x = np.where(self.binary, np.where(y > 0.5, self.high, self.low), x)
         return x.astype(np.float32)
+
+
+def _check_sound(stats: VectorStats, modes: NDArray[np.str_], names: Sequence[str], what: str) -> None:
+    """That the numbers which are read are statistics: a range from high to low would make a dim constant."""
+    pairs = {"q99": ("q01", "q99"), "min_max": ("min", "max"), "binary": ("min", "max")}
+    for dim, (mode, name) in enumerate(zip(modes, names, strict=True)):
+        used = pairs.get(str(mode), ("mean", "std") if mode == "mean_std" else ())
+        values = {key: float(getattr(stats, key)[dim]) for key in used}
+        said = " and ".join(f"{key} {value:g}" for key, value in values.items())
+        low, high = (*values.values(), 0.0, 0.0)[:2]
+        if not np.isfinite(list(values.values())).all() or (high < 0 if mode == "mean_std" else high < low):
+            raise ConfigError(
+                f"statistics of '{what}' have {said} for dim {dim} (of '{name}'), which no data has; take "
+                "those that were computed (norm_stats.json of a checkpoint as it was written)"
+            )
 
 
 class _BySteps:

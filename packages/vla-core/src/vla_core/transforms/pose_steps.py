@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vla_core import rotations
 from vla_core.errors import ConfigError, suggest
 from vla_core.specs import GroupSpec, RobotSpec
+from vla_core.transforms.action_steps import check_one_unit
 from vla_core.transforms.base import Floats, Transform
 
 
@@ -94,6 +95,8 @@ class RelativePose(Transform):
         self._poses: list[tuple[_Pose, _Pose]] = []
         for position, rotation in config.poses.items():
             here = [config.state.get(name, name) for name in (position, rotation)]
+            if position in actions and here[0] in states:
+                check_one_unit("relative_pose", actions[position], states[here[0]])
             self._poses.append(
                 (
                     _Pose(

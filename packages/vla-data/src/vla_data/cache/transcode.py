@@ -14,7 +14,7 @@ from vla_core.images import resize
 
 from vla_data.errors import BadDataError, one_line
 from vla_data.formats.scan import scan
-from vla_data.formats.video import open_video
+from vla_data.formats.video import in_rgb, open_video
 
 CODEC, PRESET, PIXELS = "h264", "fast", "yuv420p"
 TUNE = "fastdecode"
@@ -71,7 +71,7 @@ def transcode(source: Path, target: Path, fps: float, encoding: Encoding) -> Dif
         try:
             for number, frame in enumerate(read.decode(old)):
                 picture = resize(
-                    frame.to_ndarray(format="rgb24"),
+                    in_rgb(frame).to_ndarray(),
                     encoding.height,
                     encoding.width,
                     encoding.interpolation,
@@ -105,7 +105,7 @@ def _compare(source: Path, target: Path, kept: dict[int, NDArray[np.uint8]]) -> 
         for number, frame in enumerate(container.decode(video=0)):
             if number not in kept:
                 continue
-            apart = frame.to_ndarray(format="rgb24").astype(np.float64) - kept[number]
+            apart = in_rgb(frame).to_ndarray().astype(np.float64) - kept[number]
             one = Difference(float(np.abs(apart).sum()), float((apart**2).sum()), apart.size)
             if one.absolute > _WRONG * one.count:
                 raise BadDataError(f"{source}: frame {number} came out as another picture in {target.name}")

@@ -26,7 +26,7 @@ from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.opening import open_layout
 from vla_data.formats.pictures import Pictures, absence, is_video
 from vla_data.formats.v3 import DATA, VIDEO
-from vla_data.formats.video_checks import check_videos, scan_videos
+from vla_data.formats.video_checks import check_videos, scan_videos, surplus
 
 _SAMPLED = 8
 """Pictures of an episode that statistics are taken from where the source has none."""
@@ -118,6 +118,7 @@ class _Conversion:
         self._present = present
         self._facts = scan_videos(layout, self._videos, layout.episodes)
         check_videos(layout, self._facts)
+        self._surplus = {f: text for k, facts in self._facts.items() for f, text in surplus(layout, k, facts)}
         self._recorded = recorded_stats(layout)
         self._pictures = Pictures(layout)
 
@@ -132,7 +133,8 @@ class _Conversion:
         try:
             for number, episode in enumerate(layout.episodes):
                 progress(number, len(layout.episodes))
-                table = episode_table(layout, self._columns, episode, number, tasks.index(episode.tasks))
+                task = tasks.index(episode.tasks)
+                table = episode_table(layout, self._columns, episode, number, task, self._surplus)
                 places = {
                     key: joiner.add(
                         episode.videos[key][0], len(episode), self._facts[key][episode.videos[key][0]]

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vla_data.clocks import check_counters
 from vla_data.errors import BadDataError, one_line
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.pictures import coded, image_file
 from vla_data.formats.tables import read_table, storage
+from vla_data.frames import names_of
 
 COUNTED = {"timestamp": "float32", **dict.fromkeys(("frame_index", "episode_index", "index"), "int64")}
 """Columns that every v3.0 file has, and their dtypes; with ``task_index``."""
@@ -117,7 +120,14 @@ def _described(column: pa.ChunkedArray) -> dict[str, Any] | None:
             "names": None}  # fmt: skip
 
 
-def episode_table(layout: Layout, columns: Columns, episode: Episode, number: int, task: int) -> pa.Table:
+def episode_table(
+    layout: Layout,
+    columns: Columns,
+    episode: Episode,
+    number: int,
+    task: int,
+    surplus: Mapping[Path, str],
+) -> pa.Table:
     """The rows of one episode as v3.0 has them.
 
     Args:
@@ -125,9 +135,11 @@ def episode_table(layout: Layout, columns: Columns, episode: Episode, number: in
         episode: as it was.
         number: its new index, with its place ``episode.start`` in the whole.
         task: the task of frames that name none.
+        surplus: videos with more frames than the metadata lists, and how many.
 
     Raises:
-        BadDataError: a column that other episodes have, or one that does not fit its feature.
+        BadDataError: a column that other episodes have, or one that does not fit its feature; rows that are
+            not the frames of their videos.
     """
     held = read_table(episode.data)
     frames = len(episode)
@@ -136,6 +148,8 @@ def episode_table(layout: Layout, columns: Columns, episode: Episode, number: in
             f"{episode.data}: {len(held)} rows, and episode {episode.index} has {frames} frames by its "
             "metadata"
         )
+    # They are counted anew: what they said would be lost.
+    check_counters(layout, [episode], held, names_of(layout, [episode]), surplus)
     count = np.arange(frames)
     made = {
         "timestamp": (count / layout.fps).astype(np.float32), "frame_index": count,

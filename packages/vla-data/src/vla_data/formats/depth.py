@@ -70,7 +70,15 @@ def depth_of_cameras(layout: Layout, episodes: Sequence[Episode]) -> tuple[dict[
 
     ``observation.images.top_depth`` belongs to the camera ``top``, as lerobot's robots name it.
     """
-    found, unread = layout.extras("depth"), {}
+    found, unread = {}, {}
+    for camera, key in layout.extras("depth").items():
+        whole = "int" in str(layout.features[key]["dtype"]) and _unit(layout.features[key]) is None
+        if whole:
+            unread[key] = (
+                f"its whole numbers are no metres, and {FILE} does not say their depth_unit (m or mm)"
+            )
+        else:
+            found[camera] = key
     known = layout.cameras()
     for key in depth_pictures(layout.features):
         camera = camera_name(key).removeprefix("depth.").removesuffix(_SUFFIX)
@@ -84,12 +92,18 @@ def depth_of_cameras(layout: Layout, episodes: Sequence[Episode]) -> tuple[dict[
     return found, unread
 
 
+def _unit(feature: Mapping[str, Any]) -> str | None:
+    """Of its numbers, where ``info`` states one that is known."""
+    said = (feature.get("info") or {}).get("depth_unit")
+    return said if said in _UNITS else None
+
+
 def _unreadable(layout: Layout, key: str) -> str | None:
     feature = layout.features[key]
     if is_video(layout, key):
         if code_of(feature) is None:
             return f"{FILE} does not say what its numbers mean (video.{', video.'.join(_FACTS)})"
-    elif (feature.get("info") or {}).get("depth_unit") not in _UNITS:
+    elif _unit(feature) is None:
         return f"{FILE} does not say its depth_unit (m or mm)"
     return None
 
@@ -109,7 +123,9 @@ class DepthReader:
     def _unpack(self, feature: str, column: pa.ChunkedArray) -> Any:
         if self._layout.features[feature]["dtype"] == "image":
             return column.combine_chunks()
-        return to_matrix(column).reshape(-1, *self._layout.features[feature]["shape"])
+        described = self._layout.features[feature]
+        metres = to_matrix(column) * np.float32(_UNITS[_unit(described) or "m"])
+        return metres.reshape(-1, *described["shape"])
 
     def read(self, episode: Episode, feature: str, frame: int, row: int) -> Float:
         """Metres ``[H, W]`` of frame ``frame`` of an episode, which stands in ``row`` of its data file.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vla_data._process import PerProcess
 from vla_data.errors import BadDataError, one_line
-from vla_data.formats.video import open_video
+from vla_data.formats.video import in_rgb, open_video
 
 _MOST_OPEN = 16  # containers kept open per process
 _NEAR = 2
@@ -155,7 +155,7 @@ def _pixels(frame: Any, colours: VideoReformatter, pixels: str) -> NDArray[Any]:
     if pixels != "rgb24" or frame.format.name == pixels:
         copied: NDArray[Any] = frame.to_ndarray(format=pixels)
         return copied
-    converted = colours.reformat(frame, format=pixels)
+    converted = in_rgb(frame, colours)
     plane, width = converted.planes[0], 3 * converted.width
     if plane.line_size != width:  # rows end in padding
         padded: NDArray[Any] = converted.to_ndarray()

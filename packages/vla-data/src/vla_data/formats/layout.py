@@ -101,8 +101,10 @@ def columns_of(layout: Layout) -> list[str]:
     return column_names(layout.episodes[0].data)
 
 
-def read_columns(layout: Layout, episodes: Sequence[Episode], columns: Sequence[str]) -> Numbers:
-    """The rows of ``episodes`` (in that order).
+def read_columns(
+    layout: Layout, episodes: Sequence[Episode], columns: Sequence[str], optional: Sequence[str] = ()
+) -> Numbers:
+    """The rows of ``episodes`` (in that order); of ``optional`` columns those that are there.
 
     Raises:
         BadDataError: a file or column that is not there, or rows that the episodes' metadata does not list.
@@ -116,13 +118,13 @@ def read_columns(layout: Layout, episodes: Sequence[Episode], columns: Sequence[
     offset = 0
     for file, inside in files.items():
         whole = episodes[inside[0]].whole
-        table = read_table(file, [*wanted, *([] if whole else ["index"])])
+        table = read_table(file, [*wanted, *([] if whole else ["index"])], optional)
         find = _Finder(table)
         found = [find.rows(layout, episodes[i]) for i in inside]
         chosen = np.concatenate(found)
         # Most files are wanted as they are: a take would copy every nested value.
         as_is = len(chosen) == len(table) and bool((chosen == np.arange(len(chosen))).all())
-        kept = table.select(wanted)
+        kept = table.select([*wanted, *(n for n in optional if n in table.column_names and n not in wanted)])
         tables.append(kept if as_is else kept.take(pa.array(chosen)))
         rows.append(chosen)
         for i, part in zip(inside, found, strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import ImageOps
 from vla_core.types import Image
 
 from vla_data.errors import BadDataError, one_line
@@ -28,6 +29,8 @@ _FILES = (
     "images/{key}/episode-{episode:06d}/frame-{frame:06d}{suffix}",
 )
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
+"""Pillow's modes whose numbers it would cut off at 255."""
 
 
 def is_video(layout: Layout, key: str) -> bool:
@@ -64,9 +67,15 @@ def to_rgb(content: bytes, what: str) -> Image:
     """A coded picture as uint8 RGB ``[H, W, 3]``; BadDataError naming ``what`` where it is none."""
     try:
         with Pillow.open(io.BytesIO(content)) as opened:
-            return np.array(opened.convert("RGB"))
+            if opened.mode not in _DEEP:
+                # As lerobot reads it (through datasets), and as people see it.
+                return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a PNG whose chunks are damaged
         raise BadDataError(f"{what} is not a readable picture ({one_line(error)})") from error
+    raise BadDataError(
+        f"{what} is a grey picture of more than 8 bits, which would be cut off at 255: store 8 bits, or flag "
+        "the feature as a depth map (info: {is_depth_map: true})"
+    )
 
 
 def _cells(_: str, column: pa.ChunkedArray) -> Any:
@@ -131,7 +140,7 @@ class Pictures:
         if not is_video(self._layout, key):
             for episode, frames, start in zip(episodes, kept, first, strict=False):
                 for i, frame in enumerate(frames, start):
-                    out[i] = self.read(key, episode, int(frame), int(rows[i]))
+                    out[i] = of_size(self.read(key, episode, int(frame), int(rows[i])), size, key)
             return out
         files: dict[Path, tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]] = {}
         for episode, frames, start in zip(episodes, kept, first, strict=False):
@@ -143,10 +152,20 @@ class Pictures:
             place = np.concatenate(places)
 
             def store(i: int, image: Image, place: NDArray[np.int64] = place) -> None:
-                out[place[i]] = image
+                out[place[i]] = of_size(image, size, key)
 
             decode_frames(path, np.concatenate(numbers), self._layout.fps, store)
         return out
+
+
+def of_size(image: Image, size: tuple[int, int], key: str) -> Image:
+    """``image``, of the (H, W) that all pictures of feature ``key`` have; BadDataError where it is not."""
+    if image.shape[:2] != size:
+        raise BadDataError(
+            f"'{key}' has a picture of {image.shape[1]} x {image.shape[0]} here, and others of {size[1]} x "
+            f"{size[0]}; a camera has one size: leave such episodes out"
+        )
+    return image
 
 
 def coded(root: Path, data: Path, value: Any, what: str) -> tuple[bytes, str | None]:

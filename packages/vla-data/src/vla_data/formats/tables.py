@@ -34,8 +34,8 @@ def unreadable(file: Path, what: str, error: BaseException) -> BadDataError:
     return BadDataError(f"{file}: not a readable {what} ({pointer(file) or one_line(error)})")
 
 
-def read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some or all columns of a parquet file.
+def read_table(file: Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()) -> pa.Table:
+    """Some or all columns of a parquet file; of ``optional`` those that it has.
 
     Raises:
         BadDataError: unreadable, or without one of ``columns``.
@@ -46,7 +46,8 @@ def read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
             for name in columns:
                 if name not in held:
                     raise BadDataError(f"{file}: has no column '{name}' (it has {', '.join(sorted(held))})")
-        return pq.read_table(file, columns=None if columns is None else list(columns), partitioning=None)
+            columns = [*columns, *(name for name in optional if name in held and name not in columns)]
+        return pq.read_table(file, columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(file, "parquet file", error) from error
 
@@ -91,28 +92,30 @@ def _first(bad: NDArray[np.bool_]) -> int | None:
     return int(bad.argmax()) if bad.any() else None
 
 
-def vector_problem(column: pa.ChunkedArray) -> tuple[int, str] | None:
-    """Why a column is not one vector of numbers a frame: (row, reason), or None where it is."""
+def vector_problem(column: pa.ChunkedArray, nested: bool = False) -> tuple[int, str] | None:
+    """Why a column is not one vector of numbers a frame: (row, reason), or None where it is.
+
+    ``nested``: a matrix is fine too.
+    """
     values = column.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
-    null = _first(np.asarray(pc.is_null(values).to_numpy(zero_copy_only=False)))
-    if null is not None:
-        return null, "is null"
-    if _is_list(values.type):
+    depth, width = 0, 1
+    while True:
+        if depth == 1 and not nested and _is_list(values.type):
+            return 0, f"is a matrix ({column.type} a frame), not a vector"
+        null = _first(np.asarray(pc.is_null(values).to_numpy(zero_copy_only=False)))
+        if null is not None:
+            return null // width, f"holds null (dim {null % width})" if depth else "is null"
+        if not _is_list(values.type):
+            break
         if not pa.types.is_fixed_size_list(values.type):
             sizes = pc.list_value_length(values).to_numpy(zero_copy_only=False)
             odd = _first(sizes != sizes[0]) if len(sizes) else None
             if odd is not None:
-                return odd, f"has {int(sizes[odd])} dims, and {int(sizes[0])} in the first frame"
-        inner = values.flatten()
-        if _is_list(inner.type):
-            return 0, f"is a matrix ({values.type} a frame), not a vector"
-        width = max(1, len(inner) // max(1, len(values)))
-        null = _first(np.asarray(pc.is_null(inner).to_numpy(zero_copy_only=False)))
-        if null is not None:
-            return null // width, f"holds null (dim {null % width})"
-        values = inner
+                return odd // width, f"has {int(sizes[odd])} dims, and {int(sizes[0])} in the first frame"
+        before, values = len(values), values.flatten()
+        depth, width = depth + 1, max(1, width * (len(values) // max(1, before)))
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return 0, f"holds {kind}, not numbers"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from vla_data.errors import BadDataError, one_line
 from vla_data.formats.tables import unreadable
+
+_MATRICES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 7: Colorspace.SMPTE240M}
+"""Codes of ISO/IEC 23001-8 for colour matrices other than BT.601's (5 and 6) and none (2)."""
 
 
 def open_video(path: Path) -> Any:
@@ -24,6 +29,28 @@ def open_video(path: Path) -> Any:
         container.close()
         raise BadDataError(f"{path}: not a readable video (it holds no pictures)")
     return container
+
+
+def in_rgb(frame: Any, colours: VideoReformatter | None = None) -> Any:
+    """A decoded frame in the format ``rgb24``, by the colour matrix that its file states.
+
+    FFmpeg's conversion takes BT.601's unless it is told, which what says nothing has here too.
+    """
+    convert = frame.reformat if colours is None else partial(colours.reformat, frame)
+    matrix = _MATRICES.get(int(frame.colorspace))
+    if matrix is None:
+        return convert(format="rgb24")
+    return convert(format="rgb24", src_colorspace=matrix, dst_colorspace=Colorspace.ITU601)
+
+
+def rotation(path: Path) -> int:
+    """By how many degrees players turn the pictures of a file, as its first frame says."""
+    with open_video(path) as container:
+        try:
+            frame = next(container.decode(video=0), None)
+        except (av.error.FFmpegError, OSError):
+            return 0  # said by whoever reads it
+    return 0 if frame is None else int(frame.rotation)
 
 
 def _number(frame: Any, fps: float) -> int:
@@ -49,7 +76,7 @@ def decode_frames(
             for frame in container.decode(stream):
                 place = places.pop(_number(frame, fps), None)
                 if place is not None:
-                    store(place, frame.to_ndarray(format="rgb24"))
+                    store(place, in_rgb(frame).to_ndarray())
                 if not places:
                     return
         except (av.error.FFmpegError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vla_data.formats.info import FILE
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.pictures import Pictures, is_video
 from vla_data.formats.scan import VideoFacts, scan_all
+from vla_data.formats.video import rotation
 
 _OFF = 0.25
 """How far from its place a frame may be, in frames: two neighbours cannot be mistaken for each other."""
@@ -98,6 +100,17 @@ def check_depth_sizes(
             )
 
 
+def turned(videos: Mapping[str, Mapping[Path, VideoFacts]]) -> Iterator[str]:
+    """A line for each camera feature whose first file says that players turn its pictures."""
+    for file in (next(iter(files)) for files in videos.values()):
+        degrees = rotation(file)
+        if degrees:
+            yield (
+                f"{file}: players turn its pictures by {degrees} degrees, and a policy sees them as they are "
+                "stored; unless the robot's camera gives them so too, re-encode the video upright"
+            )
+
+
 def one_size(root: Path, key: str, facts: Mapping[Path, VideoFacts]) -> tuple[int, int]:
     """(H, W) of all files of a camera feature; UserError where they differ."""
     sizes = {(f.height, f.width): file for file, f in facts.items()}
@@ -133,6 +146,9 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
             f"its first frame stands at {seconds[0]:.4f} s instead of 0, so that every picture would be "
             f"{int(numbers[0])} frames late; rewrite its time stamps"
         )
+    shared = _shared(layout, key, episodes)
+    if shared:
+        return shared
     for episode in episodes:
         _, start, stop = episode.videos[key]
         first = round(start * fps)
@@ -152,7 +168,21 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
     return None
 
 
-def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator[str]:
+def _shared(layout: Layout, key: str, episodes: Sequence[Episode]) -> str | None:
+    """Two episodes of one file that show the same frames, though their rows are not the same."""
+    placed = sorted(((round(e.videos[key][1] * layout.fps), e) for e in episodes), key=lambda place: place[0])
+    for (one, before), (other, after) in pairwise(placed):
+        if other < one + len(before) and (before.stop <= after.start or after.stop <= before.start):
+            begins = [e.videos[key][1] for e in (before, after)]
+            return (
+                f"episodes {before.index} and {after.index} would both show frame {other}: their "
+                f"from_timestamp is {begins[0]:g} s and {begins[1]:g} s, and the first has {len(before)} "
+                "frames; correct it in meta/episodes"
+            )
+    return None
+
+
+def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator[tuple[Path, str]]:
     """Files with more frames than the metadata lists: nothing reads them, but somebody wrote them."""
     listed: dict[Path, int] = dict.fromkeys(facts, 0)
     for episode in layout.episodes:
@@ -161,4 +191,4 @@ def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator
     for file, fact in facts.items():
         count = sum(n for _, _, n in fact.stamps)
         if fact.problem is None and count > listed[file]:
-            yield f"{file}: holds {count} frames, the metadata lists {listed[file]}"
+            yield file, f"holds {count} frames, the metadata lists {listed[file]}"

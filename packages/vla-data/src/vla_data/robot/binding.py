@@ -40,6 +40,16 @@ class Binding:
         groups = self.robot.state if which == "state" else self.robot.action
         return read_vector(layout, which, groups, self.keys[which], table, place)
 
+    def dim_names(self, layout: Layout, which: str, vector: Vector) -> list[str]:
+        """What the info calls each dim of ``vector``; "" where it says nothing, or they were converted."""
+        groups = self.robot.state if which == "state" else self.robot.action
+        found: list[str] = []
+        for group, spec, key in zip(groups, vector.groups, self.keys[which], strict=True):
+            names = (features.dim_names(layout.features[key]) or [])[group.start : group.end]
+            same = len(names) == spec.dim and group.rotation in ("none", spec.rotation)
+            found += names if same else [""] * spec.dim
+        return found
+
 
 def bind(
     layout: Layout, episodes: Sequence[Episode], robot: str | None, cameras: Sequence[str] | None

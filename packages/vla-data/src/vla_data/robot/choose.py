@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 
@@ -56,6 +57,14 @@ def _recorded(layout: Layout) -> RobotConfig:
             start += g.dim
         return tuple(out)
 
+    for key, parts in (("action", spec.action.groups), ("observation.state", spec.observation.state)):
+        wide = int(np.prod(layout.features[key]["shape"])) if key in layout.features else None
+        said = sum(g.dim for g in parts)
+        if wide not in (None, said) and parts:
+            raise UserError(
+                f"{file}: its groups have {said} dims of '{key}', which has {wide} by {FILE}; it is of other "
+                "data: repair it, or name a robot file"
+            )
     return RobotConfig(
         embodiment=spec.embodiment,
         action=groups(spec.action.groups, "action"),

@@ -15,6 +15,7 @@ StoredRotation = Literal[
     "euler_fixed_xyz", "quaternion_xyzw", "quaternion_wxyz", "axis_angle", "rotation_6d",
     "rotation_6d_rows", "matrix",
 ]  # fmt: skip
+DEGREES = ("deg", "degree", "degrees", "°")
 GivenRotation = Literal["euler_xyz", "quaternion_xyzw", "axis_angle", "rotation_6d"]
 
 
@@ -60,6 +61,11 @@ class GroupConfig:
             )
         if self.to is not None and self.rotation == "none":
             raise ConfigError(f"group '{self.name}': 'to' needs 'rotation', which says how it is stored")
+        if self.unit in DEGREES and (self.rotation.startswith("euler") or self.rotation == "axis_angle"):
+            raise ConfigError(
+                f"group '{self.name}': a rotation in '{self.unit}' would be computed with as radians; store "
+                "radians, or leave 'rotation' out to keep these numbers as they are"
+            )
         if self.threshold is not None and self.gripper == "none":
             raise ConfigError(f"group '{self.name}': 'threshold' needs 'gripper', which says what 1 means")
 

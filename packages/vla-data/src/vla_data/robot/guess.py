@@ -181,7 +181,7 @@ def with_representation(guess: Guess, action: Float, state: Float | None, stops:
         return guess.because("absolute is assumed: no state group of its name and size to compare with")
     inside = ~stops[:-1].astype(bool)
     a, now, then = action[:-1][inside], state[:-1][inside], state[1:][inside]
-    target, change = _correlation(a, then), _correlation(a, then - now)
+    target, change = correlation(a, then), correlation(a, then - now)
     if target > 0.9 and target >= change:
         return guess.because(f"a target: it correlates with the next state ({target:.2f})")
     if change > 0.5 and change > target:
@@ -192,7 +192,7 @@ def with_representation(guess: Guess, action: Float, state: Float | None, stops:
     return guess.because(f"absolute is assumed: correlation with state {target:.2f}, change {change:.2f}")
 
 
-def _correlation(a: Float, b: Float) -> float:
+def correlation(a: Float, b: Float) -> float:
     """Median over the dims that move, 0 where none does."""
     found = []
     for x, y in zip(a.T.astype(np.float64), b.T.astype(np.float64), strict=True):

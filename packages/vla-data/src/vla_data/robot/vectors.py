@@ -19,6 +19,7 @@ from vla_data.formats.layout import Layout
 from vla_data.formats.tables import to_matrix, vector_problem
 from vla_data.robot import rotations
 from vla_data.robot.config import GroupConfig
+from vla_data.robot.odd_rotations import malformed
 
 Place = Callable[[int], str]
 """Row -> what to call it: data set, episode and frame."""
@@ -26,10 +27,11 @@ Place = Callable[[int], str]
 
 @dataclass(frozen=True)
 class Vector:
-    """A vector ``[F, D]`` and the groups of its dims; no rows where the robot has none."""
+    """A vector ``[F, D]`` and the groups of its dims; no rows where the robot has none; what is odd."""
 
     rows: Float | None
     groups: tuple[GroupSpec, ...]
+    notes: tuple[str, ...] = ()
 
 
 def columns(layout: Layout, which: str, groups: Sequence[GroupConfig], where: str) -> list[str]:
@@ -106,12 +108,7 @@ def read_vector(
             raise BadDataError(f"{place(problem[0])}: '{key}' {problem[1]}")
         values[key] = to_matrix(table[key])
         _check_width(layout, key, values[key].shape[1], place)
-        bad = ~np.isfinite(values[key]).all(axis=1)
-        if bad.any():
-            raise BadDataError(
-                f"{place(int(bad.argmax()))}: '{key}' holds NaN or infinity, as {int(bad.sum())} frames do; "
-                "leave such episodes out or repair them"
-            )
+        check_finite(values[key], key, place)
     parts = [_part(g, values[key], place) for g, key in zip(groups, keys, strict=True)]
     specs = tuple(
         GroupSpec(
@@ -121,7 +118,23 @@ def read_vector(
         for g, part in zip(groups, parts, strict=True)
     )  # fmt: skip
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return Vector(np.ascontiguousarray(rows), specs)
+    notes = []
+    for group, key in zip(groups, keys, strict=True):
+        stored = values[key][:, group.start : group.end]
+        why = None if group.rotation == "none" else malformed(group, stored)
+        if why is not None:
+            notes.append(f"{which} '{group.name}' is stored as {group.rotation} and {why}")
+    return Vector(np.ascontiguousarray(rows), specs, tuple(notes))
+
+
+def check_finite(values: Float, key: str, place: Place) -> None:
+    """Raise BadDataError where ``values [F, D]`` of a column hold NaN or infinity."""
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise BadDataError(
+            f"{place(int(bad.argmax()))}: '{key}' holds NaN or infinity, as {int(bad.sum())} frames do; "
+            "leave such episodes out or repair them"
+        )
 
 
 def _check_width(layout: Layout, key: str, width: int, place: Place) -> None:

@@ -14,6 +14,7 @@ from vla_core.specs import RobotSpec
 from vla_serve.engine.admission import with_jitter
 from vla_serve.engine.errors import FieldError, Refused
 from vla_serve.engine.kept_chunks import KeptChunks
+from vla_serve.engine.reach import Reach
 
 LOST_S = 10.0
 """A session whose client has gone is kept for so long, in case it comes back over a new connection."""
@@ -48,6 +49,9 @@ class Session:
     episode: SessionEpisode = field(default_factory=SessionEpisode)
     holds: int = 0
     was_held: bool = False
+
+    def __post_init__(self) -> None:
+        self.reach = Reach(self.spec)
 
     @property
     def lost(self) -> bool:

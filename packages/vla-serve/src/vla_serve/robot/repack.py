@@ -8,13 +8,9 @@ from typing import Literal
 
 from vla_core.errors import ConfigError
 from vla_core.ranges import Finite
+from vla_core.units import FACTORS, measure_the_same
 
 from vla_serve.repack_file import read_config
-
-FACTORS = {"rad": ("angle", 1.0), "deg": ("angle", 0.017453292519943295)}
-FACTORS |= {"m": ("length", 1.0), "cm": ("length", 0.01), "mm": ("length", 0.001)}
-FACTORS |= {"1": ("share", 1.0), "%": ("share", 0.01)}
-"""Unit -> what it measures, and its size."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,6 @@ class RobotRepackConfig:
 def read_repack(path: Path | None) -> RobotRepackConfig:
     """The file's content; :class:`ConfigError` names what is wrong in it."""
     return read_config(RobotRepackConfig, path, "keys and values (cameras, state, action, units, ...)")
-
-
-def measure_the_same(one: str, other: str) -> bool:
-    """Whether a number of one unit can be made one of the other."""
-    return one in FACTORS and other in FACTORS and FACTORS[one][0] == FACTORS[other][0]
 
 
 def factor(group: str, contract: str, robot: str | None) -> float:

@@ -15,9 +15,10 @@ from vla_core.errors import ConfigError, SpecMismatch, UserError, suggest
 from vla_core.history import NOW, deltas_of
 from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.types import Image, Observation
+from vla_core.units import apart
 
 from vla_serve.robot.protocol import Robot
-from vla_serve.robot.repack import RobotRepackConfig, factor, measure_the_same
+from vla_serve.robot.repack import RobotRepackConfig, factor
 
 Array = NDArray[np.float64]
 
@@ -110,9 +111,7 @@ class Wiring:
                 continue
             for key in wire.keys:
                 state = observed.get(key)
-                if state is None or state.said == wire.said:
-                    continue
-                if measure_the_same(state.said, wire.said):
+                if state is not None and apart(state.said, wire.said):
                     raise SpecMismatch(
                         f"robot: '{key}' would be read in {state.said} (state group '{state.group.name}') "
                         f"and commanded in {wire.said} (action group '{wire.group.name}'); say the robot's "

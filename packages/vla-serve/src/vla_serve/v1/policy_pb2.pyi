@@ -269,7 +269,7 @@ class ServerTimings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., prepare_ms: _Optional[float] = ..., finish_ms: _Optional[float] = ..., batch: _Optional[int] = ..., queue_depth: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("actions", "timings", "seed", "chunk_id", "frozen_steps", "revision", "request_id")
+    __slots__ = ("actions", "timings", "seed", "chunk_id", "frozen_steps", "revision", "request_id", "notes")
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +277,7 @@ class PredictResponse(_message.Message):
     FROZEN_STEPS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     actions: _types_pb2.Tensor
     timings: ServerTimings
     seed: int
@@ -284,7 +285,8 @@ class PredictResponse(_message.Message):
     frozen_steps: int
     revision: PolicyRevision
     request_id: str
-    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ..., chunk_id: _Optional[str] = ..., frozen_steps: _Optional[int] = ..., revision: _Optional[_Union[PolicyRevision, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, actions: _Optional[_Union[_types_pb2.Tensor, _Mapping]] = ..., timings: _Optional[_Union[ServerTimings, _Mapping]] = ..., seed: _Optional[int] = ..., chunk_id: _Optional[str] = ..., frozen_steps: _Optional[int] = ..., revision: _Optional[_Union[PolicyRevision, _Mapping]] = ..., request_id: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckCompatibilityRequest(_message.Message):
     __slots__ = ("config",)
