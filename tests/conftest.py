@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomllib
 import torch
 import yaml
 from vla_core.images import resize
@@ -19,6 +21,7 @@ from vla_data.lerobot import LeRobotConfig, LeRobotSource
 
 ROOT = Path(__file__).parents[1]
 DATASET = ROOT / "examples" / "data" / "metaworld_faucet"
+EXTENDING = ROOT / "examples" / "extending"
 SMALL = 64
 
 
@@ -31,6 +34,26 @@ def shrink(config: dict[str, Any], out: Path) -> dict[str, Any]:
     config["trainer"].update(device="cpu", threads=1, evaluation={"tasks": []}, log_every=1)
     config.update(run_root_dir=str(out / "runs"), run_id="tiny")
     return config
+
+
+@pytest.fixture(scope="module")
+def my_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory like ``site-packages`` after the package of examples/extending was installed into it."""
+    site = tmp_path_factory.mktemp("site")
+    for file in EXTENDING.glob("*.py"):
+        shutil.copy(file, site)
+    metadata = site / "somebodys_parts-0.1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-parts\nVersion: 0.1\n")
+    groups = tomllib.loads((EXTENDING / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    lines = []
+    for group, points in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        patch.setenv("PYTHONPATH", str(site))  # for programs that the tests start
+        yield site
 
 
 @pytest.fixture(autouse=True)

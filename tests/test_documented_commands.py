@@ -162,6 +162,7 @@ def read(words: list[str]) -> int | None:
 def test_a_documented_command_is_read_whole(
     words: list[str],
     readers: None,
+    my_parts: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

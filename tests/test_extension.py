@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from vla_serve import PolicyServer, RolloutSettings, rollout
 from vla_train.cli import main
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "extending"
+pytestmark = pytest.mark.usefixtures("my_parts")
 PARTS = {
     "vla.vlms": "my_vlm",
     "vla.geometry": "my_encoder",
@@ -45,26 +44,6 @@ ENCODERS: dict[str, dict[str, Any]] = {"tiny": {"patch_size": 8}, "my_encoder": 
 DOT = re.findall(
     r"```yaml\n(framework:.*?)```", (EXAMPLES.parents[1] / "docs" / "extending.md").read_text(), re.S
 )[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory like ``site-packages`` after somebody's package was installed into it."""
-    site = tmp_path_factory.mktemp("site")
-    for name in PARTS.values():
-        shutil.copy(EXAMPLES / f"{name}.py", site)
-    metadata = site / "somebodys_parts-0.1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-parts\nVersion: 0.1\n")
-    groups = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]["entry-points"]
-    lines = []
-    for group, points in groups.items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(site))
-        patch.setenv("PYTHONPATH", str(site))  # for programs that the tests start
-        yield site
 
 
 def make_source() -> Source:
@@ -108,7 +87,7 @@ def train(policy: VLAPolicy, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("group", "name"), PARTS.items())
-def test_found_by_name(group: str, name: str, outside: Path) -> None:
+def test_found_by_name(group: str, name: str, my_parts: Path) -> None:
     assert name in registry.names(group)
     cls = registry.load(group, name)
     assert cls.__module__ == name
