@@ -22,18 +22,19 @@ from vla_train.composition import Composed, compose
 from vla_train.config import RunConfig
 from vla_train.engine import Engine, make_engine
 from vla_train.evaluate import check_evaluation, evaluate
+from vla_train.exits import BrokenOff, Interrupted, Stopped
 from vla_train.overview import overview
 from vla_train.report import write_report
 from vla_train.rerun import command, launcher, parents_words, script
-from vla_train.resume import run_directory, samples_a_step, the_newest
+from vla_train.resume import run_directory, samples_a_step, the_newest, ways_on
 from vla_train.run_info import checkpoint_of, describe_run
 from vla_train.seen import FILE as SEEN
 from vla_train.seen import save_seen
-from vla_train.small_files import into, write_json
-from vla_train.states import Choice, choose, set_run_aside
+from vla_train.small_files import into, write_json, write_text
+from vla_train.states import Choice, choose, set_run_aside, step_of
 from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
-from vla_train.workers import deaths_named
+from vla_train.workers import WorkerDied, deaths_named
 
 
 @dataclass
@@ -57,20 +58,21 @@ class Run:
         """Write what the run is, on the first rank; ``files``: further ones, name -> text."""
 
         def write() -> tuple[dict[str, Any], str]:
-            if not self.composed.config.trainer.resume and self.trainer.choice.damaged:
-                set_run_aside(self.run_dir)
+            if not self.composed.config.trainer.resume and (self.run_dir / "checkpoints").exists():
+                # Of `trainer.resume: auto` alone, which found no state there.
+                set_run_aside(self.run_dir, "damaged" if self.trainer.choice.damaged else "without_state")
             self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.composed.resolved, sort_keys=False)
-            (self.run_dir / "config.yaml").write_text(text)
+            write_text(self.run_dir / "config.yaml", text)
             for name, content in (files or {}).items():
-                (self.run_dir / name).write_text(content)
+                write_text(self.run_dir / name, content)
                 if content.startswith("#!"):
                     (self.run_dir / name).chmod(0o755)
             info = self.trainer.describe()
             if (robots := self.trainer.robots) is not None:
                 save_seen(robots.dataset, robots.labels, self.run_dir / SEEN)
             table = overview(self.composed.model, self.trainer, self.engine)
-            (self.run_dir / "overview.txt").write_text(table)
+            write_text(self.run_dir / "overview.txt", table)
             return info, table
 
         def written() -> tuple[dict[str, Any], str]:
@@ -88,8 +90,13 @@ class Run:
 
     def train(self) -> Outcome:
         """Train to the end, and note when and what came of it."""
-        with deaths_named():
-            outcome = self.trainer.train()
+        try:
+            with deaths_named():
+                outcome = self.trainer.train()
+        except WorkerDied as error:
+            raise WorkerDied(f"{error}; {ways_on(self.run_dir)}") from error
+        except KeyboardInterrupt as error:
+            raise Interrupted(ways_on(self.run_dir)) from error
         if self.engine.is_main:
             path = self.run_dir / "run.json"
             info = json.loads(path.read_text())
@@ -100,12 +107,22 @@ class Run:
         return outcome
 
     def evaluate(self, checkpoint: Path) -> Mapping[str, Any] | None:
-        """Closed loop, where the config asks for it; on the first rank alone, which calls it."""
+        """Closed loop, where the config asks for it; on the first rank alone, which calls it.
+
+        Raises:
+            Stopped: a signal asked for the end, since the training began.
+        """
         evaluation = self.composed.config.trainer.evaluation
         if not evaluation.tasks:
             return None
         announce.evaluation(self.console, evaluation)
-        results = evaluate(checkpoint, evaluation, self.run_dir, self.engine.device.type)
+        device = self.engine.device.type
+        try:
+            with self.trainer.stop as stop:
+                results = evaluate(checkpoint, evaluation, self.run_dir, device, lambda: stop.signalled)
+        except BrokenOff as error:
+            when = f"in the closed loop after step {step_of(checkpoint)}"
+            raise Stopped(when, checkpoint, ways_on(self.run_dir)) from error
         announce.results(self.console, results)
         return results
 
@@ -134,7 +151,7 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     name = config.run_id or f"{config.framework.get('name', 'run')}-{stamp}"
     resumes = bool(config.trainer.resume)
-    anew = choice is not None and choice.state is None and bool(choice.damaged)
+    anew = choice is not None and choice.state is None
     run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes, anew))
     if resumes and choice is None:
         choice = the_newest(engine, run_dir)
@@ -153,7 +170,7 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
         engine.agree(lambda: check_evaluation(evaluation, robots, trace, policy.longest_delay))
     trainer = Trainer(composed, run_dir, console, command, engine, choice)
     if choice is not None and engine.is_main:
-        for said in choice.lines():
+        for said in choice.lines(run_dir):
             announce.line(console, said)
     return Run(composed, engine, trainer, run_dir, console)
 
@@ -190,12 +207,13 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
     # A run that looks for a state by itself does so under its other name too.
     anew = run.composed.config.trainer.resume is True and tree.data.get("trainer", {}).get("resume") != "auto"
     run.begin({"rerun.sh": script(argv, started, run.run_dir.name, anew)})
-    outcome = run.train()
-    if not run.engine.is_main:
-        return
-    announce.line(console, f"checkpoint  {outcome.checkpoint}")
-    try:
-        run.evaluate(outcome.checkpoint)
-    finally:
-        # Whatever the evaluation did, the training is reported.
-        run.report()
+    with run.trainer.stop:
+        outcome = run.train()
+        if not run.engine.is_main:
+            return
+        announce.line(console, f"checkpoint  {outcome.checkpoint}")
+        try:
+            run.evaluate(outcome.checkpoint)
+        finally:
+            # Whatever the evaluation did, the training is reported.
+            run.report()
