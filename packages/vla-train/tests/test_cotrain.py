@@ -212,11 +212,14 @@ def test_the_data_decide_the_job_and_a_dry_run_shows_it(both: Path) -> None:
 def test_two_ranks_are_one_run_and_resume(both: Path, two_ranks: Any, job: str) -> None:
     common = ["--config", str(both), f"trainer.job={job}", "trainer.eps=1e-3"]
     half = ["trainer.batch_size=2", "datasets.vlm.batch_size=2"]
+    shared = ["run_id=shared", "trainer.sharding=fsdp2"]
     two_ranks.launch(
         {
             "ranks": [*common, *half, "run_id=ranks"],
             "begun": [*common, *half, "run_id=parts", "trainer.max_steps=2"],
             "rest": [*common, *half, "run_id=parts", "trainer.resume=true"],
+            "shared_begun": [*common, *half, *shared, "trainer.max_steps=2"],
+            "shared_rest": [*common, *half, *shared, "trainer.resume=true"],
         }
     )
     runs = both.parent / "runs"
@@ -227,6 +230,7 @@ def test_two_ranks_are_one_run_and_resume(both: Path, two_ranks: Any, job: str) 
     whole = run(both, "whole", *common[2:])
     one = weights(whole)
     assert max(float((one[k] - a[k]).abs().max()) for k in one) < 2e-6
-    for x, y in zip(curves(whole), curves(runs / "ranks"), strict=True):
-        for key in x.keys() & {"loss", "loss/vlm_loss", "grad_norm"}:
-            assert y[key] == pytest.approx(x[key], rel=2e-5), key
+    for name in ("ranks", "shared"):
+        for x, y in zip(curves(whole), curves(runs / name), strict=True):
+            for key in x.keys() & {"loss", "loss/vlm_loss", "grad_norm"}:
+                assert y[key] == pytest.approx(x[key], rel=2e-5), key
