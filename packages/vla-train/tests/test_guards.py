@@ -310,3 +310,28 @@ def test_the_best_is_kept_and_patience_ends(toy_config: Path, capsys: pytest.Cap
     assert logged[-1]["step"] < 60
     said = " ".join(capsys.readouterr().out.split())
     assert f"ends here: val/action_mae was looked at once since its lowest, {min(values):.4g} at step" in said
+
+
+@pytest.mark.parametrize(
+    ("word", "way"),
+    [
+        *(
+            (f"sharding=zero{stage}", f"accelerate launch --config_file configs/accelerate/zero{stage}.yaml ")
+            for stage in (1, 2, 3)
+        ),
+        ("sharding=ddp", "torchrun --nproc_per_node N -m vla_train ... is DDP without this key"),
+        ("precision=fp8", "set trainer.fp8: linears"),
+    ],
+)
+def test_a_word_for_what_is_asked_for_elsewhere_names_the_way(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], word: str, way: str
+) -> None:
+    err = fails(capsys, toy_config, f"trainer.{word}")
+    assert f"no '{word.partition('=')[2]}' here; " in err
+    assert way in err
+
+
+def test_a_mapping_on_the_command_line_wants_spaces(
+    toy_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "a colon wants a space after it" in fails(capsys, toy_config, "trainer.unfreeze={4:[vlm]}")

@@ -12,6 +12,7 @@ from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Ran
 
 from vla_train.conversation_config import Job, LossScale, choose_job
 from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
+from vla_train.elsewhere import ENGINES, PRECISIONS
 from vla_train.evaluation_config import EvaluationConfig as EvaluationConfig
 from vla_train.lora import LoRAConfig
 from vla_train.trackers import TRACKERS, TrackingConfig
@@ -134,8 +135,8 @@ class TrainerConfig:
     lora: LoRAConfig | None = None
     loss_weights: dict[str, NonNegative] = field(default_factory=dict)
     loss_scale: LossScale = field(default_factory=LossScale)
-    precision: Literal["fp32", "bf16", "autocast"] = "fp32"
-    sharding: Literal["off", "fsdp2"] = "off"
+    precision: Literal["fp32", "bf16", "autocast"] = field(default="fp32", metadata=PRECISIONS)
+    sharding: Literal["off", "fsdp2"] = field(default="off", metadata=ENGINES)
     reshard: bool = True
     prefetch: Natural = 1
     gather_mb: Natural = 500
