@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from vla_core.config import build_config
 from vla_core.errors import UserError
@@ -84,6 +85,26 @@ def test_a_resumed_run_is_the_same_run(
     assert old in line
     assert new in line
     assert before == {name: (run / name).read_text() for name in before}
+
+
+def test_how_a_step_is_computed_may_change(toy_config: Path) -> None:
+    """What it was told to change when it ended (a damaged sample, no memory), and the same engine otherwise."""
+    assert call(toy_config, "trainer.max_steps=2") == 0
+    path = toy_config.parent / "runs" / "toy" / "config.yaml"
+    node = yaml.safe_load(path.read_text())
+    node["trainer"] |= {"sharding": "fsdp2", "gather_mb": 0, "prefetch": 2, "reshard": False, "bucket_mb": 5}
+    node["trainer"] |= {"compile": "blocks", "activation_budget": 0.5}
+    path.write_text(yaml.safe_dump(node))
+    words = ("trainer.hang_timeout_s=30", "datasets.on_bad_sample=quarantine", "trainer.schedule=constant")
+    assert call(toy_config, "trainer.resume=true", "trainer.max_steps=3", *words) == 0
+
+
+@pytest.mark.parametrize("how", ["true", "auto"])
+def test_a_run_that_goes_on_has_a_name(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    line = fails(capsys, toy_config, "run_id=null", f"trainer.resume={how}")
+    assert f"trainer.resume is {how}, so run_id must name the run" in line
 
 
 def test_rates_of_a_resumed_run_are_the_new_ones(toy_config: Path) -> None:

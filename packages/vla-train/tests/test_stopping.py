@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from vla_train import evaluate, runs
 from vla_train.cli import main
 from vla_train.engine import Engine
 from vla_train.progress import ProgressBar
-from vla_train.resume import run_directory, ways_on
+from vla_train.resume import run_directory
 from vla_train.stopping import Stop
 from vla_train.trainer import Trainer
 
@@ -177,15 +176,15 @@ def test_how_to_go_on_is_what_there_is_to_go_on_from(
     assert call(toy_config, "run_id=later", "trainer.resume=true") == 0
 
 
-def test_a_run_that_logged_is_not_written_over(tmp_path: Path) -> None:
+def test_a_taken_name_says_what_there_is_to_go_on_from(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "metrics.jsonl").touch()
-    assert run_directory(str(tmp_path), "run", resuming=False) == run
-    (run / "metrics.jsonl").write_text(json.dumps({"step": 10}) + "\n")
-    with pytest.raises(UserError, match=r"holds a run already; .*: nothing was saved yet"):
-        run_directory(str(tmp_path), "run", resuming=False)
     with pytest.raises(UserError, match="has no resume state; nothing was saved yet"):
         run_directory(str(tmp_path), "run", resuming=True)
     (run / "checkpoints" / "steps_5").mkdir(parents=True)
-    assert "checkpoints/steps_5 starts from its weights" in ways_on(run)
+    for resuming, said in ((False, "holds a run already"), (True, "has no resume state")):
+        with pytest.raises(UserError, match=f"{said}; .*checkpoints/steps_5 starts from its weights"):
+            run_directory(str(tmp_path), "run", resuming=resuming)
+    (run / "resume" / "steps_5").mkdir(parents=True)
+    with pytest.raises(UserError, match="or: go on with run_id=run trainer.resume=true"):
+        run_directory(str(tmp_path), "run", resuming=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 from vla_core.assemble import build_policy
 from vla_core.backbone import BackboneModel, BackbonePolicy, build_backbone
 from vla_core.checkpoint import HEAD_ASSETS, weights_file
@@ -21,13 +19,13 @@ from vla_core.framework import FrameworkConfig
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_core.resolve import resolve
-from vla_core.weights import load_weights
 
-from vla_train.config import RunConfig, TrainerConfig
+from vla_train.config import RunConfig
 from vla_train.conversation_config import ConversationsConfig
 from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
 from vla_train.data_sets import Data, open_data
 from vla_train.engine.shares import NotByShares, check_complete
+from vla_train.pretrained import start_from
 from vla_train.start import Start, has_robots, read_start
 from vla_train.states import step_of
 
@@ -73,36 +71,6 @@ class Composed:
         return {**to_plain(self.config), "framework": self.trained.config}
 
 
-def _start_from(policy: nn.Module, trainer: TrainerConfig) -> None:
-    """Copy weights of ``trainer.pretrained_checkpoint``; a module named must match as a whole."""
-    file = weights_file(Path(trainer.pretrained_checkpoint or ""))
-    state = load_weights(file)
-    wanted = trainer.reload_modules
-    own = policy.state_dict()
-    for prefix in wanted:
-        if not any(_under(key, prefix) for key in own):
-            raise ConfigError(f"trainer.reload_modules: the policy has no module '{prefix}'")
-    if not any(_under(key, "auxiliary") for key in state):
-        # What only trains may be new in this run.
-        own = {k: v for k, v in own.items() if not _under(k, "auxiliary")}
-    own = {k: v for k, v in own.items() if not wanted or any(_under(k, p) for p in wanted)}
-    for key, value in own.items():
-        if key not in state:
-            raise ConfigError(
-                f"trainer.pretrained_checkpoint: {file} has no '{key}'; "
-                "name the modules to take in trainer.reload_modules"
-            )
-        if state[key].shape != value.shape:
-            raise ConfigError(
-                f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
-                f"the policy has {tuple(value.shape)}"
-            )
-    with warnings.catch_warnings():
-        # Of parameters kept by shares torch thinks that nothing is copied.
-        warnings.filterwarnings("ignore", message=".*from a non-meta parameter in the checkpoint to a meta")
-        policy.load_state_dict({k: state[k] for k in own}, strict=False)
-
-
 def _head_assets(config: RunConfig) -> Path | None:
     """Where a head's assets are that belong to the weights this run goes on from, if there are any.
 
@@ -120,10 +88,6 @@ def _head_assets(config: RunConfig) -> Path | None:
         return None
     assets = weights_file(Path(trainer.pretrained_checkpoint)).parent / "assets" / HEAD_ASSETS
     return assets if assets.is_dir() else None
-
-
-def _under(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(prefix + ".")
 
 
 def compose(
@@ -154,14 +118,17 @@ def compose(
             return _compose_backbone(tree, config, framework, talks, device, sharing)
     data = open_data(config.datasets, framework.horizon, tree)
     starts: dict[str, Start] = {}
-    pretrained = config.trainer.pretrained_checkpoint
+    pretrained, kept = config.trainer.pretrained_checkpoint, config.trainer.keep_statistics
+    if config.trainer.resume and not kept:
+        pretrained = None  # what it did is in the state
     if pretrained is not None and has_robots(pretrained):
         starts = {name: read_start(pretrained, name) for name in data.specs}
-    kept = config.trainer.keep_statistics
     if kept and not starts:
         raise ConfigError(f"trainer.keep_statistics: {pretrained} knows no robot, and so no statistics")
     if kept:
         data = replace(data, specs={n: starts[n].with_statistics(spec) for n, spec in data.specs.items()})
+
+    report: list[str] = []
 
     def make() -> VLAPolicy:
         torch.manual_seed(config.seed)
@@ -175,12 +142,12 @@ def compose(
             device=device,
             cache=_cache(config, data),
         )
-        if pretrained is not None and weights:
-            _start_from(policy.model, config.trainer)
+        if pretrained is not None and weights and not config.trainer.resume:
+            report[:] = [start_from(policy.model, config.trainer)]
         return policy
 
     policy, said = _made(make, sharing)
-    notes = [*data.notes, *said] + [
+    notes = [*data.notes, *report, *said] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
     conversations = None
@@ -207,16 +174,18 @@ def _compose_backbone(
         )
     config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
 
+    report: list[str] = []
+
     def make() -> BackbonePolicy:
         torch.manual_seed(config.seed)
         trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
-        if config.trainer.pretrained_checkpoint is not None:
-            _start_from(trained.model, config.trainer)
+        if config.trainer.pretrained_checkpoint is not None and not config.trainer.resume:
+            report[:] = [start_from(trained.model, config.trainer)]
         return trained
 
     trained, said = _made(make, sharing)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
-    return Composed(config, None, trained, (*notes, *said), conversations)
+    return Composed(config, None, trained, (*notes, *report, *said), conversations)
 
 
 P = TypeVar("P", VLAPolicy, BackbonePolicy)

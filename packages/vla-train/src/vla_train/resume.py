@@ -222,8 +222,6 @@ def run_directory(root: str, run_id: str, resuming: bool, replacing: bool = Fals
         raise UserError(
             f"trainer.resume: {path} has no resume state{there_is}; check run_root_dir and run_id"
         )
-    metrics = path / "metrics.jsonl"
-    logged = metrics.exists() and metrics.stat().st_size > 0
-    if not (resuming or replacing) and (logged or (path / "checkpoints").exists()):
+    if not (resuming or replacing) and (path / "checkpoints").exists():
         raise UserError(f"{path} holds a run already; choose another run_id, or: {ways_on(path)}")
     return path

@@ -177,10 +177,12 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
 
 def _resuming(config: RunConfig, engine: Engine) -> tuple[RunConfig, Choice | None]:
     """``trainer.resume: auto`` decided: whether the run has a state to go on from, and which."""
-    if config.trainer.resume != "auto":
+    how = config.trainer.resume
+    if how and config.run_id is None:
+        raise ConfigError(f"trainer.resume is {str(how).lower()}, so run_id must name the run to look for")
+    if how != "auto":
         return config, None
-    if config.run_id is None:
-        raise ConfigError("trainer.resume is 'auto', so run_id must name the run to look for")
+    assert config.run_id is not None
     if not config.trainer.save_resume:
         raise ConfigError(
             "trainer.resume is 'auto', and trainer.save_resume=false keeps nothing to go on from; drop one"
