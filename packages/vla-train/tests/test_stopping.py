@@ -186,5 +186,5 @@ def test_a_taken_name_says_what_there_is_to_go_on_from(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{said}; .*checkpoints/steps_5 starts from its weights"):
             run_directory(str(tmp_path), "run", resuming=resuming)
     (run / "resume" / "steps_5").mkdir(parents=True)
-    with pytest.raises(UserError, match="or: go on with run_id=run trainer.resume=true"):
+    with pytest.raises(UserError, match=r"or: go on with run_id=run trainer\.resume=true"):
         run_directory(str(tmp_path), "run", resuming=False)

@@ -177,10 +177,9 @@ class TrainerConfig:
             )
         if self.activation_budget != 1 and self.compile == "off":
             raise ConfigError("trainer.activation_budget is of compiled blocks; set trainer.compile: blocks")
-        if self.reload_modules and self.pretrained_checkpoint is None:
-            raise ConfigError("trainer.reload_modules is set, but trainer.pretrained_checkpoint is not")
-        if self.keep_statistics and self.pretrained_checkpoint is None:
-            raise ConfigError("trainer.keep_statistics is set, but trainer.pretrained_checkpoint is not")
+        for key in ("reload_modules", "keep_statistics"):
+            if getattr(self, key) and self.pretrained_checkpoint is None:
+                raise ConfigError(f"trainer.{key} is set, but trainer.pretrained_checkpoint is not")
         if self.patience and self.keep_best is None:
             raise ConfigError("trainer.patience needs trainer.keep_best, e.g. val/action_mae")
         if (best := self.keep_best or "").startswith("rollout/"):
