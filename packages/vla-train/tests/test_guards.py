@@ -88,7 +88,7 @@ def test_a_resumed_run_is_the_same_run(
 
 
 def test_how_a_step_is_computed_may_change(toy_config: Path) -> None:
-    """What a run is told to change when it ends (a damaged sample, no memory), and its engine by another way."""
+    """What a run is told to change when it ends, and its engine asked for by another way."""
     assert call(toy_config, "trainer.max_steps=2") == 0
     path = toy_config.parent / "runs" / "toy" / "config.yaml"
     node = yaml.safe_load(path.read_text())
