@@ -124,7 +124,7 @@ class Peers(AbstractContextManager[None]):
                 self._say(f"{beats} {self.meter.place}")
                 words = [self._read(str(rank)) for rank in range(self.world)]
             except (DistError, RuntimeError):
-                self._end("rank 0, where the ranks meet, is gone")
+                self._end("where the ranks meet (the launcher, or rank 0) is gone")
             now = time.monotonic()
             for peer, word in zip(self._peers, words, strict=True):
                 if word == _LEFT:

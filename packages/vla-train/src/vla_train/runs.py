@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from vla_train.small_files import into, write_json, write_text
 from vla_train.states import Choice, choose, set_run_aside, step_of
 from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
+from vla_train.under_way import under_way
 from vla_train.workers import WorkerDied, deaths_named
 
 
@@ -157,7 +159,12 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
         choice = the_newest(engine, run_dir)
     if (state := None if choice is None else choice.state) is not None:
         engine.agree(lambda: check_engine(state, engine))
-    composed = compose(tree, config, engine.device, sharing=engine.sharing)
+    say = partial(announce.line, console) if engine.is_main else None
+    if say:
+        what = config.framework.get("name", "a policy")
+        say(f"{what} on {engine.device}: the data are opened, and the model is made")
+    with under_way(say, "opening the data and making the model"):
+        composed = compose(tree, config, engine.device, sharing=engine.sharing)
     if state is not None:
         samples = samples_a_step(config.trainer, engine.world)
         engine.agree(lambda: check_resumable(run_dir, state, composed.resolved, samples, composed.trained))
@@ -167,8 +174,10 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
         policy = composed.trained
         assert isinstance(policy, VLAPolicy)
         evaluation, robots = config.trainer.evaluation, composed.data.specs
-        engine.agree(lambda: check_evaluation(evaluation, robots, trace, policy.longest_delay))
-    trainer = Trainer(composed, run_dir, console, command, engine, choice)
+        with under_way(say, "trying the simulator"):
+            engine.agree(lambda: check_evaluation(evaluation, robots, trace, policy.longest_delay))
+    with under_way(say, "sending a sample through the model, and preparing it"):
+        trainer = Trainer(composed, run_dir, console, command, engine, choice)
     if choice is not None and engine.is_main:
         for said in choice.lines(run_dir):
             announce.line(console, said)
