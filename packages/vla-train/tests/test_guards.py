@@ -16,15 +16,17 @@ import yaml
 from safetensors.torch import load_file
 from vla_core.config import build_config
 from vla_core.errors import UserError
-from vla_train import composition
+from vla_train import composition, runs
 from vla_train.cli import main
 from vla_train.composition import compose
 from vla_train.config import RunConfig
+from vla_train.engine import Engine
 from vla_train.engine.choose import check_launch
 from vla_train.masters import MasterAdamW
 from vla_train.optim import freeze, lr_factor
 from vla_train.precision import masters_of
 from vla_train.presets import load_run_tree
+from vla_train.testing import framework_tree
 from vla_train.trainer import Trainer
 
 SIMULATOR = pytest.mark.skipif(find_spec("metaworld") is None, reason="needs Meta-World")
@@ -303,6 +305,30 @@ def test_a_dry_run_writes_nothing(toy_config: Path, capsys: pytest.CaptureFixtur
     assert "images uint8 [4, 1, 3, 16, 16]" in out
     assert "memory of one process" in out
     assert not (toy_config.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("trainer.precision=bf16", "trainer.ema_decay=0.9")])
+def test_a_dry_run_of_a_large_model_makes_none(
+    toy_config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    """What it says is what the model itself would."""
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree("PI0", "tiny").data["framework"] | {"horizon": 4}
+    toy_config.write_text(yaml.safe_dump(node))
+    assert call(toy_config, "--dry_run", *words) == 0
+    made = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("frozen, because no loss") for line in made)
+    monkeypatch.setattr(runs, "LARGE", 0)
+    monkeypatch.setattr(Engine, "prepare", None)
+    assert call(toy_config, "--dry_run", *words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line not in made] == [
+        "so large a model is not made for a dry run: its shapes were looked at"
+    ]
+    assert [line for line in made if line not in said] == []
 
 
 @pytest.mark.slow

@@ -129,5 +129,7 @@ def dry_run(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None
         line(console, "one batch of conversations")
         for text in shapes(talks.first(talks.batch_size)):
             line(console, f"  {text}")
+    if next(trainer.model.parameters()).is_meta and not trainer.engine.shards:
+        line(console, "so large a model is not made for a dry run: its shapes were looked at")
     then = "would go on" if trainer.settings.resume else "would be written"
     line(console, f"everything is in order; {trainer.run_dir} {then}")

@@ -13,7 +13,7 @@ from vla_core.assemble import build_policy
 from vla_core.backbone import BackboneModel, BackbonePolicy, build_backbone
 from vla_core.checkpoint import HEAD_ASSETS, weights_file
 from vla_core.config import Tree, build_config, to_plain
-from vla_core.errors import ConfigError
+from vla_core.errors import ConfigError, UserError
 from vla_core.fitting import FitCache
 from vla_core.framework import FrameworkConfig
 from vla_core.model import VLAModel
@@ -96,6 +96,7 @@ def compose(
     device: torch.device | str | None = None,
     weights: bool = True,
     sharing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    shapes_above: int | None = None,
 ) -> Composed:
     """Validate everything, open the data, build the policy.
 
@@ -105,6 +106,8 @@ def compose(
         device: where the parameters are made: billions take minutes on a CPU and a second on a GPU.
         weights: read those of ``trainer.pretrained_checkpoint``; False is for a model on the meta device.
         sharing: around what makes and fills the model, as :meth:`vla_train.engine.Engine.sharing`.
+        shapes_above: a policy of more parameters is made of shapes alone (on the meta device), where its
+            parts can be.
 
     Raises:
         ConfigError: one line that names file, key and fix.
@@ -115,7 +118,7 @@ def compose(
     if talks is not None:
         framework = with_language_head(framework, tree)
         if config.job == "vlm":
-            return _compose_backbone(tree, config, framework, talks, device, sharing)
+            return _compose_backbone(tree, config, framework, talks, device, sharing, shapes_above)
     data = open_data(config.datasets, framework.horizon, tree)
     starts: dict[str, Start] = {}
     pretrained, kept = config.trainer.pretrained_checkpoint, config.trainer.keep_statistics
@@ -130,9 +133,9 @@ def compose(
 
     report: list[str] = []
 
-    def make() -> VLAPolicy:
+    def build(device: torch.device | str | None) -> VLAPolicy:
         torch.manual_seed(config.seed)
-        policy = build_policy(
+        return build_policy(
             framework,
             data.specs,
             statistics={name: start.statistics for name, start in starts.items()} if kept else None,
@@ -142,6 +145,10 @@ def compose(
             device=device,
             cache=_cache(config, data),
         )
+
+    def make() -> VLAPolicy:
+        policy = None if shapes_above is None else _shapes(build, shapes_above)
+        policy = policy or build(device)
         if pretrained is not None and weights and not config.trainer.resume:
             report[:] = [start_from(policy.model, config.trainer)]
         return policy
@@ -156,6 +163,18 @@ def compose(
     return Composed(config, data, policy, tuple(notes), conversations)
 
 
+P = TypeVar("P", VLAPolicy, BackbonePolicy)
+
+
+def _shapes(build: Callable[[str], P], above: int) -> P | None:
+    """A policy without numbers; None where it has no more than ``above``, or a part reads a value."""
+    try:
+        policy = build("meta")
+    except (RuntimeError, UserError):
+        return None  # a mistake is met again with the policy itself
+    return policy if sum(p.numel() for p in policy.model.parameters()) > above else None
+
+
 def _compose_backbone(
     tree: Tree,
     config: RunConfig,
@@ -163,6 +182,7 @@ def _compose_backbone(
     talks: ConversationsConfig,
     device: torch.device | str | None,
     sharing: Callable[[], AbstractContextManager[Any]],
+    shapes_above: int | None,
 ) -> Composed:
     """The backbone of a framework alone, on conversations; ``trainer.batch_size`` counts these."""
     asked, batch_size = config.trainer.batch_size, talks.batch_size or config.trainer.batch_size
@@ -176,9 +196,13 @@ def _compose_backbone(
 
     report: list[str] = []
 
-    def make() -> BackbonePolicy:
+    def build(device: torch.device | str | None) -> BackbonePolicy:
         torch.manual_seed(config.seed)
-        trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
+        return build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
+
+    def make() -> BackbonePolicy:
+        trained = None if shapes_above is None else _shapes(build, shapes_above)
+        trained = trained or build(device)
         if config.trainer.pretrained_checkpoint is not None and not config.trainer.resume:
             report[:] = [start_from(trained.model, config.trainer)]
         return trained
@@ -186,9 +210,6 @@ def _compose_backbone(
     trained, said = _made(make, sharing)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
     return Composed(config, None, trained, (*notes, *report, *said), conversations)
-
-
-P = TypeVar("P", VLAPolicy, BackbonePolicy)
 
 
 def _made(

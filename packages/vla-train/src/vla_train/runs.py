@@ -38,6 +38,9 @@ from vla_train.trainer import Outcome, Trainer
 from vla_train.under_way import under_way
 from vla_train.workers import WorkerDied, deaths_named
 
+LARGE = 300_000_000
+"""Parameters from which on a dry run makes none."""
+
 
 @dataclass
 class Run:
@@ -139,8 +142,10 @@ class Run:
             speak()
 
 
-def make_run(tree: Tree, console: Console, command: str = "") -> Run:
+def make_run(tree: Tree, console: Console, command: str = "", dry: bool = False) -> Run:
     """Everything that can be found wrong before the first step is found here.
+
+    ``dry``: it will not train, so that a large model is looked at without its numbers.
 
     Raises:
         UserError: one line that says what, where, and how to fix it.
@@ -164,7 +169,8 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
         what = config.framework.get("name", "a policy")
         say(f"{what} on {engine.device}: the data are opened, and the model is made")
     with under_way(say, "opening the data and making the model"):
-        composed = compose(tree, config, engine.device, sharing=engine.sharing)
+        above = LARGE if dry and engine.world == 1 else None
+        composed = compose(tree, config, engine.device, sharing=engine.sharing, shapes_above=above)
     if state is not None:
         samples = samples_a_step(config.trainer, engine.world)
         engine.agree(lambda: check_resumable(run_dir, state, composed.resolved, samples, composed.trained))
@@ -210,7 +216,7 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
         Stopped: a signal asked for the end; the run can go on.
     """
     started = launcher(argv, os.environ, parents_words())
-    run = make_run(tree, console, command(argv, started))
+    run = make_run(tree, console, command(argv, started), dry)
     if dry:
         if run.engine.is_main:
             announce.dry_run(console, run.facts(), run.trainer)

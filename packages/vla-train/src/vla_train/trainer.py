@@ -103,9 +103,11 @@ class Trainer:
         freeze(self.model, self.settings.freeze_modules)
         set_precision(self.model, self.settings, self.engine)
         one, whole = (probe(self.robots, self.conversations, sized) for sized in (False, True))
-        # What keeps its parameters by shares can't compute with them yet.
-        traced = activations(self.model, one, self.settings, self.engine) if self.engine.shards else None
-        self.unreached = traced.unreached if traced else unreached(self.model, one, self.engine)
+        shapes = any(p.is_meta for p in self.model.parameters()) and not self.engine.shards
+        # What keeps its parameters by shares can't compute with them yet; a large model's dry run has none.
+        by_shape = self.engine.shards or shapes
+        found = activations(self.model, one, self.settings, self.engine) if by_shape else None
+        self.unreached = found.unreached if found else unreached(self.model, one, self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
         self.activations = activations(self.model, whole, self.settings, self.engine)
@@ -113,13 +115,15 @@ class Trainer:
         check_fits(self.model, self.settings, self.engine)
         self.engine.split(self.model)
         self.utilisation = utilisation(self.model, one, self.engine, self.settings.peak_tflops)
-        self.notes = [*unused(self.settings, self.engine, self.utilisation is not None), *filter(None, made)]
+        has_mfu = shapes or self.utilisation is not None
+        self.notes = [*unused(self.settings, self.engine, has_mfu), *filter(None, made)]
         groups = parameter_groups(self.model, self.settings, self.stages.starts)
         self.optimizer = optimizer = make_optimizer(groups, self.settings, self.engine)
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.stages.enter(1)
         self.rates = Rates(optimizer, self.settings)
-        self.engine.prepare(self.model.eval(), optimizer)
+        if not shapes:
+            self.engine.prepare(self.model.eval(), optimizer)
         self.by_data = DataMeter(
             robots.labels if robots else (), robots.mixture if robots else None, self.engine
         )
