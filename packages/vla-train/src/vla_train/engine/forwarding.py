@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 
-
-def run_as_forward(module: nn.Module, name: str) -> None:
+def run_as_forward(module: Any, name: str) -> None:
     """Have a method run in the place of ``forward``, with its hooks around; FSDP2 has a function for that.
 
     Args:
-        module: of the method.
+        module: an ``nn.Module``, of the method.
         name: what it is called.
     """
     method = getattr(module, name)
