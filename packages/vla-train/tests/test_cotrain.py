@@ -72,12 +72,15 @@ def curves(run_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k.startswith(("step", "loss", "lr", "grad"))} for line in lines]
 
 
-def test_a_batch_size_that_counts_nothing_is_said(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--config", str(both), "--dry_run", "trainer.job=vlm", "trainer.batch_size=3"]) == 0
+def test_what_counts_nothing_without_robots_is_said(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dry_run", "trainer.job=vlm", "trainer.batch_size=3", "trainer.val_samples=7"]
+    assert main(["--config", str(both), *words]) == 0
     said = (
         "trainer.batch_size: 3 is of robots' samples, and this run has none; conversations come 4 at a time"
     )
-    assert said in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said in out
+    assert "trainer.val_samples has no effect: conversations are not held out\n" in out
     words = ["trainer.job=vlm", "trainer.batch_size=3", "datasets.vlm.batch_size=null"]
     assert main(["--config", str(both), "--dry_run", *words]) == 0
     assert "robots' samples" not in capsys.readouterr().out
