@@ -72,6 +72,31 @@ def curves(run_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k.startswith(("step", "loss", "lr", "grad"))} for line in lines]
 
 
+def test_a_policys_config_trains_its_backbone_alone(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rates, freezing and weights of its other parts were modules that there are not."""
+    node = yaml.safe_load(both.read_text())
+    node["trainer"] |= {
+        "job": "vlm",
+        "learning_rate": {"base": 0.01, "vlm": 0.02, "head": {"blocks": 0.03}},
+        "freeze_modules": ["head", "vlm.model.visual"],
+        "unfreeze": {2: ["vlm.model.language_model.layers.0", "head"], 3: "geometry"},
+        "loss_weights": {"action_loss": 2.0, "vlm_loss": 0.5},
+        "max_steps": 2,
+    }
+    both.write_text(yaml.safe_dump(node))
+    run_dir = run(both, "talker")
+    out = capsys.readouterr().out
+    for key in (
+        "learning_rate.head.blocks", "freeze_modules: head", "unfreeze.2: head", "unfreeze.3: geometry",
+        "loss_weights.action_loss",
+    ):  # fmt: skip
+        assert f"trainer.{key} has no effect: the backbone alone trains (trainer.job: vlm)\n" in out
+    kept = yaml.safe_load((run_dir / "config.yaml").read_text())["trainer"]
+    assert kept["learning_rate"] == {"base": 0.01, "vlm": 0.02}
+    assert kept["freeze_modules"] == ["vlm.model.visual"]
+    assert run(both, "talker", "trainer.resume=true", "trainer.max_steps=3") == run_dir
+
+
 def test_what_counts_nothing_without_robots_is_said(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--dry_run", "trainer.job=vlm", "trainer.batch_size=3", "trainer.val_samples=7"]
     assert main(["--config", str(both), *words]) == 0

@@ -20,6 +20,7 @@ from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_core.resolve import resolve
 
+from vla_train.backbone_alone import of_backbone
 from vla_train.config import RunConfig
 from vla_train.conversation_config import ConversationsConfig
 from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
@@ -192,7 +193,8 @@ def _compose_backbone(
             f"trainer.batch_size: {asked} is of robots' samples, and this run has none; conversations come "
             f"{batch_size} at a time (datasets.vlm.batch_size)",
         )
-    config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
+    trainer, idle = of_backbone(replace(config.trainer, batch_size=batch_size))
+    config = replace(config, trainer=trainer)
 
     report: list[str] = []
 
@@ -209,7 +211,7 @@ def _compose_backbone(
 
     trained, said = _made(make, sharing)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
-    return Composed(config, None, trained, (*notes, *report, *said), conversations)
+    return Composed(config, None, trained, (*notes, *idle, *report, *said), conversations)
 
 
 def _made(
