@@ -12,6 +12,7 @@ import torch
 from vla_core.answers import NO_LABEL, FittedHead
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import ActionHead, HeadDims, HeadInputs, VLMOutput
+from vla_core.shard import in_step
 from vla_heads import FASTConfig, FASTHead
 from vla_heads.fast.draw import gumbel, row_keys
 
@@ -155,6 +156,27 @@ def test_whatever_the_backbone_says_is_a_chunk(temperature, seed):
     for row in range(4):
         alone, _ = spoken(head, logits[row : row + 1], noise[row : row + 1])
         assert torch.equal(alone[0], actions[row])
+
+
+def test_where_layers_gather_it_speaks_as_long_as_any_process():
+    """A step that another process takes alone waits for ever."""
+    head = build(max_tokens=40)
+    logits = torch.randn(2, 40, 400)
+    for row, chunk in enumerate(smooth(2, seed=5)):
+        for i, word in enumerate(head.answer.tokenizer.encode(chunk)):
+            logits[row, i, word] = 50
+    actions, decoder = spoken(head, logits)
+    asked = []
+
+    def five_more(here):
+        asked.append(here)
+        return here or asked.count(False) <= 5
+
+    with in_step(five_more):
+        same, longer = spoken(head, logits)
+    assert torch.equal(same, actions)
+    assert len(longer.fed) == len(decoder.fed) + 5
+    assert asked == sorted(asked, reverse=True)
 
 
 def test_the_smallest_room_suffices():

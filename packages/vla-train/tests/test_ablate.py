@@ -267,7 +267,7 @@ def test_closed_loop_counts_of_all_tasks_are_in_the_row(
 ) -> None:
     calls, rate = [], {"success_rate": 0.5, "interval": (0.1, 0.9)}
 
-    def evaluated(checkpoint: Path, config: Any, run_dir: Path, device: str) -> dict[str, Any]:
+    def evaluated(checkpoint: Path, config: Any, run_dir: Path, device: str, _: Any) -> dict[str, Any]:
         calls.append((checkpoint.name, config.tasks, run_dir.name, device))
         return {
             "tasks": [

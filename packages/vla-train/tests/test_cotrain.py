@@ -72,12 +72,40 @@ def curves(run_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k.startswith(("step", "loss", "lr", "grad"))} for line in lines]
 
 
-def test_a_batch_size_that_counts_nothing_is_said(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--config", str(both), "--dry_run", "trainer.job=vlm", "trainer.batch_size=3"]) == 0
+def test_a_policys_config_trains_its_backbone_alone(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rates, freezing and weights of its other parts were modules that there are not."""
+    node = yaml.safe_load(both.read_text())
+    node["trainer"] |= {
+        "job": "vlm",
+        "learning_rate": {"base": 0.01, "vlm": 0.02, "head": {"blocks": 0.03}},
+        "freeze_modules": ["head", "vlm.model.visual"],
+        "unfreeze": {2: ["vlm.model.language_model.layers.0", "head"], 3: "geometry"},
+        "loss_weights": {"action_loss": 2.0, "vlm_loss": 0.5},
+        "max_steps": 2,
+    }
+    both.write_text(yaml.safe_dump(node))
+    run_dir = run(both, "talker")
+    out = capsys.readouterr().out
+    for key in (
+        "learning_rate.head.blocks", "freeze_modules: head", "unfreeze.2: head", "unfreeze.3: geometry",
+        "loss_weights.action_loss",
+    ):  # fmt: skip
+        assert f"trainer.{key} has no effect: the backbone alone trains (trainer.job: vlm)\n" in out
+    kept = yaml.safe_load((run_dir / "config.yaml").read_text())["trainer"]
+    assert kept["learning_rate"] == {"base": 0.01, "vlm": 0.02}
+    assert kept["freeze_modules"] == ["vlm.model.visual"]
+    assert run(both, "talker", "trainer.resume=true", "trainer.max_steps=3") == run_dir
+
+
+def test_what_counts_nothing_without_robots_is_said(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dry_run", "trainer.job=vlm", "trainer.batch_size=3", "trainer.val_samples=7"]
+    assert main(["--config", str(both), *words]) == 0
     said = (
         "trainer.batch_size: 3 is of robots' samples, and this run has none; conversations come 4 at a time"
     )
-    assert said in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said in out
+    assert "trainer.val_samples has no effect: conversations are not held out\n" in out
     words = ["trainer.job=vlm", "trainer.batch_size=3", "datasets.vlm.batch_size=null"]
     assert main(["--config", str(both), "--dry_run", *words]) == 0
     assert "robots' samples" not in capsys.readouterr().out
@@ -212,11 +240,14 @@ def test_the_data_decide_the_job_and_a_dry_run_shows_it(both: Path) -> None:
 def test_two_ranks_are_one_run_and_resume(both: Path, two_ranks: Any, job: str) -> None:
     common = ["--config", str(both), f"trainer.job={job}", "trainer.eps=1e-3"]
     half = ["trainer.batch_size=2", "datasets.vlm.batch_size=2"]
+    shared = ["run_id=shared", "trainer.sharding=fsdp2"]
     two_ranks.launch(
         {
             "ranks": [*common, *half, "run_id=ranks"],
             "begun": [*common, *half, "run_id=parts", "trainer.max_steps=2"],
             "rest": [*common, *half, "run_id=parts", "trainer.resume=true"],
+            "shared_begun": [*common, *half, *shared, "trainer.max_steps=2"],
+            "shared_rest": [*common, *half, *shared, "trainer.resume=true"],
         }
     )
     runs = both.parent / "runs"
@@ -227,6 +258,7 @@ def test_two_ranks_are_one_run_and_resume(both: Path, two_ranks: Any, job: str) 
     whole = run(both, "whole", *common[2:])
     one = weights(whole)
     assert max(float((one[k] - a[k]).abs().max()) for k in one) < 2e-6
-    for x, y in zip(curves(whole), curves(runs / "ranks"), strict=True):
-        for key in x.keys() & {"loss", "loss/vlm_loss", "grad_norm"}:
-            assert y[key] == pytest.approx(x[key], rel=2e-5), key
+    for name in ("ranks", "shared"):
+        for x, y in zip(curves(whole), curves(runs / name), strict=True):
+            for key in x.keys() & {"loss", "loss/vlm_loss", "grad_norm"}:
+                assert y[key] == pytest.approx(x[key], rel=2e-5), key

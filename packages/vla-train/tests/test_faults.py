@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_is_named(
     assert time.monotonic() - killed[0] < 30
     err = capsys.readouterr().err
     assert "a loader worker died: " in err
-    assert "lower datasets.num_workers; go on with trainer.resume=true" in err
+    assert "lower datasets.num_workers; nothing was saved yet (trainer.save_every)" in err
     assert "Traceback" not in err
 
 

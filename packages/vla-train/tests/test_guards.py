@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from vla_core.config import build_config
 from vla_core.errors import UserError
-from vla_train import composition
+from vla_train import composition, runs
 from vla_train.cli import main
 from vla_train.composition import compose
 from vla_train.config import RunConfig
+from vla_train.engine import Engine
 from vla_train.engine.choose import check_launch
 from vla_train.masters import MasterAdamW
 from vla_train.optim import freeze, lr_factor
 from vla_train.precision import masters_of
 from vla_train.presets import load_run_tree
+from vla_train.testing import framework_tree
 from vla_train.trainer import Trainer
 
 SIMULATOR = pytest.mark.skipif(find_spec("metaworld") is None, reason="needs Meta-World")
@@ -84,6 +87,26 @@ def test_a_resumed_run_is_the_same_run(
     assert old in line
     assert new in line
     assert before == {name: (run / name).read_text() for name in before}
+
+
+def test_how_a_step_is_computed_may_change(toy_config: Path) -> None:
+    """What a run is told to change when it ends, and its engine asked for by another way."""
+    assert call(toy_config, "trainer.max_steps=2") == 0
+    path = toy_config.parent / "runs" / "toy" / "config.yaml"
+    node = yaml.safe_load(path.read_text())
+    node["trainer"] |= {"sharding": "fsdp2", "gather_mb": 0, "prefetch": 2, "reshard": False, "bucket_mb": 5}
+    node["trainer"] |= {"compile": "blocks", "activation_budget": 0.5}
+    path.write_text(yaml.safe_dump(node))
+    words = ("trainer.hang_timeout_s=30", "datasets.on_bad_sample=quarantine", "trainer.schedule=constant")
+    assert call(toy_config, "trainer.resume=true", "trainer.max_steps=3", *words) == 0
+
+
+@pytest.mark.parametrize("how", ["true", "auto"])
+def test_a_run_that_goes_on_has_a_name(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    line = fails(capsys, toy_config, "run_id=null", f"trainer.resume={how}")
+    assert f"trainer.resume is {how}, so run_id must name the run" in line
 
 
 def test_rates_of_a_resumed_run_are_the_new_ones(toy_config: Path) -> None:
@@ -284,6 +307,30 @@ def test_a_dry_run_writes_nothing(toy_config: Path, capsys: pytest.CaptureFixtur
     assert not (toy_config.parent / "runs").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("trainer.precision=bf16", "trainer.ema_decay=0.9")])
+def test_a_dry_run_of_a_large_model_makes_none(
+    toy_config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    """What it says is what the model itself would."""
+    node = yaml.safe_load(toy_config.read_text())
+    node["framework"] = framework_tree("PI0", "tiny").data["framework"] | {"horizon": 4}
+    toy_config.write_text(yaml.safe_dump(node))
+    assert call(toy_config, "--dry_run", *words) == 0
+    made = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("frozen, because no loss") for line in made)
+    monkeypatch.setattr(runs, "LARGE", 0)
+    monkeypatch.setattr(Engine, "prepare", None)
+    assert call(toy_config, "--dry_run", *words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line not in made] == [
+        "so large a model is not made for a dry run: its shapes were looked at"
+    ]
+    assert [line for line in made if line not in said] == []
+
+
 @pytest.mark.slow
 def test_patience_is_that_of_the_whole_run(toy_config: Path) -> None:
     """Nothing gets better at a rate of zero: three validations after the first one it ends."""
@@ -310,3 +357,28 @@ def test_the_best_is_kept_and_patience_ends(toy_config: Path, capsys: pytest.Cap
     assert logged[-1]["step"] < 60
     said = " ".join(capsys.readouterr().out.split())
     assert f"ends here: val/action_mae was looked at once since its lowest, {min(values):.4g} at step" in said
+
+
+@pytest.mark.parametrize(
+    ("word", "way"),
+    [
+        *(
+            (f"sharding=zero{stage}", f"accelerate launch --config_file configs/accelerate/zero{stage}.yaml ")
+            for stage in (1, 2, 3)
+        ),
+        ("sharding=ddp", "torchrun --nproc_per_node N -m vla_train ... is DDP without this key"),
+        ("precision=fp8", "set trainer.fp8: linears"),
+    ],
+)
+def test_a_word_for_what_is_asked_for_elsewhere_names_the_way(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], word: str, way: str
+) -> None:
+    err = fails(capsys, toy_config, f"trainer.{word}")
+    assert f"no '{word.partition('=')[2]}' here; " in err
+    assert way in err
+
+
+def test_a_mapping_on_the_command_line_wants_spaces(
+    toy_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "a colon wants a space after it" in fails(capsys, toy_config, "trainer.unfreeze={4:[vlm]}")

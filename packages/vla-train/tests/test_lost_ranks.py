@@ -87,7 +87,7 @@ def test_one_of_four_is_killed_and_two_go_on(config: Path, two_ranks: Any) -> No
     assert [rank.code for rank in out] == [LOST, LOST, -signal.SIGKILL, LOST]
     (line,) = lines(out)
     assert "rank 2 (" in line
-    assert "go on with trainer.resume=true" in line
+    assert "go on with run_id=toy trainer.resume=true" in line
     # What the four did not come to, the two do: each sample once an epoch.
     run = config.parent / "runs" / "toy"
     begun = max(int(path.name.removeprefix("steps_")) for path in (run / "resume").glob("steps_*"))

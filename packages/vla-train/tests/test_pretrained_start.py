@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 from vla_train.cli import main
 
 SAID = "statistics of its own data; trainer.keep_statistics=true takes the checkpoint's"
@@ -146,3 +148,49 @@ def test_the_start_names_processes_and_batch(toy_config: Path, capsys: pytest.Ca
     assert main(["--config", str(toy_config), *words]) == 0
     expected = "1 process (one process), effective batch size 6 = 2 samples x 3 micro-batches x 1"
     assert expected in capsys.readouterr().out
+
+
+def test_what_is_taken_is_said_tensor_by_tensor(
+    toy_config: Path, first: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = len(load_file(first / "model.safetensors"))
+    run(toy_config, first, "all")
+    out = capsys.readouterr().out
+    assert f"weights of {first}/model.safetensors: {own} of {own} tensors are taken (head.*, vlm.*)\n" in out
+    run(toy_config, first, "part", "trainer.reload_modules=['vlm\\.layers\\.0\\..*']")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("weights of "))
+    taken, built, unused = line.partition(": ")[2].split("; ")
+    assert "are taken (vlm.layers.0.*)" in taken
+    assert "start as built (" in built
+    assert "of the checkpoint's are not used (" in unused
+    assert sum(int(part.split()[0]) for part in (taken, built)) == own
+    assert built.split()[0] == unused.split()[0]
+
+
+def test_all_that_does_not_fit_is_said_at_once_with_what_does(
+    toy_config: Path, first: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wider = ["--config", str(toy_config), "run_id=wider", f"trainer.pretrained_checkpoint={first}"]
+    wider.append('framework.head={"name": "mlp_regression", "width": 33}')
+    assert main(wider) == 2
+    err = capsys.readouterr().err
+    assert "tensors asked for do not fit" in err
+    assert "trainer.reload_modules=[vlm] takes modules that fit" in err
+    assert main([*wider, "trainer.reload_modules=[vlm]"]) == 0
+    assert "start as built (head.*)" in capsys.readouterr().out
+    assert main([*wider[:2], "run_id=name", wider[3], "trainer.reload_modules=[hed]"]) == 2
+    assert "the policy has no module 'hed' (did you mean 'head'?)" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(
+    toy_config: Path, first: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it did is in the state."""
+    later = run(toy_config, first, "later")
+    shutil.rmtree(first.parents[1])
+    capsys.readouterr()
+    run(toy_config, first, "later", "trainer.resume=true", "trainer.max_steps=4", "trainer.schedule=constant")
+    assert "weights of " not in capsys.readouterr().out
+    assert (later.parent / "steps_4").is_dir()
+    told = json.loads((later.parents[1] / "run.json").read_text())
+    assert told["started_from"]["path"] == str(first)

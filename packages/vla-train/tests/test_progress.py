@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from vla_core.batch import Batch, TokenFields
+from vla_core.errors import UserError
 from vla_train.cli import main
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
 from vla_train.flops import peak_tflops, sample_flop, utilisation
+from vla_train.under_way import under_way
 
 ROWS, IN, OUT = 3, 8, 16
 
@@ -114,3 +117,33 @@ def test_without_a_known_peak_there_is_no_figure(
     assert main(["--config", str(toy_config)]) == 0
     assert "MFU" not in capsys.readouterr().out
     assert "mfu" not in (toy_config.parent / "runs" / "toy" / "metrics.jsonl").read_text()
+
+
+def test_the_first_line_waits_for_no_model(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stuck(*args: object, **options: object) -> None:
+        raise UserError("the weights are read for minutes")
+
+    monkeypatch.setattr("vla_train.runs.compose", stuck)
+    assert main(["--config", str(toy_config)]) == 2
+    assert capsys.readouterr().out == "QwenPI on cpu: the data are opened, and the model is made\n"
+
+
+def test_what_lasts_is_said_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vla_train.under_way.AFTER_S", 0.0)
+    monkeypatch.setattr("vla_train.under_way.AGAIN_S", 0.0)
+    said: list[str] = []
+    twice = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 2:
+            twice.set()
+
+    with under_way(say, "making the model"):
+        assert twice.wait(60)
+    assert all(re.fullmatch(r"making the model: \d+ s so far", text) for text in said)
+    assert not any(thread.name == "under way" for thread in threading.enumerate())
+    with under_way(None, "nobody hears it"):
+        pass

@@ -114,3 +114,23 @@ def test_two_ranks_step_back_together_where_a_share_of_one_is_damaged(
     left = {path.name for path in (run / "resume").iterdir()}
     # Trained again from step 1 on.
     assert left == {"damaged_steps_3", "damaged_steps_2", "steps_2", "steps_3", "steps_4"}
+
+
+def test_checkpoints_without_a_state_are_kept_beside_a_new_run(
+    toy_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill between a first checkpoint and its state leaves them, or an earlier ``save_resume: false``."""
+    runs = toy_config.parent / "runs"
+    words = ("trainer.max_steps=4", "trainer.save_every=2")
+    assert main(["--config", str(toy_config), *words, "trackers=[jsonl]", "trainer.save_resume=false"]) == 0
+    capsys.readouterr()
+    assert call(toy_config, *words, "--dry_run") == 0
+    line = "toy has checkpoints and no state to go on from, so the run starts anew, and the folder is kept"
+    assert line in capsys.readouterr().out
+    assert not (runs / "toy.without_state").exists()
+    assert call(toy_config, *words) == 0
+    assert line in capsys.readouterr().out
+    assert (runs / "toy.without_state" / "checkpoints" / "steps_4").is_dir()
+    assert (runs / "toy" / "resume" / "steps_4").is_dir()
+    assert call(toy_config, *words, "trainer.max_steps=6") == 0
+    assert "has checkpoints and no state" not in capsys.readouterr().out

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vla_train import trackers
+from vla_core.errors import UserError
+from vla_train import small_files, trackers
 from vla_train.cli import main
 from vla_train.config import DatasetsConfig, RunConfig
-from vla_train.trackers import Tracked, TrackingConfig
+from vla_train.trackers import JsonLines, Tracked, TrackingConfig
 
 
 def call(config: Path, *words: str) -> int:
@@ -149,3 +150,27 @@ def test_all_are_closed_whatever_happens(tmp_path: Path) -> None:
     assert [*(tmp_path / "tensorboard").iterdir()]
     with pytest.raises(ValueError, match="closed"):
         told.log(2, {"loss": 1.0})
+
+
+def test_a_history_outlives_a_disk_that_is_full_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines after the step of the state are dropped: the others were written anew over the only copy."""
+    lines = "".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (10, 20, 30))
+    (tmp_path / "metrics.jsonl").write_text(lines)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = Tracked(tmp_path, 20, {}, TrackingConfig())
+    monkeypatch.setattr(small_files.os, "fsync", full)
+    with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(No space left on device\)"):
+        JsonLines(run)
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    monkeypatch.undo()
+    jsonl = JsonLines(run)
+    jsonl.log(21, {"loss": 0.5})
+    jsonl.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        10, 20, 21,
+    ]  # fmt: skip

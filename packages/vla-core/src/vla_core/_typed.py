@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from omegaconf import MISSING
 
 from vla_core.errors import ConfigError, suggest
-from vla_core.ranges import Range, bare, hints
+from vla_core.ranges import ELSEWHERE, Range, bare, hints
 
 Fail = Callable[[str, str], NoReturn]
 """Raises the error for (dotted key, what is wrong with it)."""
@@ -210,6 +210,9 @@ def construct(cls: type, node: Mapping[Any, Any], name: str, fail: Fail, base: A
     for key, field in fields.items():
         place, hint = join(name, key), hints(cls)[key]
         default = getattr(base, key) if base is not None else _default(field)
+        ways = field.metadata.get(ELSEWHERE, {})
+        if isinstance(word := node.get(key), str) and word in ways:
+            fail(place, f"no '{word}' here; {ways[word]}")
         if key not in node:
             if isinstance(default, str) and default == MISSING:
                 fail(place, "must be set")

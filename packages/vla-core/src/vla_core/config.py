@@ -120,7 +120,10 @@ def _override(merged: DictConfig, text: str, origins: dict[str, str]) -> None:
     try:
         parsed = OmegaConf.from_dotlist([f"value={value}"])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"command line: '{text}': the value is not valid YAML (quote it?)") from error
+        hint = (
+            "quote it?" if ":" not in value else "quote it? In braces a colon wants a space after it: {a: 1}"
+        )
+        raise ConfigError(f"command line: '{text}': the value is not valid YAML ({hint})") from error
     new = parsed._get_node("value")
     plain = cast("dict[str, Any]", OmegaConf.to_container(parsed))["value"]
     try:

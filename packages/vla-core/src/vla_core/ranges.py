@@ -63,6 +63,10 @@ Share = Annotated[float, Range(low=0, high=1)]
 BelowOne = Annotated[float, Range(low=0, high=1, open_high=True)]
 
 
+ELSEWHERE = "elsewhere"
+"""In a field's metadata: word that is none of its choice -> what to do instead."""
+
+
 @lru_cache(maxsize=512)
 def hints(cls: type) -> dict[str, Any]:
     """Field -> annotation of a dataclass, ranges included."""

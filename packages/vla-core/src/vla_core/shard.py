@@ -12,7 +12,9 @@ What is in no unit belongs to the whole model. ``fully_shard`` wants inner units
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +36,28 @@ def shard_units(model: nn.Module) -> list[nn.Module]:
     """The units of a model that have parameters, inner ones before those that hold them."""
     found: list[nn.Module] = [m for m in model.modules() if isinstance(m, ShardUnit)]
     return [m for m in found[::-1] if any(True for _ in m.parameters())]
+
+
+_SOMEWHERE: ContextVar[Callable[[bool], bool]] = ContextVar("somewhere", default=bool)
+
+
+@contextmanager
+def in_step(somewhere: Callable[[bool], bool]) -> Iterator[None]:
+    """A block in which each use of a unit is the work of all processes, so that all use it equally often.
+
+    Args:
+        somewhere: whether what is given holds on some process; all ask, and wait for each other.
+    """
+    token = _SOMEWHERE.set(somewhere)
+    try:
+        yield
+    finally:
+        _SOMEWHERE.reset(token)
+
+
+def goes_on(here: bool) -> bool:
+    """Whether a loop over units goes on whose length depends on the data: here, or where others wait."""
+    return _SOMEWHERE.get()(here)
 
 
 _UNITS: dict[Any, Any] = {}

@@ -31,6 +31,10 @@ def _length(trainer: Trainer, samples: int) -> str:
     return f"{text}: {epochs:.1f} epochs" if epochs >= 1 else f"{text}: {epochs:.2g} epochs"
 
 
+def _episodes(count: int) -> str:
+    return f"{count} episode{'s' * (count != 1)}"
+
+
 def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Trainer) -> None:
     """What is about to be trained, on what; ``table``: of :func:`vla_train.overview.overview`."""
     parameters, settings = info["parameters"], trainer.settings
@@ -74,8 +78,8 @@ def hello(console: Console, info: Mapping[str, Any], table: str, trainer: Traine
         data = info["data"]
         line(
             console,
-            f"data: {data['episodes_train']} episodes, {data['samples_train']} samples; "
-            f"held out: {data['episodes_val']} episodes",
+            f"data: {_episodes(data['episodes_train'])}, {data['samples_train']} samples; "
+            f"held out: {_episodes(data['episodes_val'])}",
         )
     if trainer.robots and len(trainer.robots.labels) > 1:
         line(console, f"mixture of {len(trainer.composed.data.specs)} robots: {trainer.robots.epoch}")
@@ -129,5 +133,7 @@ def dry_run(console: Console, info: Mapping[str, Any], trainer: Trainer) -> None
         line(console, "one batch of conversations")
         for text in shapes(talks.first(talks.batch_size)):
             line(console, f"  {text}")
+    if next(trainer.model.parameters()).is_meta and not trainer.engine.shards:
+        line(console, "so large a model is not made for a dry run: its shapes were looked at")
     then = "would go on" if trainer.settings.resume else "would be written"
     line(console, f"everything is in order; {trainer.run_dir} {then}")

@@ -12,7 +12,7 @@ from vla_core.options import unreadable
 
 from vla_train.command_line import OPTIONS, make_parser, overrides_of, split_configs
 from vla_train.commands import COMMANDS, list_parts
-from vla_train.exits import INTERRUPTED, STOPPED, Stopped
+from vla_train.exits import INTERRUPTED, STOPPED, Interrupted, Stopped
 from vla_train.last_words import say
 
 
@@ -68,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return 2
     except (KeyboardInterrupt, Stopped) as end:
-        go_on = "the same command" if argv[:1] == ["ablate"] else "trainer.resume=true"
-        say(f"{str(end) or 'interrupted'}; go on with {go_on}")
+        ways = f"; {end.ways}" if isinstance(end, Stopped | Interrupted) else ""
+        if argv[:1] == ["ablate"]:
+            ways = "; go on with the same command"
+        say(f"{str(end) or 'interrupted'}{ways}")
         return STOPPED if isinstance(end, Stopped) else INTERRUPTED
 
 

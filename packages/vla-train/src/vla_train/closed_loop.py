@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -12,10 +13,13 @@ from vla_core.errors import UserError
 from vla_train.config import EvaluationConfig
 from vla_train.engine import Engine
 from vla_train.evaluate import evaluate
+from vla_train.exits import BrokenOff
 from vla_train.saving import ROLLOUT
+from vla_train.stopping import Stop
 
-LOOK_S = 20.0
-"""So often ranks that wait hear that the first is still at it: what they wait in has a time limit."""
+LOOK_S = 5.0
+"""So often ranks that wait hear that the first is still at it, and the first of a signal that they got: what
+they wait in has a time limit."""
 
 
 def due(step: int, every: int) -> bool:
@@ -39,20 +43,31 @@ class ClosedLoop:
         """Whether the policy is rolled out after ``step``."""
         return bool(self.config.tasks) and due(step, self.config.every)
 
-    def __call__(self, step: int, checkpoint: Path, note: Callable[[str], None]) -> dict[str, float]:
+    def __call__(
+        self, step: int, checkpoint: Path, note: Callable[[str], None], stop: Stop
+    ) -> dict[str, float]:
         """The metrics; none where a program failed, which does not end the training: ``note`` is told why.
 
         Args:
             step: of the training.
             checkpoint: of that step, written. Called by all ranks.
             note: says a line.
+            stop: a signal breaks the rollout off.
         """
         out = self.run_dir / "rollouts" / f"steps_{step}"
         outcome: list[Any] = []
         with ThreadPoolExecutor(1, "rollout") as pool:
-            job = pool.submit(self._evaluate, checkpoint, out) if self.engine.is_main else None
-            while not outcome:
-                outcome = self.engine.agree(lambda: _news(job))
+            over = threading.Event()
+            ending = lambda: over.is_set() or stop.signalled  # noqa: E731
+            job = pool.submit(self._evaluate, checkpoint, out, ending) if self.engine.is_main else None
+            try:
+                while not outcome:
+                    outcome = self.engine.agree(lambda: _news(job))
+                    if stop.now():
+                        over.set()
+            finally:
+                # The pool waits for its job, whatever ended the wait for it.
+                over.set()
         results, error = outcome
         if error is not None:
             note(f"step {step}  closed loop: {error}")
@@ -61,9 +76,9 @@ class ClosedLoop:
         note(f"step {step}  closed loop: success {100 * metrics[ROLLOUT + 'success']:.0f} %")
         return metrics
 
-    def _evaluate(self, checkpoint: Path, out: Path) -> Mapping[str, Any]:
+    def _evaluate(self, checkpoint: Path, out: Path, ending: Callable[[], bool]) -> Mapping[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
-        return evaluate(checkpoint, self.config, out, self.engine.device.type)
+        return evaluate(checkpoint, self.config, out, self.engine.device.type, ending)
 
 
 def _news(job: Future[Mapping[str, Any]] | None) -> list[Any]:
@@ -76,6 +91,8 @@ def _news(job: Future[Mapping[str, Any]] | None) -> list[Any]:
         return [dict(job.result()), None]
     if isinstance(error, UserError):
         return [None, str(error)]
+    if isinstance(error, BrokenOff):
+        return [None, "broken off by a signal"]
     raise error
 
 

@@ -27,6 +27,11 @@ FREE = (
     "trainer.save_format", "trainer.save_resume", "trainer.async_save",
     "trainer.keep_best", "trainer.patience", "trainer.resume",
     "trainer.evaluation",
+    "datasets.on_bad_sample", "datasets.bad_sample_budget",
+    # How a step is computed, not what; the engine is told by the state.
+    "trainer.sharding", "trainer.reshard", "trainer.prefetch", "trainer.gather_mb", "trainer.bucket_mb",
+    "trainer.hang_timeout_s", "trainer.compile", "trainer.activation_budget",
+    "framework.vlm.gradient_checkpointing",
     # Their product with the number of processes is compared instead.
     "trainer.batch_size", "trainer.gradient_accumulation_steps",
     # What it did is in the weights.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,24 +9,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 from vla_core.assemble import build_policy
 from vla_core.backbone import BackboneModel, BackbonePolicy, build_backbone
 from vla_core.checkpoint import HEAD_ASSETS, changes, weights_file
 from vla_core.config import Tree, build_config, to_plain
-from vla_core.errors import ConfigError
+from vla_core.errors import ConfigError, UserError
 from vla_core.fitting import FitCache
 from vla_core.framework import FrameworkConfig
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
 from vla_core.resolve import resolve
-from vla_core.weights import load_weights
 
-from vla_train.config import RunConfig, TrainerConfig
+from vla_train.backbone_alone import of_backbone
+from vla_train.config import RunConfig
 from vla_train.conversation_config import ConversationsConfig
 from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
 from vla_train.data_sets import Data, open_data
 from vla_train.engine.shares import NotByShares, check_complete
+from vla_train.pretrained import start_from, takes_head
 from vla_train.start import Start, check_numbers, read_start, robots_of
 from vla_train.states import step_of
 
@@ -73,36 +72,6 @@ class Composed:
         return {**to_plain(self.config), "framework": self.trained.config}
 
 
-def _start_from(policy: nn.Module, trainer: TrainerConfig) -> None:
-    """Copy weights of ``trainer.pretrained_checkpoint``; a module named must match as a whole."""
-    file = weights_file(Path(trainer.pretrained_checkpoint or ""))
-    state = load_weights(file)
-    wanted = trainer.reload_modules
-    own = policy.state_dict()
-    for prefix in wanted:
-        if not any(_under(key, prefix) for key in own):
-            raise ConfigError(f"trainer.reload_modules: the policy has no module '{prefix}'")
-    if not any(_under(key, "auxiliary") for key in state):
-        # What only trains may be new in this run.
-        own = {k: v for k, v in own.items() if not _under(k, "auxiliary")}
-    own = {k: v for k, v in own.items() if not wanted or any(_under(k, p) for p in wanted)}
-    for key, value in own.items():
-        if key not in state:
-            raise ConfigError(
-                f"trainer.pretrained_checkpoint: {file} has no '{key}'; "
-                "name the modules to take in trainer.reload_modules"
-            )
-        if state[key].shape != value.shape:
-            raise ConfigError(
-                f"trainer.pretrained_checkpoint: '{key}' has shape {tuple(state[key].shape)} in {file}, "
-                f"the policy has {tuple(value.shape)}"
-            )
-    with warnings.catch_warnings():
-        # Of parameters kept by shares torch thinks that nothing is copied.
-        warnings.filterwarnings("ignore", message=".*from a non-meta parameter in the checkpoint to a meta")
-        policy.load_state_dict({k: state[k] for k in own}, strict=False)
-
-
 def _head_assets(config: RunConfig) -> Path | None:
     """Where a head's assets are that belong to the weights this run goes on from, if there are any.
 
@@ -122,16 +91,13 @@ def _head_assets(config: RunConfig) -> Path | None:
     return assets if assets.is_dir() else None
 
 
-def _under(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(prefix + ".")
-
-
 def compose(
     tree: Tree,
     config: RunConfig | None = None,
     device: torch.device | str | None = None,
     weights: bool = True,
     sharing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    shapes_above: int | None = None,
 ) -> Composed:
     """Validate everything, open the data, build the policy.
 
@@ -141,6 +107,8 @@ def compose(
         device: where the parameters are made: billions take minutes on a CPU and a second on a GPU.
         weights: read those of ``trainer.pretrained_checkpoint``; False is for a model on the meta device.
         sharing: around what makes and fills the model, as :meth:`vla_train.engine.Engine.sharing`.
+        shapes_above: a policy of more parameters is made of shapes alone (on the meta device), where its
+            parts can be.
 
     Raises:
         ConfigError: one line that names file, key and fix.
@@ -151,22 +119,25 @@ def compose(
     if talks is not None:
         framework = with_language_head(framework, tree)
         if config.job == "vlm":
-            return _compose_backbone(tree, config, framework, talks, device, sharing)
+            return _compose_backbone(tree, config, framework, talks, device, sharing, shapes_above)
     data = open_data(config.datasets, framework.horizon, tree)
     starts: dict[str, Start] = {}
-    pretrained = config.trainer.pretrained_checkpoint
+    pretrained, kept = config.trainer.pretrained_checkpoint, config.trainer.keep_statistics
+    if config.trainer.resume and not kept:
+        pretrained = None  # what it did is in the state
     known = [] if pretrained is None else robots_of(pretrained)
     if pretrained is not None and known:
         starts = {name: read_start(pretrained, name) for name in data.specs}
-    kept = config.trainer.keep_statistics
     if kept and not starts:
         raise ConfigError(f"trainer.keep_statistics: {pretrained} knows no robot, and so no statistics")
     if kept:
         data = replace(data, specs={n: starts[n].with_statistics(spec) for n, spec in data.specs.items()})
 
-    def make() -> VLAPolicy:
+    report: list[str] = []
+
+    def build(device: torch.device | str | None) -> VLAPolicy:
         torch.manual_seed(config.seed)
-        policy = build_policy(
+        return build_policy(
             framework,
             data.specs,
             statistics={name: start.statistics for name, start in starts.items()} if kept else None,
@@ -176,26 +147,40 @@ def compose(
             device=device,
             cache=_cache(config, data),
         )
-        if pretrained is not None and starts and policy.model.head.traits.per_embodiment:
-            reloaded = config.trainer.reload_modules
-            if not reloaded or any(_under(name, "head") for name in reloaded):
-                check_numbers(pretrained, known, list(data.specs))
-        if pretrained is not None and weights:
-            _start_from(policy.model, config.trainer)
+
+    def make() -> VLAPolicy:
+        policy = None if shapes_above is None else _shapes(build, shapes_above)
+        policy = policy or build(device)
+        if pretrained is None or config.trainer.resume:
+            return policy
+        by_number = bool(starts) and policy.model.head.traits.per_embodiment
+        if by_number and takes_head(policy.model, config.trainer.reload_modules):
+            check_numbers(pretrained, known, list(data.specs))
+        if weights:
+            report[:] = [start_from(policy.model, config.trainer)]
         return policy
 
     policy, said = _made(make, sharing)
-    said = (
-        *said,
-        *(f"warning: {line}" for line in ([] if pretrained is None else changes(Path(pretrained)))),
-    )
-    notes = [*data.notes, *said] + [
+    changed = [] if pretrained is None else [f"warning: {line}" for line in changes(Path(pretrained))]
+    notes = [*data.notes, *report, *said, *changed] + [
         line for name, start in starts.items() for line in start.differences(policy.pipelines[name], kept)
     ]
     conversations = None
     if talks is not None:
         conversations = open_conversations(talks, policy.model, config.trainer.batch_size, tree)
     return Composed(config, data, policy, tuple(notes), conversations)
+
+
+P = TypeVar("P", VLAPolicy, BackbonePolicy)
+
+
+def _shapes(build: Callable[[str], P], above: int) -> P | None:
+    """A policy without numbers; None where it has no more than ``above``, or a part reads a value."""
+    try:
+        policy = build("meta")
+    except (RuntimeError, UserError):
+        return None  # a mistake is met again with the policy itself
+    return policy if sum(p.numel() for p in policy.model.parameters()) > above else None
 
 
 def _compose_backbone(
@@ -205,6 +190,7 @@ def _compose_backbone(
     talks: ConversationsConfig,
     device: torch.device | str | None,
     sharing: Callable[[], AbstractContextManager[Any]],
+    shapes_above: int | None,
 ) -> Composed:
     """The backbone of a framework alone, on conversations; ``trainer.batch_size`` counts these."""
     asked, batch_size = config.trainer.batch_size, talks.batch_size or config.trainer.batch_size
@@ -214,21 +200,25 @@ def _compose_backbone(
             f"trainer.batch_size: {asked} is of robots' samples, and this run has none; conversations come "
             f"{batch_size} at a time (datasets.vlm.batch_size)",
         )
-    config = replace(config, trainer=replace(config.trainer, batch_size=batch_size))
+    trainer, idle = of_backbone(replace(config.trainer, batch_size=batch_size))
+    config = replace(config, trainer=trainer)
+
+    report: list[str] = []
+
+    def build(device: torch.device | str | None) -> BackbonePolicy:
+        torch.manual_seed(config.seed)
+        return build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
 
     def make() -> BackbonePolicy:
-        torch.manual_seed(config.seed)
-        trained = build_backbone(resolve(framework, tree), image_size_of(talks, framework), device)
-        if config.trainer.pretrained_checkpoint is not None:
-            _start_from(trained.model, config.trainer)
+        trained = None if shapes_above is None else _shapes(build, shapes_above)
+        trained = trained or build(device)
+        if config.trainer.pretrained_checkpoint is not None and not config.trainer.resume:
+            report[:] = [start_from(trained.model, config.trainer)]
         return trained
 
     trained, said = _made(make, sharing)
     conversations = open_conversations(talks, trained.model, batch_size, tree)
-    return Composed(config, None, trained, (*notes, *said), conversations)
-
-
-P = TypeVar("P", VLAPolicy, BackbonePolicy)
+    return Composed(config, None, trained, (*notes, *idle, *report, *said), conversations)
 
 
 def _made(

@@ -12,6 +12,7 @@ from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Ran
 
 from vla_train.conversation_config import Job, LossScale, choose_job
 from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
+from vla_train.elsewhere import ENGINES, PRECISIONS
 from vla_train.evaluation_config import EvaluationConfig as EvaluationConfig
 from vla_train.lora import LoRAConfig
 from vla_train.trackers import TRACKERS, TrackingConfig
@@ -134,8 +135,8 @@ class TrainerConfig:
     lora: LoRAConfig | None = None
     loss_weights: dict[str, NonNegative] = field(default_factory=dict)
     loss_scale: LossScale = field(default_factory=LossScale)
-    precision: Literal["fp32", "bf16", "autocast"] = "fp32"
-    sharding: Literal["off", "fsdp2"] = "off"
+    precision: Literal["fp32", "bf16", "autocast"] = field(default="fp32", metadata=PRECISIONS)
+    sharding: Literal["off", "fsdp2"] = field(default="off", metadata=ENGINES)
     reshard: bool = True
     prefetch: Natural = 1
     gather_mb: Natural = 500
@@ -176,10 +177,9 @@ class TrainerConfig:
             )
         if self.activation_budget != 1 and self.compile == "off":
             raise ConfigError("trainer.activation_budget is of compiled blocks; set trainer.compile: blocks")
-        if self.reload_modules and self.pretrained_checkpoint is None:
-            raise ConfigError("trainer.reload_modules is set, but trainer.pretrained_checkpoint is not")
-        if self.keep_statistics and self.pretrained_checkpoint is None:
-            raise ConfigError("trainer.keep_statistics is set, but trainer.pretrained_checkpoint is not")
+        for key in ("reload_modules", "keep_statistics"):
+            if getattr(self, key) and self.pretrained_checkpoint is None:
+                raise ConfigError(f"trainer.{key} is set, but trainer.pretrained_checkpoint is not")
         if self.patience and self.keep_best is None:
             raise ConfigError("trainer.patience needs trainer.keep_best, e.g. val/action_mae")
         if (best := self.keep_best or "").startswith("rollout/"):

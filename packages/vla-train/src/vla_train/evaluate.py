@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vla_core import registry
 from vla_core.config import build_config
@@ -29,8 +30,12 @@ from vla_core.history import deltas_of, spec_over
 from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec, check_action, check_observation
 
 from vla_train.config import EvaluationConfig
+from vla_train.exits import BrokenOff
 
 START_TIMEOUT_S = 180.0
+END_TIMEOUT_S = 20.0
+"""For a program to end by itself; clusters and torchrun give a run 30 s."""
+LOOK_S = 0.2
 
 
 def _program(name: str) -> str:
@@ -152,9 +157,13 @@ def _specs(env_class: Any, options: dict[str, Any], name: str) -> tuple[Observat
         env.close()
 
 
-def _wait_for_port(server: subprocess.Popen[bytes], port_file: Path, log: Path) -> int:
+def _wait_for_port(
+    server: subprocess.Popen[bytes], port_file: Path, log: Path, ending: Callable[[], bool]
+) -> int:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not port_file.exists():
+        if ending():
+            raise BrokenOff
         if server.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
             raise UserError(f"vla-serve did not start ({tail[0]}); its log is {log}")
@@ -176,47 +185,79 @@ def rollout_command(config: EvaluationConfig, address: str, out: Path) -> list[s
     return command
 
 
-def evaluate(checkpoint: Path, config: EvaluationConfig, run_dir: Path, device: str) -> Mapping[str, Any]:
+def evaluate(
+    checkpoint: Path,
+    config: EvaluationConfig,
+    run_dir: Path,
+    device: str,
+    ending: Callable[[], bool] = lambda: False,
+) -> Mapping[str, Any]:
     """Serve ``checkpoint``, roll it out, and return ``results.json``.
+
+    Args:
+        checkpoint: what is served.
+        config: what is rolled out.
+        run_dir: of ``rollout`` and the programs' logs.
+        device: of the server.
+        ending: asked again and again whether to leave off.
 
     Raises:
         UserError: a program that fails, with the last line of its log and where the rest is.
+        BrokenOff: ``ending`` said so; the programs have ended.
     """
     out, log = run_dir / "rollout", run_dir / "serve.log"
     with tempfile.TemporaryDirectory() as scratch, log.open("wb") as log_file:
         port_file = Path(scratch) / "port"
-        server = subprocess.Popen(
-            [_program("vla-serve"), "--ckpt_path", str(checkpoint), "--port", "0",
-             "--port_file", str(port_file), "--device", device],
-            stdout=log_file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [_program("vla-serve"), "--ckpt_path", str(checkpoint), "--port", "0"]
+        command += ["--port_file", str(port_file), "--device", device]
         try:
-            address = f"127.0.0.1:{_wait_for_port(server, port_file, log)}"
-            # Rollout workers are many; more than one thread each would only fight over the cores.
-            env = {**os.environ, "OMP_NUM_THREADS": "1"}
-            rollout_log = run_dir / "rollout.log"
-            with rollout_log.open("wb") as rollout_file:
-                done = subprocess.run(
-                    rollout_command(config, address, out),
-                    env=env, stdin=subprocess.DEVNULL, stdout=rollout_file, stderr=subprocess.STDOUT,
-                    timeout=60 * config.timeout_minutes, check=False,
-                )  # fmt: skip
-            if done.returncode != 0:
-                tail = rollout_log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
-                raise UserError(
-                    f"vla-rollout failed ({tail[0]}); its log is {rollout_log}, and what it has is in {out}"
-                )
-        except subprocess.TimeoutExpired as error:
-            raise UserError(
-                f"vla-rollout took over {config.timeout_minutes:g} minutes; "
-                "raise trainer.evaluation.timeout_minutes or lower episodes"
-            ) from error
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            with _running(command, log_file) as server:
+                address = f"127.0.0.1:{_wait_for_port(server, port_file, log, ending)}"
+                _roll_out(config, address, run_dir, ending)
+        except UserError as error:
+            # A group of processes has its signal at once: the programs may end before this one looks again.
+            time.sleep(LOOK_S)
+            if ending():
+                raise BrokenOff from error
+            raise
     results: dict[str, Any] = json.loads((out / "results.json").read_text("utf-8"))
     return results
+
+
+def _roll_out(config: EvaluationConfig, address: str, run_dir: Path, ending: Callable[[], bool]) -> None:
+    out, log = run_dir / "rollout", run_dir / "rollout.log"
+    deadline = time.monotonic() + 60 * config.timeout_minutes
+    # Rollout workers are many; more than one thread each would only fight over the cores.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as log_file, _running(rollout_command(config, address, out), log_file, env) as done:
+        while done.poll() is None:
+            if ending():
+                raise BrokenOff
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"vla-rollout took over {config.timeout_minutes:g} minutes; "
+                    "raise trainer.evaluation.timeout_minutes or lower episodes"
+                )
+            time.sleep(LOOK_S)
+    if done.returncode != 0:
+        tail = log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
+        raise UserError(f"vla-rollout failed ({tail[0]}); its log is {log}, and what it has is in {out}")
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], log: IO[bytes], env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends with the block, however that ends."""
+    process = subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

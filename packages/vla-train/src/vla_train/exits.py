@@ -12,8 +12,30 @@ LOST = 74
 
 
 class Stopped(Exception):
-    """A signal ended the run after ``step``; ``checkpoint`` is whole and the run can go on from it."""
+    """A signal ended the run ``when``; ``checkpoint`` is whole.
 
-    def __init__(self, step: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by a signal after step {step}; {checkpoint} is whole")
-        self.step, self.checkpoint = step, checkpoint
+    Args:
+        when: for example ``after step 3``.
+        checkpoint: the last.
+        ways: how to go on.
+    """
+
+    def __init__(self, when: str, checkpoint: Path, ways: str) -> None:
+        super().__init__(f"stopped by a signal {when}; {checkpoint} is whole")
+        self.ways = ways
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended the run.
+
+    Args:
+        ways: how to go on.
+    """
+
+    def __init__(self, ways: str) -> None:
+        super().__init__("interrupted")
+        self.ways = ways
+
+
+class BrokenOff(Exception):
+    """A signal asked for the end of the run while something was under way that takes long."""

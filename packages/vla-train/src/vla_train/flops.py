@@ -113,13 +113,13 @@ def utilisation(
     """MFU of one sample/s; None: the peak is not known, or the samples are not all alike.
 
     Args:
-        model: split, if the engine splits.
+        model: split, if the engine splits; of one without numbers none are counted.
         batch: a sample of each data set. Conversations are of any length: no sample stands for them.
         engine: that will run it.
         peak: TFLOP/s of one process's chip, where the user states it.
     """
     peak = peak_tflops(engine.device) if peak is None else peak
-    if peak is None or not engine.computes_early:
+    if peak is None or not engine.computes_early or any(p.is_meta for p in model.parameters()):
         return None
     if isinstance(batch, ConversationBatch) or batch.conversations is not None:
         return None

@@ -31,9 +31,10 @@ def _idle(config: RunConfig, validates: bool) -> Iterator[tuple[str, str]]:
         yield "warmup_steps", "trainer.warmup_ratio goes before"
     if "keep_states" in given and not settings.save_resume:
         yield "keep_states", "trainer.save_resume is false, so none is written"
+    held_out = "conversations are not held out" if config.job == "vlm" else "no episode is held out"
     for key in sorted(given & {"val_every", "val_samples"}):
         if not validates:
-            yield key, "no episode is held out"
+            yield key, held_out
     for key in ("val_every", "save_every"):
         # A default that only the last step comes before is no mistake.
         if (

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -64,9 +65,11 @@ class Peers(AbstractContextManager[None]):
         meter: knows at what this rank is.
         limit_s: a rank that reads or computes for so long at one step stands still; 0: nobody watches.
             Validating and saving take as long as they take.
+        ways: says how to go on with the run.
     """
 
-    def __init__(self, engine: Engine, meter: Meter, limit_s: float) -> None:
+    def __init__(self, engine: Engine, meter: Meter, limit_s: float, ways: Callable[[], str]) -> None:
+        self.ways = ways
         self.rank, self.world, self.meter, self.limit_s = engine.rank, engine.world, meter, limit_s
         self.on = engine.world > 1 and limit_s > 0
         self.beat_s = min(BEAT_S, limit_s / 4)
@@ -121,7 +124,7 @@ class Peers(AbstractContextManager[None]):
                 self._say(f"{beats} {self.meter.place}")
                 words = [self._read(str(rank)) for rank in range(self.world)]
             except (DistError, RuntimeError):
-                self._end("rank 0, where the ranks meet, is gone")
+                self._end("where the ranks meet (the launcher, or rank 0) is gone")
             now = time.monotonic()
             for peer, word in zip(self._peers, words, strict=True):
                 if word == _LEFT:
@@ -170,7 +173,7 @@ class Peers(AbstractContextManager[None]):
         )
         if min(living) == self.rank:
             limit = f"trainer.hang_timeout_s: {self.limit_s:g}"
-            sys.stderr.write(f"vla-train: {text} ({limit}); all ranks end; go on with trainer.resume=true\n")
+            sys.stderr.write(f"vla-train: {text} ({limit}); all ranks end; {self.ways()}\n")
             sys.stderr.flush()
         # Collectives cannot be called off, and an orderly exit would wait for them.
         os._exit(LOST)

@@ -193,6 +193,19 @@ def load(engine: Engine, run_dir: Path, choice: Choice) -> int:
     return step_of(path)
 
 
+def ways_on(run_dir: Path) -> str:
+    """How to go on with a run that ended early, by what it has saved."""
+    if newest(run_dir) is not None:
+        return f"go on with run_id={run_dir.name} trainer.resume=true"
+    found = sorted((run_dir / "checkpoints").glob("steps_*"), key=step_of)
+    if found:
+        return (
+            "no state to go on from is kept (trainer.save_resume); another run_id with "
+            f"trainer.pretrained_checkpoint={found[-1]} starts from its weights"
+        )
+    return "nothing was saved yet (trainer.save_every)"
+
+
 def run_directory(root: str, run_id: str, resuming: bool, replacing: bool = False) -> Path:
     """``root/run_id``, made sure to be new (or there, when resuming; or else to be set aside first).
 
@@ -205,9 +218,10 @@ def run_directory(root: str, run_id: str, resuming: bool, replacing: bool = Fals
         reason = "read-only, or no right to" if there.is_dir() else "a file"
         raise UserError(f"run_root_dir: {path} cannot be written ({there}: {reason})")
     if resuming and newest(path) is None:
-        raise UserError(f"trainer.resume: {path} has no resume state; check run_root_dir and run_id")
-    if not (resuming or replacing) and (path / "checkpoints").exists():
+        there_is = f"; {ways_on(path)}" if path.exists() else ""
         raise UserError(
-            f"{path} holds a run already; choose another run_id, or go on with trainer.resume=true"
+            f"trainer.resume: {path} has no resume state{there_is}; check run_root_dir and run_id"
         )
+    if not (resuming or replacing) and (path / "checkpoints").exists():
+        raise UserError(f"{path} holds a run already; choose another run_id, or: {ways_on(path)}")
     return path

@@ -65,7 +65,7 @@ def write_run(
         info["stretches"] = [s for s in before if s["after_step"] < choice.step] + [
             _stretch(info, choice.step)
         ]
-        info["started"] = old["started"]
+        info |= {key: old[key] for key in ("started", "started_from") if key in old}
     else:
         info["stretches"] = [_stretch(info, 0)]
     write_json(path, info)
@@ -85,7 +85,9 @@ def describe_run(
     made_with = describe(packages=PACKAGES)
     if engine.device.type == "cuda":
         made_with["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    talks, start = composed.conversations, settings.pretrained_checkpoint
+    talks = composed.conversations
+    # A run that goes on may have outlived it.
+    start = None if settings.resume else settings.pretrained_checkpoint
     return {
         "framework": composed.trained.framework,
         "job": composed.config.job,

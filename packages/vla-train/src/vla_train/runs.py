@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,23 @@ from vla_train.composition import Composed, compose
 from vla_train.config import RunConfig
 from vla_train.engine import Engine, make_engine
 from vla_train.evaluate import check_evaluation, evaluate
+from vla_train.exits import BrokenOff, Interrupted, Stopped
 from vla_train.overview import overview
 from vla_train.report import write_report
 from vla_train.rerun import command, launcher, parents_words, script
-from vla_train.resume import run_directory, samples_a_step, the_newest
+from vla_train.resume import run_directory, samples_a_step, the_newest, ways_on
 from vla_train.run_info import checkpoint_of, describe_run
 from vla_train.seen import FILE as SEEN
 from vla_train.seen import save_seen
-from vla_train.small_files import into, write_json
-from vla_train.states import Choice, choose, set_run_aside
+from vla_train.small_files import into, write_json, write_text
+from vla_train.states import Choice, choose, set_run_aside, step_of
 from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
-from vla_train.workers import deaths_named
+from vla_train.under_way import under_way
+from vla_train.workers import WorkerDied, deaths_named
+
+LARGE = 300_000_000
+"""Parameters from which on a dry run makes none."""
 
 
 @dataclass
@@ -57,20 +63,21 @@ class Run:
         """Write what the run is, on the first rank; ``files``: further ones, name -> text."""
 
         def write() -> tuple[dict[str, Any], str]:
-            if not self.composed.config.trainer.resume and self.trainer.choice.damaged:
-                set_run_aside(self.run_dir)
+            if not self.composed.config.trainer.resume and (self.run_dir / "checkpoints").exists():
+                # Of `trainer.resume: auto` alone, which found no state there.
+                set_run_aside(self.run_dir, "damaged" if self.trainer.choice.damaged else "without_state")
             self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.composed.resolved, sort_keys=False)
-            (self.run_dir / "config.yaml").write_text(text, "utf-8")
+            write_text(self.run_dir / "config.yaml", text)
             for name, content in (files or {}).items():
-                (self.run_dir / name).write_text(content, "utf-8")
+                write_text(self.run_dir / name, content)
                 if content.startswith("#!"):
                     (self.run_dir / name).chmod(0o755)
             info = self.trainer.describe()
             if (robots := self.trainer.robots) is not None:
                 save_seen(robots.dataset, robots.labels, self.run_dir / SEEN)
             table = overview(self.composed.model, self.trainer, self.engine)
-            (self.run_dir / "overview.txt").write_text(table, "utf-8")
+            write_text(self.run_dir / "overview.txt", table)
             return info, table
 
         def written() -> tuple[dict[str, Any], str]:
@@ -88,8 +95,13 @@ class Run:
 
     def train(self) -> Outcome:
         """Train to the end, and note when and what came of it."""
-        with deaths_named():
-            outcome = self.trainer.train()
+        try:
+            with deaths_named():
+                outcome = self.trainer.train()
+        except WorkerDied as error:
+            raise WorkerDied(f"{error}; {ways_on(self.run_dir)}") from error
+        except KeyboardInterrupt as error:
+            raise Interrupted(ways_on(self.run_dir)) from error
         if self.engine.is_main:
             path = self.run_dir / "run.json"
             info = json.loads(path.read_text("utf-8"))
@@ -100,12 +112,22 @@ class Run:
         return outcome
 
     def evaluate(self, checkpoint: Path) -> Mapping[str, Any] | None:
-        """Closed loop, where the config asks for it; on the first rank alone, which calls it."""
+        """Closed loop, where the config asks for it; on the first rank alone, which calls it.
+
+        Raises:
+            Stopped: a signal asked for the end, since the training began.
+        """
         evaluation = self.composed.config.trainer.evaluation
         if not evaluation.tasks:
             return None
         announce.evaluation(self.console, evaluation)
-        results = evaluate(checkpoint, evaluation, self.run_dir, self.engine.device.type)
+        device = self.engine.device.type
+        try:
+            with self.trainer.stop as stop:
+                results = evaluate(checkpoint, evaluation, self.run_dir, device, lambda: stop.signalled)
+        except BrokenOff as error:
+            when = f"in the closed loop after step {step_of(checkpoint)}"
+            raise Stopped(when, checkpoint, ways_on(self.run_dir)) from error
         announce.results(self.console, results)
         return results
 
@@ -120,8 +142,10 @@ class Run:
             speak()
 
 
-def make_run(tree: Tree, console: Console, command: str = "") -> Run:
+def make_run(tree: Tree, console: Console, command: str = "", dry: bool = False) -> Run:
     """Everything that can be found wrong before the first step is found here.
+
+    ``dry``: it will not train, so that a large model is looked at without its numbers.
 
     Raises:
         UserError: one line that says what, where, and how to fix it.
@@ -134,13 +158,19 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     name = config.run_id or f"{config.framework.get('name', 'run')}-{stamp}"
     resumes = bool(config.trainer.resume)
-    anew = choice is not None and choice.state is None and bool(choice.damaged)
+    anew = choice is not None and choice.state is None
     run_dir = engine.agree(lambda: run_directory(config.run_root_dir, name, resumes, anew))
     if resumes and choice is None:
         choice = the_newest(engine, run_dir)
     if (state := None if choice is None else choice.state) is not None:
         engine.agree(lambda: check_engine(state, engine))
-    composed = compose(tree, config, engine.device, sharing=engine.sharing)
+    say = partial(announce.line, console) if engine.is_main else None
+    if say:
+        what = config.framework.get("name", "a policy")
+        say(f"{what} on {engine.device}: the data are opened, and the model is made")
+    with under_way(say, "opening the data and making the model"):
+        above = LARGE if dry and engine.world == 1 else None
+        composed = compose(tree, config, engine.device, sharing=engine.sharing, shapes_above=above)
     if state is not None:
         samples = samples_a_step(config.trainer, engine.world)
         engine.agree(lambda: check_resumable(run_dir, state, composed.resolved, samples, composed.trained))
@@ -150,20 +180,24 @@ def make_run(tree: Tree, console: Console, command: str = "") -> Run:
         policy = composed.trained
         assert isinstance(policy, VLAPolicy)
         evaluation, robots = config.trainer.evaluation, composed.data.specs
-        engine.agree(lambda: check_evaluation(evaluation, robots, trace, policy.longest_delay))
-    trainer = Trainer(composed, run_dir, console, command, engine, choice)
+        with under_way(say, "trying the simulator"):
+            engine.agree(lambda: check_evaluation(evaluation, robots, trace, policy.longest_delay))
+    with under_way(say, "sending a sample through the model, and preparing it"):
+        trainer = Trainer(composed, run_dir, console, command, engine, choice)
     if choice is not None and engine.is_main:
-        for said in choice.lines():
+        for said in choice.lines(run_dir):
             announce.line(console, said)
     return Run(composed, engine, trainer, run_dir, console)
 
 
 def _resuming(config: RunConfig, engine: Engine) -> tuple[RunConfig, Choice | None]:
     """``trainer.resume: auto`` decided: whether the run has a state to go on from, and which."""
-    if config.trainer.resume != "auto":
+    how = config.trainer.resume
+    if how and config.run_id is None:
+        raise ConfigError(f"trainer.resume is {str(how).lower()}, so run_id must name the run to look for")
+    if how != "auto":
         return config, None
-    if config.run_id is None:
-        raise ConfigError("trainer.resume is 'auto', so run_id must name the run to look for")
+    assert config.run_id is not None
     if not config.trainer.save_resume:
         raise ConfigError(
             "trainer.resume is 'auto', and trainer.save_resume=false keeps nothing to go on from; drop one"
@@ -182,7 +216,7 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
         Stopped: a signal asked for the end; the run can go on.
     """
     started = launcher(argv, os.environ, parents_words())
-    run = make_run(tree, console, command(argv, started))
+    run = make_run(tree, console, command(argv, started), dry)
     if dry:
         if run.engine.is_main:
             announce.dry_run(console, run.facts(), run.trainer)
@@ -190,12 +224,13 @@ def execute(tree: Tree, console: Console, argv: list[str], dry: bool = False) ->
     # A run that looks for a state by itself does so under its other name too.
     anew = run.composed.config.trainer.resume is True and tree.data.get("trainer", {}).get("resume") != "auto"
     run.begin({"rerun.sh": script(argv, started, run.run_dir.name, anew)})
-    outcome = run.train()
-    if not run.engine.is_main:
-        return
-    announce.line(console, f"checkpoint  {outcome.checkpoint}")
-    try:
-        run.evaluate(outcome.checkpoint)
-    finally:
-        # Whatever the evaluation did, the training is reported.
-        run.report()
+    with run.trainer.stop:
+        outcome = run.train()
+        if not run.engine.is_main:
+            return
+        announce.line(console, f"checkpoint  {outcome.checkpoint}")
+        try:
+            run.evaluate(outcome.checkpoint)
+        finally:
+            # Whatever the evaluation did, the training is reported.
+            run.report()

@@ -18,6 +18,7 @@ from vla_train import resume
 from vla_train.composition import Composed
 from vla_train.engine import Engine
 from vla_train.lora import merged_state
+from vla_train.small_files import into, write_json
 from vla_train.snapshots import Snapshots
 from vla_train.states import step_of
 from vla_train.writer import Writer
@@ -155,7 +156,8 @@ class Best:
     def write(self, run_dir: Path, main: bool) -> None:
         """Remember it beside the checkpoints."""
         if main:
-            (run_dir / BEST).write_text(json.dumps(self.state()))
+            with into(run_dir / BEST):
+                write_json(run_dir / BEST, self.state())
 
 
 def best_of(run_dir: Path, memory: Mapping[str, Any]) -> Mapping[str, Any] | None:

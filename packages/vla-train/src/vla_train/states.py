@@ -64,8 +64,13 @@ class Choice:
         """How many steps are done."""
         return 0 if self.state is None else step_of(self.state)
 
-    def lines(self) -> Iterator[str]:
-        """What to say about the damaged ones."""
+    def lines(self, run_dir: Path) -> Iterator[str]:
+        """What to say about the damaged ones, and about checkpoints without a state."""
+        if self.state is None and not self.damaged and (run_dir / "checkpoints").exists():
+            yield (
+                f"trainer.resume: auto: {run_dir} has checkpoints and no state to go on from, so the run "
+                f"starts anew, and the folder is kept beside it as {run_dir.name}.without_state"
+            )
         for path, why in self.damaged:
             if self.state is None:
                 then = "no older state is whole, so the run starts anew, and its folder is kept beside it"
@@ -97,9 +102,9 @@ def set_aside(choice: Choice) -> None:
         path.rename(_free(path.with_name(f"damaged_{path.name}")))
 
 
-def set_run_aside(run_dir: Path) -> None:
-    """The same for a whole run, none of whose states can be read."""
-    run_dir.rename(_free(run_dir.with_name(f"{run_dir.name}.damaged")))
+def set_run_aside(run_dir: Path, why: str) -> None:
+    """The same for a whole run, which has no state that can be read; ``why`` is the end of its new name."""
+    run_dir.rename(_free(run_dir.with_name(f"{run_dir.name}.{why}")))
 
 
 def _free(path: Path) -> Path:

@@ -4,47 +4,78 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vla_train.engine import Engine
+from vla_train.exits import BrokenOff
 from vla_train.later import Later
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-EVERY = 4
-"""Ranks ask each other every so many steps, and read the answer when they ask again: by then it is there, and
-nobody waits for the device."""
 
 
 class Stop:
-    """A block in which the signals ask for an end instead of making one."""
+    """A block in which the signals ask for an end instead of making one; it may be entered again within.
 
-    def __init__(self) -> None:
-        self._signalled = False
-        self._before: dict[int, Any] = {}
+    Args:
+        engine: knows the ranks.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.signalled = False
+        """This process was."""
+        self.agreed = False
+        """Some rank was, and all know it."""
+        self._before: list[dict[int, Any]] = []
         self._answer: Later | None = None
 
     def __enter__(self) -> Stop:
+        before: dict[int, Any] = {}
         # Handlers can be set in the main thread alone; elsewhere the caller has its own.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before.append(before)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._before.pop().items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        self.signalled = True
 
-    def asked(self, engine: Engine, step: int) -> bool:
-        """Whether some rank was signalled; all ranks answer alike, within twice :data:`EVERY` steps."""
-        if engine.world == 1:
-            return self._signalled
-        if step % EVERY:
-            return False
-        flag = torch.full((), float(self._signalled), device=engine.device)  # a copy from the host would wait
-        before, self._answer = self._answer, Later(engine.sum(flag) > 0)
-        return before is not None and before.read()
+    def ask(self) -> None:
+        """Between two steps: ranks hear of it a step later, when the answer is there without waiting."""
+        if self.engine.world == 1:
+            self.agreed = self.signalled
+            return
+        before, self._answer = self._answer, Later(self._sum() > 0)
+        self.agreed = self.agreed or (before is not None and before.read())
+
+    def now(self) -> bool:
+        """Whether some rank was; all ranks ask, and wait for each other."""
+        self.agreed = self.agreed or bool(self._sum() > 0)
+        return self.agreed
+
+    def _sum(self) -> Tensor:
+        # Made there: a copy from the host would wait.
+        return self.engine.sum(torch.full((), float(self.signalled), device=self.engine.device))
+
+    def breaking(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """``say``, by all ranks again and again in what takes long, which a signal breaks off.
+
+        Raises:
+            BrokenOff: from what is returned, on all ranks.
+        """
+
+        def saying(text: str) -> None:
+            say(text)
+            if self.now():
+                raise BrokenOff
+
+        return saying

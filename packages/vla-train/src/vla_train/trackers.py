@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from vla_core.errors import ConfigError, UserError
 
+from vla_train.small_files import into, write_text
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -60,9 +62,10 @@ class JsonLines:
             # A killed run can leave half a line at the end, which is after the resume step anyway.
             lines = [line for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= run.start]
-        self._file = path.open("w", buffering=1)
-        for line in kept:
-            self._file.write(line + "\n")
+        # Whole or as it was: a resumed run's history shall not be lost to a full disk or a kill.
+        with into(path):
+            write_text(path, "".join(f"{line}\n" for line in kept))
+            self._file = path.open("a", buffering=1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         try:
@@ -123,7 +126,8 @@ class WandB:
                 f"trackers: wandb: {str(error).splitlines()[0]}; wandb login, or set WANDB_MODE=offline, or "
                 "leave wandb out of trackers"
             ) from error
-        note.write_text(json.dumps({"id": self._run.id}))
+        with into(note):
+            write_text(note, json.dumps({"id": self._run.id}))
         # An axis of its own: wandb's must not fall, and a resumed run repeats steps that a killed one logged.
         self._run.define_metric("*", step_metric="step")
 
@@ -201,3 +205,16 @@ class Trackers:
         """Numbers by name at a step."""
         for tracker in self._all:
             tracker.log(step, metrics)
+
+
+def opened(names: Sequence[str], run: Tracked, agree: Callable[[Callable[[], None]], None]) -> Trackers:
+    """All trackers, on the first rank; a service that cannot be reached ends all, before the first step.
+
+    Args:
+        names: see :class:`Trackers`.
+        run: see :class:`Trackers`.
+        agree: has something done by the first rank, with its mistake on all.
+    """
+    made: list[Trackers] = []
+    agree(lambda: made.append(Trackers(names, run)))
+    return made[0] if made else Trackers((), run)

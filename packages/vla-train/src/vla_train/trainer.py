@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from vla_train.data_meter import DataMeter
 from vla_train.ema import EMA
 from vla_train.engine import Engine, make_engine
 from vla_train.engine.unused import unused
-from vla_train.exits import Stopped
+from vla_train.exits import BrokenOff, Stopped
 from vla_train.flops import utilisation
 from vla_train.fp8 import use_fp8
 from vla_train.guard import Guard
@@ -49,7 +49,7 @@ from vla_train.saving import Best, Saver, best_of
 from vla_train.stages import Stages
 from vla_train.states import Choice
 from vla_train.stopping import Stop
-from vla_train.trackers import Tracked, Trackers
+from vla_train.trackers import Tracked, opened
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,11 @@ class Trainer:
         freeze(self.model, self.settings.freeze_modules)
         set_precision(self.model, self.settings, self.engine)
         one, whole = (probe(self.robots, self.conversations, sized) for sized in (False, True))
-        # What keeps its parameters by shares can't compute with them yet.
-        traced = activations(self.model, one, self.settings, self.engine) if self.engine.shards else None
-        self.unreached = traced.unreached if traced else unreached(self.model, one, self.engine)
+        shapes = any(p.is_meta for p in self.model.parameters()) and not self.engine.shards
+        # What keeps its parameters by shares can't compute with them yet; a large model's dry run has none.
+        by_shape = self.engine.shards or shapes
+        found = activations(self.model, one, self.settings, self.engine) if by_shape else None
+        self.unreached = found.unreached if found else unreached(self.model, one, self.engine)
         freeze_unreached(self.model, self.unreached)
         self.stages = Stages(self.model, self.settings)
         self.activations = activations(self.model, whole, self.settings, self.engine)
@@ -113,13 +115,15 @@ class Trainer:
         check_fits(self.model, self.settings, self.engine)
         self.engine.split(self.model)
         self.utilisation = utilisation(self.model, one, self.engine, self.settings.peak_tflops)
-        self.notes = [*unused(self.settings, self.engine, self.utilisation is not None), *filter(None, made)]
+        has_mfu = shapes or self.utilisation is not None
+        self.notes = [*unused(self.settings, self.engine, has_mfu), *filter(None, made)]
         groups = parameter_groups(self.model, self.settings, self.stages.starts)
         self.optimizer = optimizer = make_optimizer(groups, self.settings, self.engine)
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.stages.enter(1)
         self.rates = Rates(optimizer, self.settings)
-        self.engine.prepare(self.model.eval(), optimizer)
+        if not shapes:
+            self.engine.prepare(self.model.eval(), optimizer)
         self.by_data = DataMeter(
             robots.labels if robots else (), robots.mixture if robots else None, self.engine
         )
@@ -134,6 +138,7 @@ class Trainer:
         self.guard = Guard(self.engine, run_dir / "metrics.jsonl", self.bad_steps)
         self.saver = Saver(composed, self.engine, run_dir)
         self.closed_loop = ClosedLoop(self.settings.evaluation, self.engine, run_dir)
+        self.stop = Stop(self.engine)
         self.trained: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
 
     def train(self) -> Outcome:
@@ -163,9 +168,10 @@ class Trainer:
         outcome = self.run_dir / "checkpoints" / f"steps_{start}"
         bar = ProgressBar(settings.max_steps, start, self.console, engine.is_main)
         writer = self.saver.writer  # it may wait for other ranks, and so ends while its peers watch
-        peers = Peers(engine, meter, settings.hang_timeout_s)
-        trackers = self._trackers(start)
-        with trackers, bar as progress, Stop() as stop, peers, writer, closing(feed), settled_heap():
+        peers = Peers(engine, meter, settings.hang_timeout_s, lambda: resume.ways_on(self.run_dir))
+        run = Tracked(self.run_dir, start, self.composed.resolved, self.config.tracking)
+        trackers = opened(self.config.trackers, run, engine.agree)
+        with trackers, bar as progress, self.stop as stop, peers, writer, closing(feed), settled_heap():
             for step in range(start + 1, settings.max_steps + 1):
                 writer.check(step)
                 with meter.waiting(step):
@@ -189,29 +195,30 @@ class Trainer:
                         metrics["skipped_steps"] = self.bad_steps.count
                     progress.update(step, metrics)
                     trackers.log(step, metrics)
-                stopping = stop.asked(engine, step)
+                stop.ask()
                 if self.validation and (last or due(step, settings.val_every)):
                     self.guard.check()
-                    with self._averaged(), meter.paused():
-                        latest = self.validation(engine, progress.under_way)
-                    progress.note(in_words(step, latest))
-                    trackers.log(step, latest)
-                    self._keep_best(step, latest)
-                if self.closed_loop.due(step) and not last:
+                    with suppress(BrokenOff):
+                        with self._averaged(), meter.paused():
+                            latest = self.validation(engine, stop.breaking(progress.under_way))
+                        progress.note(in_words(step, latest))
+                        trackers.log(step, latest)
+                        self._keep_best(step, latest)
+                if self.closed_loop.due(step) and not (last or stop.agreed):
                     with meter.paused():
                         folder = self._write(step, self.run_dir / "checkpoints" / "rolled_out")
                         writer.wait()
-                        rolled = self.closed_loop(step, folder, progress.note)
+                        rolled = self.closed_loop(step, folder, progress.note, stop)
                     trackers.log(step, rolled)
                     self._keep_best(step, rolled)
                 last = last or progress.over(best.over())
-                if last or stopping or due(step, settings.save_every):
+                if last or stop.agreed or due(step, settings.save_every):
                     with meter.paused():
                         outcome = self._save(step)
-                if last or stopping:
+                if last or stop.agreed:
                     writer.wait()
-                if stopping:
-                    raise Stopped(step, outcome)
+                if stop.agreed:
+                    raise Stopped(f"after step {step}", outcome, resume.ways_on(self.run_dir))
                 if last:
                     break
         if self.validation:
@@ -256,13 +263,6 @@ class Trainer:
         if self.ema:
             self.ema.update(fine)
         return {f"loss_weight/{name}": weight for name, weight in scheduled.items()}
-
-    def _trackers(self, start: int) -> Trackers:
-        run = Tracked(self.run_dir, start, self.composed.resolved, self.config.tracking)
-        made: list[Trackers] = []
-        # A service that cannot be reached ends all ranks, before the first step.
-        self.engine.agree(lambda: made.append(Trackers(self.config.trackers, run)))
-        return made[0] if made else Trackers((), run)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.ema.applied() if self.ema else nullcontext()

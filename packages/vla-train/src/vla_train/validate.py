@@ -137,8 +137,7 @@ class Validation:
                 shape = (len(chosen), *self.noise_shape)
                 noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                 on_device = batch.to(device)
-                # Not every engine has it inside of the model, and none in predict.
-                with engine.autocast():
+                with engine.inferring():
                     terms = model(on_device, auxiliary=False)
                     predicted = model.predict(on_device, noise.to(device)).float().cpu()
                 if not counts:
@@ -200,7 +199,7 @@ class Validation:
             batch = self.collate([dataset[i] for i in chosen]).to(engine.device)
             shape = (len(chosen), *self.noise_shape)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-            with engine.autocast():
+            with engine.inferring():
                 chunks = model.predict(batch, noise.to(engine.device)).float().cpu().numpy()
             for k, (i, chunk) in enumerate(zip(chosen, chunks, strict=True)):
                 if counts:

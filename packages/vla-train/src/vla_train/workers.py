@@ -27,6 +27,10 @@ NEWS_S = 2.0
 """So long after a batch that did not arrive the news of a worker's death is waited for."""
 
 
+class WorkerDied(UserError):
+    """A loader worker ended by itself."""
+
+
 @contextmanager
 def shielded() -> Iterator[None]:
     """A block that starts workers: they begin with the signals held back, so that none comes too early."""
@@ -104,7 +108,6 @@ def end(batches: Iterator[Any]) -> None:
 
 def _dead(what: str) -> UserError:
     said = what.strip().splitlines()[0].rstrip(". ")
-    return UserError(
-        f"a loader worker died: {said}. Often the host is out of memory: lower datasets.num_workers; go on "
-        "with trainer.resume=true"
+    return WorkerDied(
+        f"a loader worker died: {said}. Often the host is out of memory: lower datasets.num_workers"
     )

@@ -19,6 +19,7 @@ from vla_core.answers import NO_LABEL, Chunks
 from vla_core.errors import ConfigError
 from vla_core.features import ROWS
 from vla_core.interfaces import HeadDims, HeadInputs, PromptSpec, Terms, VLMRequest
+from vla_core.shard import goes_on
 from vla_core.traits import HeadTraits
 
 from vla_heads.compat import choose
@@ -184,7 +185,9 @@ class FASTHead(nn.Module):
             words.append(torch.where(said.missing > 0, ids, -1))
             said = self.grammar.after(said, ids)
             # Only where a chunk can be whole does the host look whether all are.
-            if i + 1 == room or (i + 1 >= self.grammar.shortest and not bool((said.missing > 0).any())):
+            if i + 1 == room:
+                break
+            if i + 1 >= self.grammar.shortest and not goes_on(bool((said.missing > 0).any())):
                 break
             logits = decoder.step(ids)
         return torch.stack(words, dim=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from accelerate.utils.constants import OPTIMIZER_NAME, SAFE_WEIGHTS_NAME
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from vla_core.errors import UserError
+from vla_core.shard import in_step
 
 from vla_train.masters import MasterAdamW, total_norm
 
@@ -138,6 +139,16 @@ class Engine:
     def whole(self) -> nn.Module:
         """What validation calls: forward and predict of the very model, without exchange of gradients."""
         return self.model
+
+    @contextmanager
+    def inferring(self) -> Iterator[None]:
+        """Around calls of :meth:`whole`: its precision, and equally many uses of layers that gather."""
+        # Not every engine has the precision inside of the model, and none in predict.
+        with self.autocast(), in_step(self._somewhere) if self.shards else nullcontext():
+            yield
+
+    def _somewhere(self, here: bool) -> bool:
+        return bool(self.sum(torch.tensor(float(here), device=self.device)) > 0)
 
     def state(self, copy: Copy | None = None) -> Mapping[str, Tensor]:
         """The state dict of the whole model on the first rank; empty elsewhere.

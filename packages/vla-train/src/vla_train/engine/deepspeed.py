@@ -13,8 +13,10 @@ from accelerate.utils.constants import MODEL_NAME
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from vla_core.model import VLAModel
 
 from vla_train.engine.base import WHOLE, Copy, Engine, save_objects
+from vla_train.engine.forwarding import run_as_forward
 from vla_train.engine.gathering import Part, gathered
 from vla_train.engine.shares import keeping_shares
 
@@ -81,6 +83,8 @@ class DeepSpeed(Engine):
             from vla_train.engine.partitioning import partition
 
             partition(model, self.accelerator.state.deepspeed_plugin.deepspeed_config, self.device)
+            if isinstance(model, VLAModel):
+                run_as_forward(model.head, "sample")
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """See the base."""

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from vla_core.model import VLAModel
 from vla_core.weights import disk_error
 
 from vla_train.engine.base import KINDS, WHOLE, Copy, Engine
@@ -77,7 +78,8 @@ class FSDP2(Engine):
             prefetch=self.prefetch,
             complete=lambda layers: complete(layers, self.device),
         )
-        register_fsdp_forward_method(model, "predict")
+        if isinstance(model, VLAModel):  # a backbone alone predicts nothing
+            register_fsdp_forward_method(model, "predict")
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take over a model that was :meth:`split`, and an optimizer of its parameters."""
