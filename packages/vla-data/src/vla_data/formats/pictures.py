@@ -69,7 +69,8 @@ def to_rgb(content: bytes, what: str) -> Image:
         with Pillow.open(io.BytesIO(content)) as opened:
             if opened.mode not in _DEEP:
                 # As lerobot reads it (through datasets), and as people see it.
-                return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+                ImageOps.exif_transpose(opened, in_place=True)
+                return np.array(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a PNG whose chunks are damaged
         raise BadDataError(f"{what} is not a readable picture ({one_line(error)})") from error
     raise BadDataError(
