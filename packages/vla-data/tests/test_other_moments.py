@@ -161,6 +161,12 @@ def test_pictures_are_turned_as_their_exif_says(pictures):
     assert image[:, : SIZE // 2 - 1].max() < 50
 
 
+def test_exif_that_is_none_asks_for_nothing(pictures):
+    pixels = np.full((SIZE, SIZE, 3), 7, np.uint8)
+    root = pictures(lambda i: _coded(pixels, exif=b"no TIFF at all"))
+    assert (_open(root)[0].observation.images["top"] == 7).all()
+
+
 def test_a_video_that_players_turn_is_said(write_lerobot, tmp_path):
     root = write_lerobot(tmp_path / "turned", lengths=(5,), cameras=(TOP,))
     assert _open(root).notes == ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def to_rgb(content: bytes, what: str) -> Image:
         with Pillow.open(io.BytesIO(content)) as opened:
             if opened.mode not in _DEEP:
                 # As lerobot reads it (through datasets), and as people see it.
-                ImageOps.exif_transpose(opened, in_place=True)
+                opened.load()
+                with suppress(SyntaxError):  # EXIF that is none, and asks for nothing
+                    ImageOps.exif_transpose(opened, in_place=True)
                 return np.array(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a PNG whose chunks are damaged
         raise BadDataError(f"{what} is not a readable picture ({one_line(error)})") from error
