@@ -103,15 +103,15 @@ def read_frames(
     vectors = {which: binding.read(layout, which, numbers.table, place) for which in ("state", "action")}
     inside = np.ones(len(numbers.rows) - 1, np.bool_)
     inside[np.cumsum([len(e) for e in episodes])[:-1] - 1] = False
-    for which, vector in vectors.items():
-        if vector.rows is not None:
-            notes += (*vector.notes, *jumps(which, vector.groups, vector.rows, inside))
+    notes += (*vectors["state"].notes, *vectors["action"].notes)
     for which, groups in (("state", binding.robot.state), ("action", binding.robot.action)):
         notes += tuple(odd_grippers(which, groups, binding.keys[which], layout.features))
     notes += tuple(odd_cameras(binding.cameras, layout.features))
     state, action = vectors["state"], vectors["action"]
     known = action.rows if state.rows is None else state.rows
     notes += tuple(shared_pictures(layout, episodes, binding.cameras.values(), known))
+    if action.rows is not None:
+        notes += tuple(jumps(action.groups, action.rows, inside))
     if state.rows is not None and action.rows is not None:
         notes += tuple(odd_commands((action.rows, action.groups), (state.rows, state.groups), inside))
     return Frames(
