@@ -255,6 +255,7 @@ def test_two_episodes_that_would_show_the_same_pictures(write_lerobot, tmp_path)
         "episodes 0 and 1 both show frame 2, and their numbers differ there: their from_timestamp is 0 s and "
     )
     _refuses(root, says)
+    assert any("episodes 0 and 1 both show frame 2" in finding.text for finding in examine(root))
     # Windows of one recording share their rows too.
     table = _put(pq.read_table(file), "dataset_from_index", [0, 2])
     pq.write_table(_put(table, "dataset_to_index", [6, 7]), file)

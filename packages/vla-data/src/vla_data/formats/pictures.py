@@ -78,7 +78,7 @@ def to_rgb(content: bytes, what: str) -> Image:
         raise BadDataError(f"{what} is not a readable picture ({one_line(error)})") from error
     raise BadDataError(
         f"{what} is a grey picture of more than 8 bits, which would be cut off at 255: store 8 bits, or flag "
-        "the feature as a depth map (info: {is_depth_map: true})"
+        "the feature as a depth map (info: {is_depth_map: true}), or leave it out (cameras)"
     )
 
 
