@@ -356,6 +356,19 @@ def test_two_weights_files_in_one_directory(tmp_path):
     VLAPolicy.from_pretrained(path / "steps_20_pytorch_model.pt")
 
 
+def test_percentiles_of_a_constant_dim_may_be_rounded(tmp_path):
+    path = _saved(tmp_path)
+
+    def edit(stats):
+        model = stats["default"]["model"]["action"]
+        for key in ("min", "q01", "q99", "max"):
+            model[key][1] = 0.3
+        model["q01"][1] = 0.3 + 1e-8
+
+    _edit(path, "norm_stats.json", edit)
+    VLAPolicy.from_pretrained(path)
+
+
 @pytest.mark.parametrize(
     ("vector", "key", "value", "said"),
     [

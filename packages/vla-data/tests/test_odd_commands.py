@@ -52,6 +52,13 @@ def test_commands_and_state_of_two_units(factor):
     assert said(factor * target, state, "absolute", unit="deg") == []  # which is said
 
 
+def test_a_gripper_is_told_in_another_unit_than_it_is_measured():
+    state, target, _ = _moved()
+    for name, lines in (("hand", 1), ("gripper", 0)):
+        groups = [GroupSpec(name, 1, "unknown")]
+        assert len(list(odd_commands((25 * target[:, :1], groups), (state[:, :1], groups), INSIDE))) == lines
+
+
 def test_actions_that_are_the_state_itself():
     state, _, _ = _moved()
     (text,) = said(state, state, "absolute")

@@ -93,7 +93,7 @@ def notes_of_6d(values) -> tuple[str, ...]:
 
     turned = rotations.convert(values, "quaternion_xyzw", "rotation_6d").astype(np.float32)
     group = GroupSpec("turn", 6, "1", rotation="rotation_6d")
-    return tuple(jumps("action", [group], turned, np.ones(FRAMES - 1, np.bool_)))
+    return tuple(jumps([group], turned, np.ones(FRAMES - 1, np.bool_)))
 
 
 @pytest.mark.parametrize("kind", ["euler_xyz", "axis_angle"])
@@ -109,3 +109,14 @@ def test_another_episode_may_begin_anywhere(notes):
     values = _turns("quaternion_xyzw")
     values[LENGTHS[0] :] *= -1
     assert notes(values, rotation="quaternion_xyzw") == ()
+
+
+def test_a_state_may_jump(write_lerobot, tmp_path):
+    values = _turns("quaternion_xyzw").astype(np.float32)
+    values[3] *= -1
+    columns = {"action": np.zeros((FRAMES, 2), np.float32), "observation.state": values}
+    root = write_lerobot(tmp_path / "state", lengths=LENGTHS, cameras=(TOP,), columns=columns, size=32)
+    state = [{"name": "turn", "rotation": "quaternion_xyzw"}]
+    robot = {"embodiment": "arm", "action": [{"name": "arm"}], "state": state}
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(robot))
+    assert LeRobotSource(LeRobotConfig(str(root), robot=str(tmp_path / "robot.yaml")), 2).notes == ()

@@ -161,6 +161,12 @@ def test_pictures_are_turned_as_their_exif_says(pictures):
     assert image[:, : SIZE // 2 - 1].max() < 50
 
 
+def test_exif_that_is_none_asks_for_nothing(pictures):
+    pixels = np.full((SIZE, SIZE, 3), 7, np.uint8)
+    root = pictures(lambda i: _coded(pixels, exif=b"no TIFF at all"))
+    assert (_open(root)[0].observation.images["top"] == 7).all()
+
+
 def test_a_video_that_players_turn_is_said(write_lerobot, tmp_path):
     root = write_lerobot(tmp_path / "turned", lengths=(5,), cameras=(TOP,))
     assert _open(root).notes == ()
@@ -245,11 +251,61 @@ def test_two_episodes_that_would_show_the_same_pictures(write_lerobot, tmp_path)
     file = next(root.glob("meta/episodes/*/*.parquet"))
     table = _put(pq.read_table(file), f"videos/{TOP}/from_timestamp", [0.0, 0.1])
     pq.write_table(_put(table, f"videos/{TOP}/to_timestamp", [0.3, 0.35]), file)
-    _refuses(
-        root, "episodes 0 and 1 would both show frame 2: their from_timestamp is 0 s and 0.1 s, and the first"
+    says = (
+        "episodes 0 and 1 both show frame 2, and their numbers differ there: their from_timestamp is 0 s and "
     )
+    _refuses(root, says)
+    assert any("episodes 0 and 1 both show frame 2" in finding.text for finding in examine(root))
     # Windows of one recording share their rows too.
     table = _put(pq.read_table(file), "dataset_from_index", [0, 2])
     pq.write_table(_put(table, "dataset_to_index", [6, 7]), file)
     _change(root, lambda t: t.drop_columns(["episode_index", "frame_index"]))
     assert len(_open(root)) == 11
+
+
+def test_an_episode_told_twice_may_share_its_pictures(write_lerobot, tmp_path):
+    own = np.arange(12, dtype=np.float32).reshape(6, 2)
+    columns = {"observation.state": np.concatenate([own, own]), "action": np.concatenate([own, own]) + 1}
+    root = write_lerobot(tmp_path / "twice", lengths=(6, 6), cameras=(TOP,), columns=columns)
+    file = next(root.glob("meta/episodes/*/*.parquet"))
+    table = _put(pq.read_table(file), f"videos/{TOP}/from_timestamp", [0.0, 0.0])
+    pq.write_table(_put(table, f"videos/{TOP}/to_timestamp", [0.3, 0.3]), file)
+    assert not [note for note in _open(root).notes if "both show" in note]
+    # One row more of the first: the same pictures would be of a row later.
+    _change(root, lambda t: _put(t, "observation.state", [*own[1:].tolist(), [9.0, 9.0], *own.tolist()]))
+    _refuses(root, "episodes 0 and 1 both show frame 0, and their numbers differ there")
+
+
+@pytest.mark.parametrize(
+    ("frame", "stamps"),
+    [
+        ([0, 1, 2, 3, 4, 5], None),
+        # Their number in a recording that was cut, and one frame too many at the end of the video.
+        ([40, 41, 42, 43, 44, 45], None),
+        # Cut off at the beginning, and the video's place with it: pictures are found by the time stamps.
+        ([1, 2, 3, 4, 5, 6], [0.0, 0.05, 0.1, 0.15, 0.2, 0.25]),
+    ],
+)
+def test_a_video_that_is_longer_is_no_reason_by_itself(write_lerobot, tmp_path, frame, stamps):
+    root = write_lerobot(tmp_path / "longer", version="v2.1", lengths=(8,), cameras=(TOP,))
+    columns = {"frame_index": frame, "timestamp": stamps or np.array(frame) / 20}
+
+    def change(table):
+        table = table.slice(0, 6)
+        for key, values in columns.items():
+            table = _put(table, key, pa.array(values, table.schema.field(key).type))
+        return table
+
+    _change(root, change)
+    line = {"episode_index": 0, "tasks": ["push it"], "length": 6}
+    (root / "meta/episodes.jsonl").write_text(json.dumps(line))
+    assert len(_open(root)) == 6
+
+
+def test_a_clock_that_runs_on_over_all_episodes_is_as_coarse_as_float32(pictures):
+    root = pictures(_black, lengths=(40, 40))
+    stamps = np.float32(200_000 + np.arange(80) / 50)  # steps of 1/64 s
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps(info | {"fps": 50}))
+    _change(root, lambda t: _put(t, "timestamp", stamps))
+    assert not [note for note in _open(root).notes if "Hz" in note]

@@ -137,6 +137,14 @@ def test_a_jpeg_that_its_exif_turns_is_refused():
         decode_image(message, 8, 8)
 
 
+def test_a_jpeg_of_a_camera_that_writes_no_orientation_is_read():
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 0
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out, "JPEG", exif=exif)
+    message = pb.Image(encoding=pb.IMAGE_ENCODING_JPEG, height=8, width=8, data=out.getvalue())
+    assert decode_image(message, 8, 8).shape == (8, 8, 3)
+
+
 def test_intrinsics_of_pictures_of_another_size_are_said(learned):
     camera = learned.observation.cameras[0]
     k = np.array([[600, 0, 320], [0, 600, 240], [0, 0, 1]], np.float32)

@@ -79,6 +79,8 @@ def test_the_same_arm_twice_is_not_remarked() -> None:
     # Another name for a joint's position is none for the joint.
     assert opened({}, {"names": [f"{name.upper()}.pos" for name in ARM]}).notes == []
     assert opened({}, {"names": ["", "", ""]}).notes == []
+    # An arm that rests in one of the tasks.
+    assert opened({}, {"scale": 1e-3, "grip": [0.0, 0.0]}).notes == []
 
 
 def test_dims_in_another_order_are_refused() -> None:
@@ -113,7 +115,7 @@ def test_other_names_are_said() -> None:
             {"grip": [-1.0, 1.0]},
             "'state[2]' goes from 0 to 1 in one and from -1 to 1 in the other: a gripper",
         ),
-        ({"scale": 1e-3, "grip": [0.0, 1e-3]}, ": m and mm?"),
+        ({"scale": 1e3, "grip": [0.0, 1e3]}, ": m and mm?"),
         ({"scale": 4000.0}, "'state' reaches "),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from vla_data.errors import BadDataError
 from vla_data.formats.info import FILE
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.tables import to_array, vector_problem
+from vla_data.formats.video_checks import Surplus
 from vla_data.robot.vectors import Place
 
 COLUMNS = ("episode_index", "frame_index", "timestamp")
@@ -94,7 +96,9 @@ def _rate(layout: Layout, stamps: NDArray[np.float64], inside: NDArray[np.bool_]
         yield Oddity(int(stuck.argmax()) + 1, "timestamp does not increase")
     elif inside.any():
         median = float(np.median(steps[inside]))
-        if abs(median * layout.fps - 1) > RATE:
+        # Counted on over all episodes as float32, steps are as coarse as the largest of them.
+        coarse = float(np.spacing(np.float32(stamps.max())))
+        if abs(median - 1 / layout.fps) > RATE / layout.fps + coarse:
             said = f"timestamps come at {1 / median:.4g} Hz, {FILE} says {layout.fps:g} Hz"
             yield Oddity(
                 0, f"{said}; a policy's steps are of {layout.fps:g} Hz unless fps is corrected there"
@@ -106,14 +110,14 @@ def check_counters(
     episodes: Sequence[Episode],
     table: pa.Table,
     place: Place,
-    surplus: Mapping[Path, str] | None = None,
+    surplus: Mapping[Path, Surplus] = MappingProxyType({}),
 ) -> tuple[str, ...]:
     """What to say of rows that are odd, a line each.
 
     Args:
         layout, episodes, table: the rows of ``episodes`` in that order.
         place: names a row.
-        surplus: videos with more frames than the metadata lists, and the words for it.
+        surplus: videos with more frames than the metadata lists, and how many.
 
     Raises:
         BadDataError: rows of another episode, or in another order, or of other moments than their pictures.
@@ -126,13 +130,30 @@ def check_counters(
     start = 0
     for episode in episodes if surplus else ():
         own = {key: values[start : start + len(episode)] for key, values in counters.items()}
-        longer = [file for file, *_ in episode.videos.values() if file in (surplus or {})]
+        left = _left_out(layout, own)
+        longer = [
+            (file, surplus[file])
+            for file, *_ in episode.videos.values()
+            if file in surplus and 0 < left <= surplus[file].frames - surplus[file].listed
+        ]
         for odd in oddities(layout, [episode], own) if longer else ():
             if odd.counts:
-                more = f"{longer[0]} {(surplus or {})[longer[0]]}"
+                file, more = longer[0]
                 raise BadDataError(
-                    f"{place(start + odd.row)}: {odd.text}, and {more}: rows were taken out whose pictures "
-                    "are still there, so that later ones would belong to other moments; cut the video too"
+                    f"{place(start + odd.row)}: {odd.text}, and {file} {more}: rows were taken out whose "
+                    "pictures are still there, so that later ones would belong to other moments; cut the "
+                    "video too"
                 )
         start += len(episode)
     return tuple(said)
+
+
+def _left_out(layout: Layout, counters: Mapping[str, NDArray[np.float64]]) -> int:
+    """How many frames the rows of an episode leave out; 0 where their time stamps leave out none."""
+    frame, stamps = counters.get("frame_index"), counters.get("timestamp")
+    if frame is None:
+        return 0
+    last = len(frame) - 1
+    if stamps is not None and abs(stamps[last] * layout.fps - last) < 0.5:
+        return 0  # pictures are found by them elsewhere, and would be the same
+    return int(frame[last]) - last

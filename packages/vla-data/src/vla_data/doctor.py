@@ -161,7 +161,11 @@ def _images(layout: Layout, pictures: Pictures, key: str, episode: Episode) -> I
 
 def _contents(layout: Layout, robot: str | None, cameras: Sequence[str]) -> Iterator[Finding]:
     """What a trainer should know of data that can be read."""
-    source = LeRobotSource(LeRobotConfig(str(layout.root), tuple(cameras), robot=robot), 1)
+    try:
+        source = LeRobotSource(LeRobotConfig(str(layout.root), tuple(cameras), robot=robot), 1)
+    except UserError as error:  # of episodes beside each other, each of which is sound
+        yield Finding("error", str(error))
+        return
     said = Counter(source.instruction(e) for e in source.lengths())
     words = [len(text.split()) for text in said]
     fewest, most = min(words), max(words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from vla_data import clocks
 from vla_data.errors import BadDataError
 from vla_data.formats.layout import Episode, Layout, columns_of, read_columns
 from vla_data.formats.tables import to_matrix, vector_problem
+from vla_data.formats.video_checks import Surplus
 from vla_data.robot.binding import Binding
 from vla_data.robot.instructions import (
     SUB_TASK,
@@ -31,6 +33,7 @@ from vla_data.robot.odd_commands import odd_commands
 from vla_data.robot.odd_names import odd_cameras, odd_grippers
 from vla_data.robot.odd_rotations import jumps
 from vla_data.robot.vectors import Place, Vector, check_finite
+from vla_data.shared_pictures import shared_pictures
 
 CALIBRATION = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
 
@@ -73,7 +76,7 @@ def read_frames(
     binding: Binding,
     calibration: Mapping[str, str],
     instruction: str | None,
-    surplus: Mapping[Path, str] | None = None,
+    surplus: Mapping[Path, Surplus] = MappingProxyType({}),
 ) -> Frames:
     """All of ``episodes``, in that order.
 
@@ -100,13 +103,15 @@ def read_frames(
     vectors = {which: binding.read(layout, which, numbers.table, place) for which in ("state", "action")}
     inside = np.ones(len(numbers.rows) - 1, np.bool_)
     inside[np.cumsum([len(e) for e in episodes])[:-1] - 1] = False
-    for which, vector in vectors.items():
-        if vector.rows is not None:
-            notes += (*vector.notes, *jumps(which, vector.groups, vector.rows, inside))
+    notes += (*vectors["state"].notes, *vectors["action"].notes)
     for which, groups in (("state", binding.robot.state), ("action", binding.robot.action)):
         notes += tuple(odd_grippers(which, groups, binding.keys[which], layout.features))
     notes += tuple(odd_cameras(binding.cameras, layout.features))
     state, action = vectors["state"], vectors["action"]
+    known = action.rows if state.rows is None else state.rows
+    notes += tuple(shared_pictures(layout, episodes, binding.cameras.values(), known))
+    if action.rows is not None:
+        notes += tuple(jumps(action.groups, action.rows, inside))
     if state.rows is not None and action.rows is not None:
         notes += tuple(odd_commands((action.rows, action.groups), (state.rows, state.groups), inside))
     return Frames(

@@ -35,7 +35,8 @@ Encoding = Literal["raw", "png", "jpeg"]
 
 JPEG_QUALITY = 95
 MAX_AXES = 8
-_ORIENTATION = 0x0112
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
+"""Where EXIF says how to hold a picture, and what asks for a turn: cameras write 0 for none too."""
 
 _DTYPES: dict[pb.Dtype, np.dtype[Any]] = {
     pb.DTYPE_BOOL: np.dtype("?"),
@@ -171,7 +172,7 @@ def _decode_file(data: bytes, kind: str, height: int, width: int, field: str) ->
             raise FieldError(field, f"the {kind} holds {picture.size[1]} x {picture.size[0]}")
         if picture.mode != "RGB":
             raise FieldError(field, f"the {kind} has mode {picture.mode}, expected 8-bit RGB")
-        if picture.getexif().get(_ORIENTATION, 1) != 1:
+        if picture.getexif().get(_ORIENTATION) in _TURNED:
             raise FieldError(
                 field, f"the {kind}'s EXIF asks to turn it; send the pixels as they are to be seen"
             )

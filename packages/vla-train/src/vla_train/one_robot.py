@@ -17,6 +17,8 @@ from vla_core.stats import VectorStats
 
 APART = 15.0
 """Two tasks of one robot reach as far within a factor of a few; degrees and radians are 57 apart."""
+RESTS = 0.02
+"""A group whose absolute numbers reach less far is at rest in that task, in any unit; a change, a tenth."""
 _RATIOS = (
     (57.3, "degrees and radians"),
     (100.0, "shares and per cent, or m and cm"),
@@ -84,7 +86,8 @@ def _reach(groups: Sequence[GroupSpec], a: VectorStats, b: VectorStats) -> Itera
         part = slice(start, start + group.dim)
         start += group.dim
         most = [float(np.maximum(np.abs(s.q01[part]), np.abs(s.q99[part])).max()) for s in (a, b)]
-        if min(most) > 1e-6 and max(most) / min(most) > APART:
+        rests = RESTS if group.representation == "absolute" else RESTS / 10
+        if min(most) > rests and max(most) / min(most) > APART:
             ratio = max(most) / min(most)
             like, what = min(_RATIOS, key=lambda known: abs(np.log(ratio / known[0])))
             why = f": {what}?" if 1 / 3 < ratio / like < 3 else ""

@@ -105,7 +105,8 @@ def _check_sound(stats: VectorStats, modes: NDArray[np.str_], names: Sequence[st
         values = {key: float(getattr(stats, key)[dim]) for key in used}
         said = " and ".join(f"{key} {value:g}" for key, value in values.items())
         low, high = (*values.values(), 0.0, 0.0)[:2]
-        if not np.isfinite(list(values.values())).all() or (high < 0 if mode == "mean_std" else high < low):
+        least = 0.0 if mode == "mean_std" else low - 1e-6 * max(1.0, abs(low))  # percentiles are rounded
+        if not np.isfinite(list(values.values())).all() or high < least:
             raise ConfigError(
                 f"statistics of '{what}' have {said} for dim {dim} (of '{name}'), which no data has; take "
                 "those that were computed (norm_stats.json of a checkpoint as it was written)"

@@ -18,6 +18,7 @@ from vla_data.errors import BadDataError, one_line
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.pictures import coded, image_file
 from vla_data.formats.tables import read_table, storage
+from vla_data.formats.video_checks import Surplus
 from vla_data.frames import names_of
 
 COUNTED = {"timestamp": "float32", **dict.fromkeys(("frame_index", "episode_index", "index"), "int64")}
@@ -126,7 +127,7 @@ def episode_table(
     episode: Episode,
     number: int,
     task: int,
-    surplus: Mapping[Path, str],
+    surplus: Mapping[Path, Surplus],
 ) -> pa.Table:
     """The rows of one episode as v3.0 has them.
 

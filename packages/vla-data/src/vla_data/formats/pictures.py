@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,15 @@ def to_rgb(content: bytes, what: str) -> Image:
         with Pillow.open(io.BytesIO(content)) as opened:
             if opened.mode not in _DEEP:
                 # As lerobot reads it (through datasets), and as people see it.
-                return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+                opened.load()
+                with suppress(SyntaxError):  # EXIF that is none, and asks for nothing
+                    ImageOps.exif_transpose(opened, in_place=True)
+                return np.array(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a PNG whose chunks are damaged
         raise BadDataError(f"{what} is not a readable picture ({one_line(error)})") from error
     raise BadDataError(
         f"{what} is a grey picture of more than 8 bits, which would be cut off at 255: store 8 bits, or flag "
-        "the feature as a depth map (info: {is_depth_map: true})"
+        "the feature as a depth map (info: {is_depth_map: true}), or leave it out (cameras)"
     )
 
 

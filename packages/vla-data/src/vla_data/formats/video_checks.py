@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from vla_core.errors import UserError
@@ -146,9 +146,6 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
             f"its first frame stands at {seconds[0]:.4f} s instead of 0, so that every picture would be "
             f"{int(numbers[0])} frames late; rewrite its time stamps"
         )
-    shared = _shared(layout, key, episodes)
-    if shared:
-        return shared
     for episode in episodes:
         _, start, stop = episode.videos[key]
         first = round(start * fps)
@@ -168,21 +165,17 @@ def _problem(layout: Layout, key: str, fact: VideoFacts, episodes: Sequence[Epis
     return None
 
 
-def _shared(layout: Layout, key: str, episodes: Sequence[Episode]) -> str | None:
-    """Two episodes of one file that show the same frames, though their rows are not the same."""
-    placed = sorted(((round(e.videos[key][1] * layout.fps), e) for e in episodes), key=lambda place: place[0])
-    for (one, before), (other, after) in pairwise(placed):
-        if other < one + len(before) and (before.stop <= after.start or after.stop <= before.start):
-            begins = [e.videos[key][1] for e in (before, after)]
-            return (
-                f"episodes {before.index} and {after.index} would both show frame {other}: their "
-                f"from_timestamp is {begins[0]:g} s and {begins[1]:g} s, and the first has {len(before)} "
-                "frames; correct it in meta/episodes"
-            )
-    return None
+class Surplus(NamedTuple):
+    """How many frames a file holds, and how many of them the metadata lists; fewer."""
+
+    frames: int
+    listed: int
+
+    def __str__(self) -> str:
+        return f"holds {self.frames} frames, the metadata lists {self.listed}"
 
 
-def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator[tuple[Path, str]]:
+def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator[tuple[Path, Surplus]]:
     """Files with more frames than the metadata lists: nothing reads them, but somebody wrote them."""
     listed: dict[Path, int] = dict.fromkeys(facts, 0)
     for episode in layout.episodes:
@@ -191,4 +184,4 @@ def surplus(layout: Layout, key: str, facts: dict[Path, VideoFacts]) -> Iterator
     for file, fact in facts.items():
         count = sum(n for _, _, n in fact.stamps)
         if fact.problem is None and count > listed[file]:
-            yield file, f"holds {count} frames, the metadata lists {listed[file]}"
+            yield file, Surplus(count, listed[file])

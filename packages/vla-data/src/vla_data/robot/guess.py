@@ -16,9 +16,11 @@ from vla_core.types import Float
 
 from vla_data.robot.config import GroupConfig
 
+GRIPPER = "gripper"
+
 _KINDS: tuple[tuple[str, str], ...] = (
     # A kind, and what the last word of a dim's name is then.
-    ("gripper", r"gripper\w*|grip|jaw|finger\w*|hand_open"),
+    (GRIPPER, r"gripper\w*|grip|jaw|finger\w*|hand_open"),
     ("quaternion", r"q[xyzw]|quat_?[xyzw0-3]|rot_?[xyzw]_?quat"),
     ("euler", r"roll|pitch|yaw"),
     ("axis_angle", r"r[xyz]|rot_?[xyz]|axis_?angle_?[xyz0-2]"),
@@ -27,7 +29,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
 _SIDE = re.compile(r"(left|right)[._ ]?")
 _SUFFIX = re.compile(r"[._ ](pos|position|val|value|cmd)$")
 _NAMES = {
-    "gripper": "gripper", "quaternion": "rotation", "euler": "rotation", "axis_angle": "rotation",
+    GRIPPER: "gripper", "quaternion": "rotation", "euler": "rotation", "axis_angle": "rotation",
     "position": "position", "joints": "joints",
 }  # fmt: skip
 
@@ -76,7 +78,7 @@ def split_by_names(names: Sequence[str], key: str) -> list[Guess]:
 
 def _of_kind(guess: Guess, kind: str, names: Sequence[str]) -> Guess:
     dims = len(names)
-    if kind == "gripper":
+    if kind == GRIPPER:
         return guess.because("polarity is a guess", gripper="open_positive")
     if kind == "euler" and dims == 3:
         return guess.because("order of the angles is a guess", rotation="euler_fixed_xyz", unit="rad")
@@ -91,7 +93,7 @@ def _of_kind(guess: Guess, kind: str, names: Sequence[str]) -> Guess:
 def by_name(group: GroupConfig) -> Guess:
     """A whole column as a group: what its name says of it."""
     guess = Guess(group)
-    if kind_of(group.name)[1] == "gripper":
+    if kind_of(group.name)[1] == GRIPPER:
         return guess.because("named gripper: polarity is a guess", gripper="open_positive")
     return guess
 
@@ -109,7 +111,7 @@ def split_by_values(rows: Float, key: str, name: str) -> list[Guess]:
             i += 1
     last = rows.shape[1] - 1
     if rows.shape[1] > 1 and looks_binary(rows[:, last]) and not any(b > last for _, b, _ in marks):
-        marks.append((last, last + 1, "gripper"))
+        marks.append((last, last + 1, GRIPPER))
     out, start, rest = [], 0, 0
     for low, high, kind in [*marks, (rows.shape[1], rows.shape[1], "")]:
         if low > start:
@@ -117,7 +119,7 @@ def split_by_values(rows: Float, key: str, name: str) -> list[Guess]:
             out.append(Guess(GroupConfig(name if rest == 1 else f"{name}_{rest}", key, start, low)))
         if kind:
             found = Guess(GroupConfig(_numbered(out, _NAMES[kind]), key, low, high))
-            if kind == "gripper":
+            if kind == GRIPPER:
                 why = f"guess: its values are {_values(rows[:, last])}; polarity is a guess too"
                 out.append(found.because(why, gripper="open_positive"))
             else:

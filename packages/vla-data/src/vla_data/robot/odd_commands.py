@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vla_core.specs import GroupSpec
 from vla_core.types import Float
 
-from vla_data.robot.guess import correlation
+from vla_data.robot.guess import GRIPPER, correlation, kind_of
 
 _PLAIN = ("none", "none")
 LEAST, MOST = 50, 20_000
@@ -67,6 +67,7 @@ def odd_commands(
             and target > FOLLOWS
             and moving.any()
             and group.unit == its.unit
+            and kind_of(group.name)[1] != GRIPPER  # told from 0 to 1, and measured as a width
         ):
             ratio = float(np.median(wide[moving] / far[moving]))
             if not 1 / APART < ratio < APART:

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vla_data.formats.features import Features, camera_name, dim_names
 from vla_data.robot.config import GroupConfig
-from vla_data.robot.guess import kind_of
-
-GRIPPER = "gripper"
+from vla_data.robot.guess import GRIPPER, kind_of
 
 
 def odd_grippers(

@@ -47,9 +47,10 @@ def malformed(group: GroupConfig, part: Float) -> str | None:
     return None
 
 
-def jumps(which: str, groups: Sequence[GroupSpec], rows: Float, inside: NDArray[np.bool_]) -> Iterator[str]:
-    """A line for each absolute rotation of ``rows [F, D]`` whose numbers jump where it hardly turns.
+def jumps(groups: Sequence[GroupSpec], rows: Float, inside: NDArray[np.bool_]) -> Iterator[str]:
+    """A line for each absolute rotation of actions ``[F, D]`` whose numbers jump where it hardly turns.
 
+    Of the state nothing is averaged, and where a hand points down its angles jump in most data sets.
     ``inside [F - 1]``: whether a row and the next are of one episode.
     """
     start = 0
@@ -69,6 +70,6 @@ def jumps(which: str, groups: Sequence[GroupSpec], rows: Float, inside: NDArray[
         if count:
             times = "once" if count == 1 else f"{count} times"
             yield (
-                f"{which} '{group.name}' {why}, {times} within an episode: a policy would average both; "
+                f"action '{group.name}' {why}, {times} within an episode: a policy would average both; "
                 "'to: rotation_6d' in a robot file, or convert_rotation, has no such jumps"
             )

@@ -53,5 +53,5 @@ class Reach:
             yield (
                 f"state group '{name}' is {state_S[dim]:.4g} (dim {dim - part.start}), and the policy "
                 f"learned from {self._low[dim]:.4g} to {self._high[dim]:.4g}: another unit, order or robot? "
-                "Its answers mean nothing there"
+                "Its answers may mean nothing there"
             )
