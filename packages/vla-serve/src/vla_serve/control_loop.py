@@ -97,8 +97,7 @@ class ControlLoop:
         self._clock = clock
         self._fixed = delay_steps if isinstance(delay_steps, int) else None
         self._simulated, self._wanted, self._how = delay_steps == "measured", execute_steps, ensembling
-        # Nobody knows what calls are worth by a clock of the caller's own.
-        self._robots_time = delay_steps is None and clock is time.monotonic
+        self._robots_time = delay_steps is None and clock is time.monotonic  # a clock of one's own tells less
         self._fit()
         self._measured: deque[int] = deque(maxlen=REMEMBERED)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-loop")
@@ -178,8 +177,7 @@ class ControlLoop:
         """The action ``[A]`` of this control step, in the units of the contract.
 
         Args:
-            observation: of now. It is sent if this is a step at which the loop asks; its arrays may be
-                written to afterwards.
+            observation: of now, sent if this is a step at which the loop asks; its arrays may be reused.
             seed: of the policy's noise if it is.
 
         Raises:
