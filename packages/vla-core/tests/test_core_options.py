@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from vla_core.options import Options
+from vla_core.options import Options, unreadable
 
 
 def parser(**more):
@@ -62,7 +62,11 @@ def test_a_misspelt_choice_is_told_the_nearest_one(capsys):
         (["--xyz"], {}, "toy: unknown option --xyz;"),
         (["--out", "x"], {}, "toy: the following arguments are required: --episodes"),
         (["--episodes", "many"], {}, "toy: argument --episodes: invalid int value: 'many'"),
-        (["--episodes", "3", "--out", "L\udcc3\udca4ufe"], {}, r"toy: 'L\udcc3\udca4ufe' is not utf-8, the"),
+        (
+            ["--episodes", "3", "--out", "L\udcc3\udca4ufe"],
+            {},
+            r"toy: 'L\udcc3\udca4ufe' is not utf-8, the encoding of this environment;",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, more, said):
@@ -72,3 +76,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, more, said):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
     assert line.endswith("see toy --help")
+
+
+def test_another_encoding_is_told_how_to_be_utf_8(monkeypatch):
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    assert (unreadable(["a", "L\udcc3"]) or "").endswith(
+        "is not iso8859-1, the encoding of this environment; set PYTHONUTF8=1"
+    )
+    assert unreadable(["a", "Läufe"]) is None

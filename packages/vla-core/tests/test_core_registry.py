@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 from vla_core import installed, registry
-from vla_core.complete import METHODS
+from vla_core.complete import METHODS, check_complete
 from vla_core.errors import ConfigError, suggest
 
 
@@ -130,7 +130,7 @@ def test_a_part_that_lacks_methods_says_which(group, monkeypatch):
     protocol, methods = METHODS[group]
     with pytest.raises(ConfigError) as told:
         registry.load(group, "mine")
-    absent = [name for name in methods if not hasattr(Fraction, name)]
+    absent = [name for name in methods if name == "__call__" or not hasattr(Fraction, name)]
     assert absent
     assert str(told.value) == (
         f"'mine' in {group} (fractions:Fraction) lacks Config, {', '.join(f'{n}()' for n in absent)}: "
@@ -148,3 +148,44 @@ def test_the_methods_are_those_of_the_protocol(group):
     generated = {"__init__", "__subclasshook__", "_no_init_or_replace_init"}
     declared = {n for n, v in members.items() if callable(getattr(v, "__func__", v)) and n not in generated}
     assert declared == set(methods)
+
+
+def test_a_class_whose_instances_can_be_called_is_not_any_class():
+    methods = {name: lambda self: None for name in METHODS["vla.heads"][1] if name != "__call__"}
+    with pytest.raises(ConfigError, match=r"^it lacks __call__\(\): see"):
+        check_complete("vla.heads", type("Head", (), {"Config": int, **methods}), "it")
+    check_complete("vla.heads", type("Head", (), {"Config": int, "__call__": len, **methods}), "it")
+
+
+def test_a_module_without_forward_cannot_be_called():
+    nn = pytest.importorskip("torch").nn
+    methods = {name: lambda self: None for name in METHODS["vla.heads"][1] if name != "__call__"}
+    with pytest.raises(ConfigError, match=r"^it lacks __call__\(\): see"):
+        check_complete("vla.heads", type("Head", (nn.Module,), {"Config": int, **methods}), "it")
+    check_complete("vla.heads", type("Head", (nn.Module,), {"Config": int, "forward": len, **methods}), "it")
+    # A module's own hook finds its parts alone.
+    with pytest.raises(ConfigError, match="it lacks build"):
+        check_complete("vla.heads", type("Head", (nn.Module,), {"Config": int}), "it")
+
+
+def test_what_instances_alone_have_is_believed():
+    class Around:
+        Config = int
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    check_complete("vla.envs", Around, "it")
+    Around.Config = None
+    with pytest.raises(ConfigError, match="it lacks Config: see"):
+        check_complete("vla.envs", Around, "it")
+
+    class Annotated:
+        Config = int
+        tasks: object
+        reset: object
+
+        def step(self, action): ...
+
+    with pytest.raises(ConfigError, match=r"it lacks close\(\): see"):
+        check_complete("vla.envs", Annotated, "it")

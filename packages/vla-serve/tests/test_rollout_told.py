@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,3 +96,13 @@ def test_nothing_else_changes() -> None:
     assert observation.state is not None
     assert np.array_equal(hidden.state, observation.state)
     assert told(observation, None, None) is observation
+
+
+def test_depth_does_not_show_what_hidden_images_would() -> None:
+    observation: Observation = fake_observation(make_spec(), {})
+    name, image = next(iter(observation.images.items()))
+    depth = {name: np.ones(image.shape[:2], np.float32)}
+    hidden = told(replace(observation, depth=depth), None, "images")
+    assert hidden.depth is not None
+    assert not hidden.depth[name].any()
+    assert told(observation, None, "images").depth is None

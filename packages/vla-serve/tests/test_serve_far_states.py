@@ -110,9 +110,45 @@ def test_a_loop_looks_at_a_robots_rate_alone(learned, monkeypatch, caplog, delay
         PolicyClient(server.address) as client,
         ControlLoop(client, rtc=False, delay_steps=delay_steps) as loop,
     ):
-        for i in range(CALLS + 1):
+        for i in range(3 * CALLS):
             loop.act(make_observation(learned, i))
-    assert len([m for m in caplog.messages if "control steps come at" in m]) == said
+    assert len(_rates(caplog)) == said
+
+
+def _rates(caplog):
+    return [message for message in caplog.messages if "control steps come at" in message]
+
+
+def test_whoever_asks_often_whether_an_action_is_there_is_at_no_other_rate(learned, monkeypatch, caplog):
+    step, polled = 1 / learned.action.control_hz, 1e-4
+    now = 1.0
+    monkeypatch.setattr(loops, "monotonic", lambda: now)
+    with (
+        PolicyServer(TimedPolicy(learned)) as server,
+        PolicyClient(server.address) as client,
+        ControlLoop(client, rtc=False) as loop,
+    ):
+        monkeypatch.setattr(loops.Asked, "there", lambda asked: asked_often >= 3 * CALLS)
+        for i in range(2 * CALLS):
+            asked_often = 0
+            while loop.act_if_ready(make_observation(learned, i)) is None:
+                asked_often += 1
+                now += polled
+            now += step
+    assert _rates(caplog) == []
+
+
+def test_a_loop_with_a_clock_of_its_own_looks_at_no_rate(learned, monkeypatch, caplog):
+    now = iter(np.arange(1, 1e4, 10 / learned.action.control_hz))
+    monkeypatch.setattr(loops, "monotonic", lambda: float(next(now)))
+    with (
+        PolicyServer(TimedPolicy(learned)) as server,
+        PolicyClient(server.address) as client,
+        ControlLoop(client, rtc=False, clock=lambda: 1.0) as loop,
+    ):
+        for i in range(3 * CALLS):
+            loop.act(make_observation(learned, i))
+    assert _rates(caplog) == []
 
 
 def test_depth_in_millimetres_is_refused(learned):

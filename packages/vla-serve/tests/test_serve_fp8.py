@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra vla-serve[server]")
@@ -104,6 +107,19 @@ def test_what_has_no_product_in_float8_stays_as_it_is(monkeypatch) -> None:
     assert "(1 stay bfloat16" in str(found)
     # Products of one robot and of many were tried before anybody is answered.
     assert max(tried) >= fp8.MOST * min(tried)
+
+
+def test_rows_are_counted_however_a_layer_is_called(monkeypatch) -> None:
+    layer = torch.nn.Linear(4, 2)
+    policy: Any = SimpleNamespace(model=torch.nn.Sequential(layer))
+
+    def answers(policy, rows):
+        layer(torch.zeros(rows, 3, 4))
+        layer(input=torch.zeros(rows, 5, 4))
+
+    monkeypatch.setattr(fp8, "_answers", answers)
+    assert fp8._lengths(policy) == {3, 5}
+    assert not layer._forward_pre_hooks
 
 
 @pytest.mark.gpu

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.device_mesh import DeviceMesh
+from vla_train.engine import leaving
 from vla_train.testing.ranks import run_ranks
 
 
@@ -29,3 +31,15 @@ def test_the_threads_of_groups_end_before_the_interpreter(toy_config: Path, two_
     for rank in (0, 1):
         left = json.loads((two_ranks.folder / f"threads-{rank}.json").read_text())
         assert not [name for name in left if name.startswith(("pt_gloo", "pt_tcpstore"))], left
+
+
+def test_a_mesh_without_groups_of_its_own_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of torch before it kept them there are."""
+    mesh = DeviceMesh.__new__(DeviceMesh)
+    assert not hasattr(mesh, "_pg_registry")
+    ended: list[bool] = []
+    monkeypatch.setattr(leaving.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(leaving.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(leaving.distributed, "destroy_process_group", lambda: ended.append(True))
+    leaving._leave()
+    assert ended == [True]

@@ -19,7 +19,8 @@ def unreadable(words: Iterable[str]) -> str | None:
             word.encode()
         except UnicodeEncodeError:  # Python keeps such bytes as surrogates, which no file format takes
             encoding = sys.getfilesystemencoding()
-            return f"{word!a} is not {encoding}, the encoding of this environment; set PYTHONUTF8=1"
+            hint = "" if encoding == "utf-8" else "; set PYTHONUTF8=1"
+            return f"{word!a} is not {encoding}, the encoding of this environment{hint}"
     return None
 
 

@@ -48,8 +48,8 @@ class RolloutSettings(EpisodeSettings):
         instruction: said in every episode instead of the simulator's own.
         instruction_from: say what this task would say in the same episode (swap experiment): a
             policy that listens achieves this task, one that does not the original.
-        hide: ``images``: the policy gets black ones instead of the simulator's. What succeeds then, does so
-            without looking. Videos show what was there.
+        hide: ``images``: the policy gets black ones instead of the simulator's, and depth of which nothing is
+            measured. What succeeds then, does so without looking. Videos show what was there.
         env_options: of the simulator's Config, without the task.
         videos: which episodes become mp4 files.
         max_failures_videos: at most so many failures a task.

@@ -23,8 +23,12 @@ class CalledRate:
 
     def begin(self) -> None:
         """A new episode, before which time may have passed."""
-        self._last = 0.0
+        self.hold()
         self._between.clear()
+
+    def hold(self) -> None:
+        """This control step waits for the policy: until the next call is not the caller's own time."""
+        self._last = 0.0
 
     def call(self, now: float) -> None:
         """A control step begins at ``now``, in seconds above 0."""

@@ -97,6 +97,7 @@ class ControlLoop:
         self._clock = clock
         self._fixed = delay_steps if isinstance(delay_steps, int) else None
         self._simulated, self._wanted, self._how = delay_steps == "measured", execute_steps, ensembling
+        self._robots_time = delay_steps is None and clock is time.monotonic  # a clock of one's own tells less
         self._fit()
         self._measured: deque[int] = deque(maxlen=REMEMBERED)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-loop")
@@ -176,8 +177,7 @@ class ControlLoop:
         """The action ``[A]`` of this control step, in the units of the contract.
 
         Args:
-            observation: of now. It is sent if this is a step at which the loop asks; its arrays may be
-                written to afterwards.
+            observation: of now, sent if this is a step at which the loop asks; its arrays may be reused.
             seed: of the policy's noise if it is.
 
         Raises:
@@ -198,7 +198,7 @@ class ControlLoop:
         return action_A
 
     def _act(self, observation: Observation, seed: int | None, wait: bool) -> Float | None:
-        if self._fixed is None and not self._simulated:
+        if self._robots_time:
             self._called.call(monotonic())
         self._take(wait)
         if self._asked is None and (self._chunk is None or self._executed >= self.execute_steps):
@@ -267,6 +267,7 @@ class ControlLoop:
             return
         if not there:
             asked.stalled = True
+            self._called.hold()
             if not wait:
                 return
         self._asked = None

@@ -5,6 +5,7 @@ torchao does the work. What it costs in accuracy is measured on the policy itsel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -118,11 +119,12 @@ def _lengths(policy: VLAPolicy) -> set[int]:
     """
     found: set[int] = set()
 
-    def count(layer: nn.Module, given: tuple[Any, ...]) -> None:
-        found.add(given[0].shape[:-1].numel())
+    def count(layer: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        rows: Tensor = given[0] if given else named["input"]
+        found.add(rows.shape[:-1].numel())
 
     hooks = [
-        part.register_forward_pre_hook(count)
+        part.register_forward_pre_hook(count, with_kwargs=True)
         for part in policy.model.modules()
         if isinstance(part, nn.Linear)
     ]
