@@ -18,7 +18,7 @@ import numpy as np
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.types import ActionChunk, Observation
 from vla_serve import PolicyClient, PolicyServer
-from vla_serve.codec import Encoding
+from vla_serve.messages.codec import Encoding
 
 SPEC = RobotSpec(
     ObservationSpec(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 from vla_train.composition import compose
-from vla_train.data import Collate, TransformedDataset
+from vla_train.dataloading.data import Collate, TransformedDataset
 from vla_train.presets import load_run_tree
 from vla_train.trainer import Trainer
 

@@ -18,8 +18,8 @@ from vla_train.batch_view import page, take, text
 from vla_train.batch_view.taken import Line
 from vla_train.composition import compose
 from vla_train.config import RunConfig
+from vla_train.dataloading.robot_data import RobotData
 from vla_train.engine import make_engine
-from vla_train.robot_data import RobotData
 from vla_train.spellings import load_run
 
 ROOT = Path(__file__).resolve().parent.parent

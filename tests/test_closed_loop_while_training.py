@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from vla_core.errors import ConfigError
+from vla_train.checkpointing.saving import Best
 from vla_train.cli import main
-from vla_train.closed_loop import metrics_of
 from vla_train.config import EvaluationConfig, TrainerConfig
-from vla_train.saving import Best
+from vla_train.evaluation.closed_loop import metrics_of
 
 
 def test_tasks_that_ran_count_alike() -> None:

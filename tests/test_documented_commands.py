@@ -20,12 +20,12 @@ import vla_data.convert_cli
 import vla_data.groot_cli
 import vla_data.stats_cli
 import vla_data.view_cli
-import vla_serve._rollout_replay
 import vla_serve.bridge_cli
 import vla_serve.doctor_cli
 import vla_serve.probe_cli
 import vla_serve.robot_cli
 import vla_serve.rollout_cli
+import vla_serve.rollouts.replay
 import vla_serve.server_cli
 import vla_train.ablate.run
 import vla_train.batch_cli
@@ -129,7 +129,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_run", stop)
     monkeypatch.setattr(vla_serve.rollout_cli, "rollout", roll_out)
     recorded = SimpleNamespace(env="metaworld"), {"faucet-open": (0,)}
-    monkeypatch.setattr(vla_serve._rollout_replay, "chosen", lambda *_: recorded)
+    monkeypatch.setattr(vla_serve.rollouts.replay, "chosen", lambda *_: recorded)
     monkeypatch.setattr(vla_serve.server_cli, "_serve", stop)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from vla_core.episodes import EpisodeSettings
 from vla_serve import RolloutSettings
-from vla_serve._rollout_options import make_parser
-from vla_train import evaluate
+from vla_serve.rollouts.options import make_parser
 from vla_train.config import EvaluationConfig
+from vla_train.evaluation import evaluate
 
 PACES = [
     {},

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vla_serve._rollout_results import save, summarise
-from vla_serve._rollout_worker import Done, EpisodeResult
+from vla_serve.rollouts.results import save, summarise
+from vla_serve.rollouts.worker import Done, EpisodeResult
 
 TABLE = Path(__file__).resolve().parent.parent / "benchmarks" / "closed_loop" / "libero" / "table.py"
 TASKS = ("libero_spatial_0", "libero_spatial_1")

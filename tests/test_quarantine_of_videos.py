@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from vla_core.errors import ConfigError
 from vla_train.config import DatasetsConfig
-from vla_train.data_sets import open_data
+from vla_train.dataloading.data_sets import open_data
 
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "data" / "metaworld_faucet"
 

@@ -129,7 +129,7 @@ def test_the_mistake_is_reported_as_shown(my_yaml: Path, capsys: pytest.CaptureF
 
 
 def test_options_exist() -> None:
-    from vla_serve._rollout_options import make_parser as rollout
+    from vla_serve.rollouts.options import make_parser as rollout
     from vla_serve.server_cli import _parser as server
 
     known = {o for p in (make_parser(), server(), rollout()) for a in p._actions for o in a.option_strings}

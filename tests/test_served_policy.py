@@ -18,7 +18,7 @@ from vla_core.graphs import GraphedModel, GraphedPolicy
 from vla_core.rows import Prepared, Row
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, HandshakeError, PolicyClient, PolicyClientError, PolicyServer
-from vla_serve.made_up import made_up_inputs
+from vla_serve.probing.made_up import made_up_inputs
 from vla_train.testing.sizes import CAMERA, GEOMETRY_IMAGE, framework_tree
 
 VARIANTS = {

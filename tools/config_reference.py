@@ -21,7 +21,7 @@ from omegaconf import MISSING
 from vla_core import ranges, registry
 from vla_core.framework import FrameworkConfig
 from vla_train.config import DatasetsConfig, RunConfig, TrainerConfig
-from vla_train.conversation_config import ConversationsConfig
+from vla_train.dataloading.conversation_config import ConversationsConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "config.md"

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 from vla_data import Mixture
-from vla_train.recycling import Recycled
+from vla_train.dataloading.recycling import Recycled
 
 BATCH = 16
 

@@ -34,7 +34,7 @@ from _theirs import close_decoders, theirs
 from torch.utils.data import DataLoader, Dataset
 from vla_data import Mixture
 from vla_data.cache import CacheConfig, build_cache
-from vla_train.recycling import Recycled
+from vla_train.dataloading.recycling import Recycled
 
 BATCH, CACHED, RUN = 16, 224, 8
 

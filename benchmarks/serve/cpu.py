@@ -63,7 +63,7 @@ def measure(pipe: Connection, address: str, clients: int, seconds: float) -> dic
     """Closed-loop clients of one server."""
     from vla_core.testing import make_observation
     from vla_serve import PolicyClient
-    from vla_serve._load import closed_loop
+    from vla_serve.probing.load import closed_loop
 
     def cpu() -> float:
         pipe.send("cpu")

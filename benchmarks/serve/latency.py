@@ -70,9 +70,9 @@ def serve(pipe: Connection, name: str, args: argparse.Namespace) -> None:
     from vla_core.packing import pack
     from vla_core.rows import Row
     from vla_serve import PolicyServer
-    from vla_serve.idle_poll import idle_poll
+    from vla_serve.host.idle_poll import idle_poll
+    from vla_serve.host.memory import keep_freed_memory
     from vla_serve.loading import CheckpointLoader
-    from vla_serve.memory import keep_freed_memory
     from vla_serve.server_cli import SWITCH_S
 
     sys.setswitchinterval(SWITCH_S)  # as the program does
@@ -197,7 +197,7 @@ def drive(pipe: Connection, address: str, seconds: float, processes: int, polled
     """All clients, in processes of their own; says after each number of them how many they were."""
     from vla_core.testing import make_observation
     from vla_serve import PolicyClient
-    from vla_serve._load import closed_loop
+    from vla_serve.probing.load import closed_loop
 
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context)

@@ -19,7 +19,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 import grpc
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyServer
-from vla_serve._load import Outcome, closed_loop, open_loop
+from vla_serve.probing.load import Outcome, closed_loop, open_loop
 from vla_serve.server_cli import SWITCH_S
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
@@ -72,7 +72,7 @@ def flood(seconds: float) -> None:
         PolicyServer(policy, max_batch=1, max_queue=64) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        from vla_serve.observation_codec import encode_observation
+        from vla_serve.messages.observation_codec import encode_observation
 
         stub, over = PolicyServiceStub(channel), threading.Event()
         session = stub.OpenSession(pb.OpenSessionRequest()).session_id

@@ -86,7 +86,7 @@ def serve(pipe: Connection, args: argparse.Namespace, loop: str | None = None) -
     """The server, which says between two words how much CPU time it used, how often it slept, what it ran."""
     from vla_core.heap import settle_heap
     from vla_serve import PolicyServer
-    from vla_serve.memory import keep_freed_memory
+    from vla_serve.host.memory import keep_freed_memory
 
     if loop == "uvloop":
         import uvloop
@@ -111,7 +111,7 @@ def drive(pipe: Connection, address: str, clients: int, seconds: float) -> None:
     """The clients."""
     from vla_core.testing import make_observation
     from vla_serve import PolicyClient
-    from vla_serve._load import closed_loop
+    from vla_serve.probing.load import closed_loop
 
     with PolicyClient(address) as client:
         seen = [make_observation(client.contract, i) for i in range(clients)]
@@ -140,7 +140,7 @@ def drive(pipe: Connection, address: str, clients: int, seconds: float) -> None:
 
 def idle_cores(how: str) -> AbstractContextManager[None]:
     """What idle cores do within a block."""
-    from vla_serve.idle_poll import polled_by_kernel, spinning
+    from vla_serve.host.idle_poll import polled_by_kernel, spinning
 
     ways = {"off": nullcontext, "kernel": polled_by_kernel, "spin": lambda: spinning(os.sched_getaffinity(0))}
     return ways[how]()

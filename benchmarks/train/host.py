@@ -101,10 +101,10 @@ def train(keys: dict[str, Any], out: Path, profile: bool) -> None:
     import torch
     from vla_train.config import TrainerConfig
     from vla_train.engine import make_engine
-    from vla_train.guard import Guard
-    from vla_train.optim import parameter_groups
+    from vla_train.guards.guard import Guard
+    from vla_train.optimizer.optim import parameter_groups
+    from vla_train.optimizer.precision import make_optimizer, set_precision
     from vla_train.parts import whole
-    from vla_train.precision import make_optimizer, set_precision
 
     if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
         import deepspeed.ops

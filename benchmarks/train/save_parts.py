@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from vla_train.checkpointing.snapshots import Snapshots
+from vla_train.checkpointing.writer import Writer
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine, make_engine
-from vla_train.snapshots import Snapshots
-from vla_train.writer import Writer
 
 
 class Layers(nn.Module):

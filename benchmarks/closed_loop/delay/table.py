@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_serve._rollout_compare import compare
-from vla_serve._rollout_resume import read_results
+from vla_serve.rollouts.compare import compare
+from vla_serve.rollouts.resume import read_results
 
 MODES = {
     "waits": "the robot waits, holding still",

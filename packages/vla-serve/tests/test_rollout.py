@@ -15,10 +15,10 @@ from vla_serve import (
     RolloutSettings,
     rollout,
 )
-from vla_serve._rollout_results import table
-from vla_serve._rollout_worker import EpisodeJob, Setup, run_episode
 from vla_serve.rates import wilson
 from vla_serve.rollout_cli import main
+from vla_serve.rollouts.results import table
+from vla_serve.rollouts.worker import EpisodeJob, Setup, run_episode
 from vla_serve.testing import ToyEnv, ToyEnvConfig, ToyPolicy
 
 

@@ -9,9 +9,9 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.specs import ActionSpec, GroupSpec
 from vla_serve import PolicyServer, RolloutSettings, rollout
-from vla_serve._rollout_hold import holding
-from vla_serve._rollout_results import conditions
 from vla_serve.rollout_cli import main
+from vla_serve.rollouts.hold import holding
+from vla_serve.rollouts.results import conditions
 from vla_serve.testing import ToyPolicy
 
 

@@ -14,9 +14,10 @@ from vla_core.ensembling import Ensembling
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_core.types import ActionChunk
-from vla_serve import ControlLoop, PolicyClient, PolicyServer, RolloutSettings, _rollout_expert, rollout
-from vla_serve._rollout_results import conditions
+from vla_serve import ControlLoop, PolicyClient, PolicyServer, RolloutSettings, rollout
 from vla_serve.rollout_cli import main
+from vla_serve.rollouts import expert
+from vla_serve.rollouts.results import conditions
 from vla_serve.testing import ToyPolicy
 
 HORIZON = 8
@@ -229,7 +230,7 @@ def test_an_expert_averages_nothing():
 
     asked = RolloutSettings("", "some", ("task",), policy="expert", temporal_ensemble_coeff=0.01)
     with pytest.raises(UserError, match="temporal_ensemble_coeff: an expert sees"):
-        _rollout_expert.check(Expert, "some", asked)
+        expert.check(Expert, "some", asked)
 
 
 @pytest.mark.slow

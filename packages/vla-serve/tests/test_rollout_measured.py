@@ -13,9 +13,9 @@ from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_core.types import ActionChunk
 from vla_serve import ControlLoop, PolicyClient, PolicyServer, RolloutSettings, rollout
-from vla_serve._rollout_hold import held_steps
-from vla_serve._rollout_results import conditions
 from vla_serve.rollout_cli import main
+from vla_serve.rollouts.hold import held_steps
+from vla_serve.rollouts.results import conditions
 from vla_serve.testing import ToyPolicy
 
 HORIZON, HZ = 8, 5.0

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vla_core import registry
 from vla_core.errors import UserError
-from vla_serve import PolicyServer, RolloutSettings, _rollout_report, rollout
-from vla_serve._rollout_compare import compare, sign_test
-from vla_serve._rollout_compare import text as comparison_text
-from vla_serve._rollout_results import suite, summarise, table, text
-from vla_serve._rollout_worker import Done, EpisodeResult
+from vla_serve import PolicyServer, RolloutSettings, rollout
 from vla_serve.rates import bootstrap, mean_of_tasks, wilson
 from vla_serve.rollout_cli import main
+from vla_serve.rollouts import report
+from vla_serve.rollouts.compare import compare, sign_test
+from vla_serve.rollouts.compare import text as comparison_text
+from vla_serve.rollouts.results import suite, summarise, table, text
+from vla_serve.rollouts.worker import Done, EpisodeResult
 from vla_serve.testing import ToyPolicy
 
 
@@ -98,7 +99,7 @@ def test_suites_have_means_of_their_own(tmp_path):
     said = text(results)
     assert "libero_spatial: mean over 2 tasks 75.0 % (95 %" in said
     assert "\nmean over 3 tasks 50.0 %" in said
-    page = _rollout_report.page(results, tmp_path, said)
+    page = report.page(results, tmp_path, said)
     assert "libero_goal: mean over 1 task 0.0 %" in page
     assert "8 steps from request to request" in page
     assert "<div><i>executed_steps</i> 8</div><div><i>rtc</i> no</div></td>" in page  # no delay: left out

@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from vla_serve import PolicyServer, RolloutSettings, _rollout, rollout
+from vla_serve import PolicyServer, RolloutSettings, rollout
+from vla_serve.rollouts import rollout as _rollout
 from vla_serve.testing import ToyPolicy
 
 # Its answers take long enough for an episode to be interrupted; says its port, and when it was asked.

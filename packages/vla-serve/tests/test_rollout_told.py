@@ -10,11 +10,12 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_spec
 from vla_core.types import Observation
-from vla_serve import PolicyServer, RolloutSettings, _rollout_expert, rollout
-from vla_serve._rollout_results import conditions
-from vla_serve._rollout_told import told
+from vla_serve import PolicyServer, RolloutSettings, rollout
 from vla_serve.engine.policy import fake_observation
 from vla_serve.rollout_cli import main
+from vla_serve.rollouts import expert
+from vla_serve.rollouts.results import conditions
+from vla_serve.rollouts.told import told
 from vla_serve.testing import ToyPolicy
 
 
@@ -77,7 +78,7 @@ def test_what_nobody_can_hide_is_refused(address) -> None:
     with pytest.raises(UserError, match=r"hide: unknown 'image' \(did you mean 'images'\?\)"):
         settings(address, hide="image")
     with pytest.raises(UserError, match="hide: an expert sees the simulator's state"):
-        _rollout_expert.check(
+        expert.check(
             type("Scripted", (), {"expert_action": None}),
             "toy",
             RolloutSettings("", "toy", ("left",), policy="expert", hide="images"),

@@ -11,7 +11,7 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import TLS, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError, SessionLost
-from vla_serve.listen import Reservation, Security, read_token
+from vla_serve.host.listen import Reservation, Security, read_token
 from vla_serve.testing import TimedPolicy, ToyPolicy
 
 SPEC = make_spec(1)

@@ -16,7 +16,7 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyClientError, PolicyServer, PolicyUnavailable
-from vla_serve.listen import own_token
+from vla_serve.host.listen import own_token
 from vla_serve.server import Digests, Loaded
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import admin_pb2 as pb

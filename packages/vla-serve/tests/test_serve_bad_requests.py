@@ -21,11 +21,11 @@ from vla_serve import (
     PolicyServerError,
     SessionLost,
 )
-from vla_serve.codec import encode_tensor
 from vla_serve.engine.errors import FieldError
-from vla_serve.observation_codec import encode_observation
-from vla_serve.spec_codec import decode_observation_spec, encode_observation_spec
-from vla_serve.status import details_of, find
+from vla_serve.messages.codec import encode_tensor
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.messages.spec_codec import decode_observation_spec, encode_observation_spec
+from vla_serve.messages.status import details_of, find
 from vla_serve.v1 import policy_pb2, types_pb2
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 

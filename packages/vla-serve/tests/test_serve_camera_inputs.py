@@ -11,10 +11,10 @@ from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_core.types import ActionChunk
 from vla_serve import PolicyClient, PolicyServer
-from vla_serve.client_errors import HandshakeError, PolicyClientError
+from vla_serve.clients.errors import HandshakeError, PolicyClientError
 from vla_serve.doctor.diagnosis import fitted
 from vla_serve.doctor.frames import Frames, check_sees
-from vla_serve.made_up import made_up, variants
+from vla_serve.probing.made_up import made_up, variants
 from vla_serve.server_cli import main
 from vla_serve.v1 import policy_pb2 as pb
 

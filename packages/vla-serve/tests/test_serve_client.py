@@ -179,7 +179,7 @@ def acted(loop, steps):
 
 
 def test_a_server_that_answers_nonsense_moves_no_robot(opened, monkeypatch):
-    from vla_serve.codec import encode_tensor
+    from vla_serve.messages.codec import encode_tensor
 
     reply = opened._connection.predict(
         opened._predict_request(make_observation(SPEC), 1, None, None, None, None), timeout=10

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.types import Observation
-from vla_serve.codec import FieldError, decode_image, decode_tensor, encode_image, encode_tensor
-from vla_serve.observation_codec import decode_observation, encode_observation
-from vla_serve.spec_codec import decode_spec, encode_spec
+from vla_serve.messages.codec import FieldError, decode_image, decode_tensor, encode_image, encode_tensor
+from vla_serve.messages.observation_codec import decode_observation, encode_observation
+from vla_serve.messages.spec_codec import decode_spec, encode_spec
+from vla_serve.messages.wire import serialise
 from vla_serve.v1 import policy_pb2, specs_pb2, types_pb2
-from vla_serve.wire import serialise
 
 DTYPES = ["?", "u1", "<i4", ">i4", "<i8", ">i8", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]
 names = st.from_regex(r"[a-zé_]{1,6}", fullmatch=True)

@@ -13,8 +13,9 @@ import time
 import grpc
 import pytest
 from vla_core.testing import make_observation, make_spec
-from vla_serve import PolicyClient, PolicyServer, listen
-from vla_serve.open_files import allow_connections
+from vla_serve import PolicyClient, PolicyServer
+from vla_serve.host import listen
+from vla_serve.host.open_files import allow_connections
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
@@ -35,7 +36,7 @@ STREAMS = """
 import sys, threading, time
 import grpc
 from vla_core.testing import make_observation, make_spec
-from vla_serve.observation_codec import encode_observation
+from vla_serve.messages.observation_codec import encode_observation
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
@@ -160,7 +161,7 @@ def test_a_connection_on_which_nothing_is_under_way_is_closed_and_comes_back(mon
 
 LIMIT_SCRIPT = """
 import resource
-from vla_serve.open_files import allow_connections
+from vla_serve.host.open_files import allow_connections
 
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))

@@ -30,7 +30,7 @@ def test_the_examples_run(capsys):
 
 def test_options_exist():
     from vla_serve import bridge_cli, doctor_cli, probe_cli
-    from vla_serve._rollout_options import make_parser
+    from vla_serve.rollouts.options import make_parser
     from vla_serve.server_options import parser
 
     parsers = (bridge_cli._parser, doctor_cli._parser, probe_cli._parser, make_parser, parser)
@@ -41,8 +41,9 @@ def test_options_exist():
 
 def test_every_client_can_show_what_a_server_asks_for():
     """Each by itself: that one of them has an option says nothing of the others."""
-    from vla_serve import _rollout_options, bridge_cli, doctor_cli, probe_cli
+    from vla_serve import bridge_cli, doctor_cli, probe_cli
     from vla_serve.robot import options
+    from vla_serve.rollouts import options as _rollout_options
 
     parsers = (
         *(bridge_cli._parser, doctor_cli._parser, probe_cli._parser),

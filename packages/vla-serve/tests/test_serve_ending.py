@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 
-from vla_serve.ending import Ending
+from vla_serve.host.ending import Ending
 
 
 def test_who_waits_later_is_told_too():

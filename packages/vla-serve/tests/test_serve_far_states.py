@@ -12,10 +12,10 @@ from PIL import Image
 from vla_core.stats import NormStats, VectorStats
 from vla_core.testing import make_observation, make_spec
 from vla_serve import ControlLoop, PolicyClient, PolicyClientError, PolicyServer
-from vla_serve import control_loop as loops
-from vla_serve.called_rate import CALLS, CalledRate
-from vla_serve.codec import FieldError, decode_image
+from vla_serve.clients import control_loop as loops
+from vla_serve.clients.called_rate import CALLS, CalledRate
 from vla_serve.engine.reach import Reach
+from vla_serve.messages.codec import FieldError, decode_image
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import types_pb2 as pb
 
@@ -65,7 +65,7 @@ def test_the_server_says_it_once_a_session(learned, caplog):
             with PolicyClient(server.address) as client:
                 told = [client.predict(one).notes for one in (seen, far, far)]
                 assert [len(notes) for notes in told] == [0, len(learned.observation.state), 0]
-    at_client = [r.getMessage() for r in caplog.records if r.name == "vla_serve.client"]
+    at_client = [r.getMessage() for r in caplog.records if r.name == "vla_serve.clients.client"]
     assert at_client[-1].endswith(f": {told[1][-1]}")
     said = [r.getMessage() for r in caplog.records if r.name == "vla_serve.server"]
     groups = len(learned.observation.state)

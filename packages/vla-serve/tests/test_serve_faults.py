@@ -22,10 +22,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image as PILImage
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyBusy, PolicyClient, PolicyServer, PolicyUnavailable
-from vla_serve.codec import FieldError, decode_image
-from vla_serve.observation_codec import encode_observation
+from vla_serve.messages.codec import FieldError, decode_image
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.messages.status import details_of, find, one_line
 from vla_serve.server import SERVICE
-from vla_serve.status import details_of, find, one_line
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1 import types_pb2

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from vla_core.types import Observation
 from vla_serve import PolicyClient, PolicyServer
-from vla_serve.observation_codec import encode_observation
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.messages.spec_codec import encode_action_spec, encode_observation_spec
 from vla_serve.server import SERVICE
-from vla_serve.spec_codec import encode_action_spec, encode_observation_spec
 from vla_serve.testing import ToyPolicy, until
 from vla_serve.v1 import policy_pb2 as pb
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from vla_core.errors import UserError
-from vla_serve import idle_poll as module
-from vla_serve.idle_poll import idle_poll, polled_by_kernel, spinning, time_limit
+from vla_serve.host import idle_poll as module
+from vla_serve.host.idle_poll import idle_poll, polled_by_kernel, spinning, time_limit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
 
 HOLD = """
 import sys
-from vla_serve.idle_poll import spinning
+from vla_serve.host.idle_poll import spinning
 with spinning({int(sys.argv[1])}):
     print("spins", flush=True)
     sys.stdin.read()

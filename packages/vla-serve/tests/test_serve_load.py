@@ -17,14 +17,14 @@ import pytest
 from google.rpc import error_details_pb2 as details_pb
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyServer
-from vla_serve._load import closed_loop, open_loop
-from vla_serve.connections import REMEMBERED as REMEMBERED_CONNECTIONS
-from vla_serve.connections import Connections
 from vla_serve.engine.estimates import REMEMBERED
 from vla_serve.engine.sessions import Session
-from vla_serve.observation_codec import encode_observation
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.messages.status import details_of, find
+from vla_serve.probing.load import closed_loop, open_loop
+from vla_serve.rpcs.connections import REMEMBERED as REMEMBERED_CONNECTIONS
+from vla_serve.rpcs.connections import Connections
 from vla_serve.server import SERVICE
-from vla_serve.status import details_of, find
 from vla_serve.testing import GatedPolicy, TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub

@@ -13,12 +13,12 @@ import pytest
 from vla_core.specs import CameraSpec
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyBusy, PolicyClient, PolicyClientError, PolicyServer, PolicyTimeout, SessionLost
-from vla_serve._loop import run
-from vla_serve.client_errors import from_failure
-from vla_serve.many import _Stream
-from vla_serve.observation_codec import encode_observation
-from vla_serve.predicting import Caller, Predictor
-from vla_serve.rpc import Rpcs
+from vla_serve.clients.errors import from_failure
+from vla_serve.host.loop import run
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.rpcs.many import _Stream
+from vla_serve.rpcs.predicting import Caller, Predictor
+from vla_serve.rpcs.rpc import Rpcs
 from vla_serve.testing import GatedPolicy, TimedPolicy, ToyPolicy, until
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub

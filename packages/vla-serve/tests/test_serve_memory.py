@@ -15,18 +15,19 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_core.types import Observation
-from vla_serve import PolicyServer, sweeping
+from vla_serve import PolicyServer
 from vla_serve.engine.ticket import Ticket
-from vla_serve.in_flight import BURST, InFlight, RpcLimits
-from vla_serve.observation_codec import encode_observation
-from vla_serve.service import SERVICE
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.rpcs import sweeping
+from vla_serve.rpcs.in_flight import BURST, InFlight, RpcLimits
+from vla_serve.rpcs.service import SERVICE
 from vla_serve.testing import TimedPolicy, until
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 
 SCRIPT = """
 import resource, sys, threading
-from vla_serve.memory import keep_freed_memory
+from vla_serve.host.memory import keep_freed_memory
 
 def requests(count):
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
@@ -124,7 +125,7 @@ def test_no_request_is_kept_when_its_answer_has_left():
 BURST_SCRIPT = """
 import threading
 from pathlib import Path
-from vla_serve.memory import give_back_freed_memory, keep_freed_memory
+from vla_serve.host.memory import give_back_freed_memory, keep_freed_memory
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20

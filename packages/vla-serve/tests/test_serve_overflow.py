@@ -11,7 +11,7 @@ from vla_core.stats import NormStats, VectorStats
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyClientError, PolicyServer, PolicyServerError
 from vla_serve.engine.errors import FieldError
-from vla_serve.observation_codec import check_range
+from vla_serve.messages.observation_codec import check_range
 from vla_serve.testing import TimedPolicy
 
 

@@ -8,7 +8,7 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyClientError, PolicyServer
-from vla_serve.status import without_paths
+from vla_serve.messages.status import without_paths
 from vla_serve.testing import TimedPolicy
 
 

@@ -15,7 +15,7 @@ from vla_core.errors import UserError
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
 from vla_core.types import Observation
 from vla_serve import PolicyBusy, PolicyClient, PolicyServer
-from vla_serve.status import details_of, find
+from vla_serve.messages.status import details_of, find
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1 import types_pb2 as types

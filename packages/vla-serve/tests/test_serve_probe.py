@@ -14,8 +14,8 @@ from vla_core.testing import make_spec
 from vla_core.types import ActionChunk
 from vla_serve import PolicyServer
 from vla_serve.contract_text import contract_lines
-from vla_serve.made_up import made_up, variants
-from vla_serve.probe import load
+from vla_serve.probing.made_up import made_up, variants
+from vla_serve.probing.probe import load
 from vla_serve.server_cli import main
 from vla_serve.testing import TimedPolicy, ToyPolicy
 
@@ -105,7 +105,7 @@ def test_an_interruption_ends_the_clients_too(monkeypatch):
                 self.submit(function, item)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vla_serve.probe.ThreadPoolExecutor", Interrupted)
+    monkeypatch.setattr("vla_serve.probing.probe.ThreadPoolExecutor", Interrupted)
     with PolicyServer(TimedPolicy(make_spec())) as server, pytest.raises(KeyboardInterrupt):
         load(server.address, {}, 2, 10**9, 0, None)
 

@@ -22,8 +22,8 @@ def test_the_examples_run(capsys):
 
 
 def test_options_in_the_readme_exist():
-    from vla_serve._rollout_options import make_parser as rollout_parser
     from vla_serve.compare_cli import make_parser as compare_parser
+    from vla_serve.rollouts.options import make_parser as rollout_parser
     from vla_serve.server_cli import _parser as server_parser
 
     known = {

@@ -14,8 +14,8 @@ from vla_core.testing import make_observation, make_spec
 from vla_core.types import ActionChunk
 from vla_serve import HandshakeError, PolicyClient, PolicyClientError, PolicyServer, PolicyServerError
 from vla_serve.engine.kept_chunks import CHUNKS_KEPT
-from vla_serve.observation_codec import encode_observation
-from vla_serve.status import details_of, find
+from vla_serve.messages.observation_codec import encode_observation
+from vla_serve.messages.status import details_of, find
 from vla_serve.v1 import policy_pb2
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub
 

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from vla_core.testing import make_spec
 from vla_serve import PolicyServer
-from vla_serve.listen import Security
+from vla_serve.host.listen import Security
 from vla_serve.server import SERVICE
 from vla_serve.testing import TimedPolicy
 

@@ -14,7 +14,7 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import AsyncPolicyClient, PolicyClient, PolicyServer
-from vla_serve.observation_codec import encode_observation
+from vla_serve.messages.observation_codec import encode_observation
 from vla_serve.server import SERVICE
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
@@ -30,8 +30,8 @@ from opentelemetry.sdk.trace.export import (
     SpanExportResult,
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from vla_serve import lookouts, tracing
-from vla_serve.tracing import Tracing, exporting_to
+from vla_serve.observability import lookouts, tracing
+from vla_serve.observability.tracing import Tracing, exporting_to
 
 SPEC = make_spec(1)
 PARTS = ["decode", "prepare", "queue", "infer", "finish"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_serve import PolicyClient, PolicyClientError, PolicyServer
-from vla_serve.logs import JsonFormatter, TextFormatter, take_request_id
+from vla_serve.observability.logs import JsonFormatter, TextFormatter, take_request_id
 from vla_serve.testing import TimedPolicy
 from vla_serve.v1 import policy_pb2 as pb
 from vla_serve.v1.policy_pb2_grpc import PolicyServiceStub

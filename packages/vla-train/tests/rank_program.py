@@ -26,7 +26,8 @@ from torch import nn
 from vla_core.batch import Batch
 from vla_core.registry import override
 from vla_core.testing import register_fakes
-from vla_train import resume, trainer
+from vla_train import trainer
+from vla_train.checkpointing import resume
 from vla_train.cli import main
 from vla_train.engine.ddp import DDP
 from vla_train.parts import whole

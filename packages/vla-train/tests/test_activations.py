@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 from vla_core.model import VLAModel
-from vla_train.activations import activations
 from vla_train.cli import main
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
-from vla_train.held import Activations, Block
-from vla_train.memory import GIB, Estimate
-from vla_train.precision import set_precision
-from vla_train.shadow import Ledger
+from vla_train.memory.activations import activations
+from vla_train.memory.estimate import GIB, Estimate
+from vla_train.memory.held import Activations, Block
+from vla_train.memory.shadow import Ledger
+from vla_train.optimizer.precision import set_precision
 from vla_train.testing.sizes import framework_tree
 from vla_train.testing.trace import build, training_batch
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from vla_core.files import recover_directories
 from vla_core.policy import VLAPolicy
 from vla_core.testing.kills import killed_at
-from vla_train import resume
+from vla_train.checkpointing import resume
+from vla_train.checkpointing.saving import Saver
+from vla_train.checkpointing.snapshots import Snapshots
 from vla_train.cli import main
 from vla_train.composition import compose
 from vla_train.presets import load_run_tree
-from vla_train.saving import Saver
-from vla_train.snapshots import Snapshots
 from vla_train.trainer import Trainer
 
 COMMON = ("trackers=[jsonl]", "trainer.schedule=constant", "trainer.precision=bf16", "trainer.ema_decay=0.5")

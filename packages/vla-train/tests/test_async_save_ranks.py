@@ -11,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from vla_core.policy import VLAPolicy
-from vla_train import resume
-from vla_train.states import step_of
+from vla_train.checkpointing import resume
+from vla_train.checkpointing.states import step_of
 from vla_train.testing.ranks import started, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

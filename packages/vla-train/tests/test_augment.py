@@ -17,8 +17,8 @@ from vla_core.errors import ConfigError
 from vla_train.augment import Augmentation, AugmentationConfig
 from vla_train.augment.colour import recolour
 from vla_train.cli import main
-from vla_train.data import TransformedDataset
-from vla_train.validate import Validation
+from vla_train.dataloading.data import TransformedDataset
+from vla_train.evaluation.validate import Validation
 
 ALL = AugmentationConfig(0.7, 1.2, 15, 0.3, 0.3, 0.3, 0.1, 0.4, 0.1)
 MOVES = AugmentationConfig(crop_scale=0.6, crop_ratio=1.2, rotation=20)

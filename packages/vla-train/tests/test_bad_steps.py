@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from vla_train.cli import main
-from vla_train.masters import MasterAdamW
+from vla_train.optimizer.masters import MasterAdamW
 
 BAD = 8
 """Its frame in the data set: the third of episode 1."""

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from vla_train import eight_bit
 from vla_train.cli import main
-from vla_train.eight_bit import BLOCK, quantize, widen
-from vla_train.masters import MasterAdamW
+from vla_train.optimizer import eight_bit
+from vla_train.optimizer.eight_bit import BLOCK, quantize, widen
+from vla_train.optimizer.masters import MasterAdamW
 
 pytest.importorskip("torchao")
 

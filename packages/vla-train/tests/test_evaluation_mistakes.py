@@ -11,9 +11,9 @@ import pytest
 from vla_core.errors import ConfigError, UserError
 from vla_core.registry import override
 from vla_core.specs import ActionSpec, CameraSpec, GroupSpec, ObservationSpec, RobotSpec
-from vla_train import evaluate
 from vla_train.config import EvaluationConfig
-from vla_train.evaluate import check_evaluation
+from vla_train.evaluation import evaluate
+from vla_train.evaluation.evaluate import check_evaluation
 
 MOVE = GroupSpec("move", 2, "cm", representation="delta")
 

@@ -16,7 +16,7 @@ from vla_train.config import TrainerConfig
 from vla_train.engine import Engine
 from vla_train.engine.choose import check_met
 from vla_train.engine.unused import unused
-from vla_train.precision import make_optimizer
+from vla_train.optimizer.precision import make_optimizer
 
 
 def readings(run: Path) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from vla_core.policy import VLAPolicy
-from vla_train import resume
+from vla_train.checkpointing import resume
 from vla_train.cli import main
 from vla_train.testing.ranks import run_ranks
 from vla_train.trainer import Trainer

@@ -17,8 +17,8 @@ from vla_core.policy import VLAPolicy
 from vla_train.cli import main
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
-from vla_train.fp8 import check_fp8, use_fp8
 from vla_train.lora import LoRAConfig
+from vla_train.optimizer.fp8 import check_fp8, use_fp8
 from vla_train.testing import framework_tree
 
 pytest.importorskip("torchao")

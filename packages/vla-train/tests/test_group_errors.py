@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from vla_core import Pipeline
 from vla_core.testing import make_spec
-from vla_train.group_errors import StepErrors, of_groups
-from vla_train.validate import _mean_action
+from vla_train.evaluation.group_errors import StepErrors, of_groups
+from vla_train.evaluation.validate import _mean_action
 
 
 def sums(errors: np.ndarray, mask: np.ndarray) -> StepErrors:

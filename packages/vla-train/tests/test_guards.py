@@ -22,9 +22,9 @@ from vla_train.composition import compose
 from vla_train.config import RunConfig
 from vla_train.engine import Engine
 from vla_train.engine.choose import check_launch
-from vla_train.masters import MasterAdamW
-from vla_train.optim import freeze, lr_factor
-from vla_train.precision import masters_of
+from vla_train.optimizer.masters import MasterAdamW
+from vla_train.optimizer.optim import freeze, lr_factor
+from vla_train.optimizer.precision import masters_of
 from vla_train.presets import load_run_tree
 from vla_train.testing import framework_tree
 from vla_train.trainer import Trainer

@@ -20,10 +20,10 @@ from vla_core.errors import ConfigError
 from vla_core.framework import FrameworkConfig
 from vla_core.policy import VLAPolicy
 from vla_core.testing import make_observation, make_sample, make_spec
+from vla_train.checkpointing.resume import run_directory
 from vla_train.composition import compose
 from vla_train.lora import LoRAConfig, apply_lora, merged_state, target_layers
 from vla_train.presets import load_run_tree
-from vla_train.resume import run_directory
 from vla_train.testing.sizes import CAMERA, framework_tree
 from vla_train.trainer import Outcome, Trainer
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from vla_train.exits import LOST
+from vla_train.guards.exits import LOST
 from vla_train.testing.ranks import Ended, Rank, started, wait
 
 PROGRAM = Path(__file__).with_name("rank_program.py")

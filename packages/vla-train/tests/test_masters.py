@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from vla_core.errors import ConfigError, UserError
 from vla_train.config import TrainerConfig
 from vla_train.engine.base import KINDS
-from vla_train.masters import MasterAdamW, join, split, total_norm
-from vla_train.memory import GIB, Estimate
+from vla_train.memory.estimate import GIB, Estimate
+from vla_train.optimizer.masters import MasterAdamW, join, split, total_norm
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 # On a GPU the kernel is compiled, here Triton interprets it.
@@ -26,7 +26,7 @@ INTERPRETED = """
 import contextlib, torch
 from vla_train import adamw_kernel
 from vla_train.engine.base import KINDS
-from vla_train.masters import MasterAdamW
+from vla_train.optimizer.masters import MasterAdamW
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
 torch.manual_seed(0)
 for dtype in (torch.bfloat16, torch.float32):

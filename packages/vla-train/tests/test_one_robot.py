@@ -16,8 +16,8 @@ from vla_core.stats import NormStats, VectorStats
 from vla_core.testing import make_sample
 from vla_core.types import Sample
 from vla_train.config import DatasetsConfig
-from vla_train.data_sets import Data, open_data
-from vla_train.leaks import Split, leaks
+from vla_train.dataloading.data_sets import Data, open_data
+from vla_train.dataloading.leaks import Split, leaks
 
 ARM = ("pan", "lift", "grip")
 

@@ -9,9 +9,9 @@ import torch
 from vla_core.batch import Batch
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
-from vla_train.masters import MasterAdamW
-from vla_train.optim import parameter_groups
-from vla_train.precision import make_optimizer, masters_of, set_precision
+from vla_train.optimizer.masters import MasterAdamW
+from vla_train.optimizer.optim import parameter_groups
+from vla_train.optimizer.precision import make_optimizer, masters_of, set_precision
 from vla_train.presets import list_presets
 from vla_train.testing import framework_tree
 from vla_train.testing.trace import build, training_batch

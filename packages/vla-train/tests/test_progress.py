@@ -16,8 +16,8 @@ from vla_core.errors import UserError
 from vla_train.cli import main
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
-from vla_train.flops import peak_tflops, sample_flop, utilisation
-from vla_train.under_way import under_way
+from vla_train.monitoring.flops import peak_tflops, sample_flop, utilisation
+from vla_train.monitoring.under_way import under_way
 
 ROWS, IN, OUT = 3, 8, 16
 
@@ -99,10 +99,10 @@ def test_a_long_validation_says_where_it_is(
 ) -> None:
     run = ["--config", str(toy_config), "trainer.batch_size=2", "trainer.val_every=8"]
     between = r"(validation on \S+|predictions for predictions\.npz): (\d+) of (\d+) samples"
-    monkeypatch.setattr("vla_train.progress.LINE_EVERY_S", 3600.0)
+    monkeypatch.setattr("vla_train.monitoring.progress.LINE_EVERY_S", 3600.0)
     assert main(run) == 0
     assert not re.search(between, capsys.readouterr().out), "a short one is not worth a line"
-    monkeypatch.setattr("vla_train.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("vla_train.monitoring.progress.LINE_EVERY_S", 0.0)
     assert main([*run, "run_id=again"]) == 0
     said = re.findall(between, capsys.readouterr().out)
     for what in {what for what, _, _ in said}:
@@ -131,8 +131,8 @@ def test_the_first_line_waits_for_no_model(
 
 
 def test_what_lasts_is_said_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vla_train.under_way.AFTER_S", 0.0)
-    monkeypatch.setattr("vla_train.under_way.AGAIN_S", 0.0)
+    monkeypatch.setattr("vla_train.monitoring.under_way.AFTER_S", 0.0)
+    monkeypatch.setattr("vla_train.monitoring.under_way.AGAIN_S", 0.0)
     said: list[str] = []
     twice = threading.Event()
 

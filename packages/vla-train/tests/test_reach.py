@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from vla_core.testing.matrix import variants
-from vla_train.activations import activations
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
-from vla_train.precision import set_precision
+from vla_train.memory.activations import activations
+from vla_train.optimizer.precision import set_precision
 from vla_train.presets import list_presets
 from vla_train.reach import unreached
 from vla_train.testing import framework_tree

@@ -19,8 +19,8 @@ from vla_train.composition import compose
 from vla_train.config import RunConfig
 from vla_train.engine import make_engine
 from vla_train.lora import apply_lora
-from vla_train.memory import GIB, estimate
-from vla_train.precision import set_precision
+from vla_train.memory.estimate import GIB, estimate
+from vla_train.optimizer.precision import set_precision
 from vla_train.presets import load_run_tree
 from vla_train.testing import framework_tree
 from vla_train.trainer import Trainer

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
-from vla_train.recycling import PLACES, Recycled
+from vla_train.dataloading.recycling import PLACES, Recycled
 
 BATCH, BATCHES = 3, 30
 

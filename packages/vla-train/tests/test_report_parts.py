@@ -16,7 +16,7 @@ from vla_core.checkpoint import weights_file
 from vla_core.errors import UserError
 from vla_core.files import sha256_of
 from vla_core.testing import tiny_policy
-from vla_train.against_mean import against_mean
+from vla_train.evaluation.against_mean import against_mean
 from vla_train.report import _made_with, write_report
 
 GROUPS = [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from vla_train.cli import main
+from vla_train.monitoring.rerun import command, launcher, script
 from vla_train.report._run import Metrics
-from vla_train.rerun import command, launcher, script
 
 ARGV = ["--config", "my config.yaml", "run_id=x"]
 TORCHRUN = ["/venv/bin/python", "/venv/bin/torchrun", "--nproc_per_node", "2", "-m", "vla_train"]

@@ -86,7 +86,7 @@ def test_it_is_noted_and_looked_at_before_a_dry_run(
     assert main(words) == 0
     facts = json.loads((toy_config.parent / "runs" / "toy" / "resume" / "steps_2" / "run.json").read_text())
     assert (facts["engine"], facts["world"]) == ("one process", 1)
-    monkeypatch.setattr("vla_train.resume.recall", lambda path: {"engine": "FSDP2", "world": 2})
+    monkeypatch.setattr("vla_train.checkpointing.resume.recall", lambda path: {"engine": "FSDP2", "world": 2})
     assert main([*words, "trainer.resume=true", "--dry_run"]) == 2
     error = capsys.readouterr().err
     assert "was written by 2 processes of FSDP2, and this is one process; torchrun" in error

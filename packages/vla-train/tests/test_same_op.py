@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from vla_train import shadow
-from vla_train.activations import activations
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
-from vla_train.held import Activations
-from vla_train.precision import set_precision
-from vla_train.same_op import SameOp
+from vla_train.memory.activations import activations
+from vla_train.memory.estimate import shadow
+from vla_train.memory.held import Activations
+from vla_train.memory.same_op import SameOp
+from vla_train.optimizer.precision import set_precision
 from vla_train.testing.sizes import Size, framework_tree
 from vla_train.testing.trace import build, training_batch
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from vla_core.policy import VLAPolicy
+from vla_train.checkpointing.saving import Saver
 from vla_train.cli import main
 from vla_train.engine import Engine
-from vla_train.saving import Saver
 
 
 def call(config: Path, *words: str) -> int:

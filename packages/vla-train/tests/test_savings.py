@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 from vla_core.model import VLAModel
-from vla_train.activations import activations
 from vla_train.config import TrainerConfig
 from vla_train.engine import Engine, make_engine
 from vla_train.engine.base import KINDS
-from vla_train.held import Activations, Block
 from vla_train.lora import LoRAConfig, apply_lora
-from vla_train.memory import GIB, Estimate, estimate
-from vla_train.out_of_memory import missing
-from vla_train.precision import set_precision
-from vla_train.savings import Fix, advice, fixes, saves
+from vla_train.memory.activations import activations
+from vla_train.memory.estimate import GIB, Estimate, estimate
+from vla_train.memory.held import Activations, Block
+from vla_train.memory.out_of_memory import missing
+from vla_train.memory.savings import Fix, advice, fixes, saves
+from vla_train.optimizer.precision import set_precision
 from vla_train.testing.sizes import framework_tree
 from vla_train.testing.trace import build, training_batch
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from vla_train.config import TrainerConfig
-from vla_train.optim import lr_factor, never_full
+from vla_train.optimizer.optim import lr_factor, never_full
 
 
 def factors(steps: int, **options: Any) -> list[float]:

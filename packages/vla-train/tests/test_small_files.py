@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from vla_core.errors import UserError
 from vla_train import runs
+from vla_train.checkpointing.small_files import into, write_json
 from vla_train.cli import main
-from vla_train.small_files import into, write_json
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 WORDS = ("trackers=[jsonl]", "trainer.max_steps=2")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from vla_core.errors import UserError
-from vla_train import evaluate, runs
+from vla_train import runs
+from vla_train.checkpointing.resume import run_directory
 from vla_train.cli import main
 from vla_train.engine import Engine
-from vla_train.progress import ProgressBar
-from vla_train.resume import run_directory
-from vla_train.stopping import Stop
+from vla_train.evaluation import evaluate
+from vla_train.guards.stopping import Stop
+from vla_train.monitoring.progress import ProgressBar
 from vla_train.trainer import Trainer
 
 SERVER = """

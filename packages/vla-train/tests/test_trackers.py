@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from vla_core.errors import UserError
-from vla_train import small_files, trackers
+from vla_train.checkpointing import small_files
 from vla_train.cli import main
 from vla_train.config import DatasetsConfig, RunConfig
-from vla_train.trackers import JsonLines, Tracked, TrackingConfig
+from vla_train.monitoring import trackers
+from vla_train.monitoring.trackers import JsonLines, Tracked, TrackingConfig
 
 
 def call(config: Path, *words: str) -> int:

@@ -13,8 +13,8 @@ from vla_core.errors import ConfigError
 from vla_core.registry import load
 from vla_core.transforms import Pipeline
 from vla_data.mixture import Mixture
-from vla_train.data import InfiniteBatches, TransformedDataset
-from vla_train.data_sets import Data, DataSet, split_episodes
+from vla_train.dataloading.data import InfiniteBatches, TransformedDataset
+from vla_train.dataloading.data_sets import Data, DataSet, split_episodes
 
 
 @given(n=st.integers(2, 200), fraction=st.floats(0.0, 0.9))

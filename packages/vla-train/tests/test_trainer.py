@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from vla_core.errors import ConfigError, UserError
 from vla_core.model import VLAModel
 from vla_core.policy import VLAPolicy
+from vla_train.checkpointing.resume import run_directory
 from vla_train.composition import compose
-from vla_train.ema import EMA
+from vla_train.optimizer.ema import EMA
 from vla_train.presets import load_run_tree
-from vla_train.resume import run_directory
 from vla_train.trainer import Outcome, Trainer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from vla_core.errors import UserError
-from vla_train import workers
+from vla_train.dataloading import workers
 
 
 def test_a_batch_that_broke_off_waits_for_the_news() -> None:

@@ -1,6 +1,6 @@
 """How overlapping chunks are averaged into one action a step, as rollouts, robots and evaluations are told.
 
-The average itself is ``vla_serve.ensemble``; this half is shared with ``trainer.evaluation``.
+The average itself is ``vla_serve.clients.ensemble``; this half is shared with ``trainer.evaluation``.
 """
 
 from __future__ import annotations

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vla_serve.async_client import AsyncPolicyClient
-from vla_serve.chunks import Continuation, PolicyRevision, ServedChunk
-from vla_serve.client import PolicyClient, Timings
-from vla_serve.client_batch import Difference
-from vla_serve.client_errors import (
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.batch import Difference
+from vla_serve.clients.chunks import Continuation, PolicyRevision, ServedChunk
+from vla_serve.clients.client import PolicyClient, Timings
+from vla_serve.clients.connection import TLS
+from vla_serve.clients.control_loop import ControlLoop, LoopStats
+from vla_serve.clients.ensemble import AdaptiveEnsemble, TemporalEnsemble
+from vla_serve.clients.errors import (
     HandshakeError,
     PolicyBusy,
     PolicyClientError,
@@ -21,12 +24,9 @@ from vla_serve.client_errors import (
     PolicyUnavailable,
     SessionLost,
 )
-from vla_serve.connection import TLS
-from vla_serve.control_loop import ControlLoop, LoopStats
-from vla_serve.ensemble import AdaptiveEnsemble, TemporalEnsemble
 
 if TYPE_CHECKING:
-    from vla_serve._rollout import RolloutSettings, rollout
+    from vla_serve.rollouts.rollout import RolloutSettings, rollout
     from vla_serve.server import PolicyServer
 
 __all__ = [
@@ -57,8 +57,8 @@ __all__ = [
 
 _LAZY = {
     "PolicyServer": "vla_serve.server",
-    "RolloutSettings": "vla_serve._rollout",
-    "rollout": "vla_serve._rollout",
+    "RolloutSettings": "vla_serve.rollouts.rollout",
+    "rollout": "vla_serve.rollouts.rollout",
 }
 
 

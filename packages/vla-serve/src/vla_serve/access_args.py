@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_serve.connection import TLS
-from vla_serve.listen import read_token
+from vla_serve.clients.connection import TLS
+from vla_serve.host.listen import read_token
 
 SHOWN = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "token_file")
 """What :func:`add_shown` adds."""

@@ -17,11 +17,11 @@ from vla_core.errors import UserError
 from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
-from vla_serve.arguments import seconds, within
-from vla_serve.async_client import AsyncPolicyClient
-from vla_serve.client_errors import PolicyServerError
-from vla_serve.listen import Reservation, Security, read_token
-from vla_serve.open_files import allow_connections
+from vla_serve.clients.arguments import seconds, within
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.errors import PolicyServerError
+from vla_serve.host.listen import Reservation, Security, read_token
+from vla_serve.host.open_files import allow_connections
 
 
 def _parser() -> argparse.ArgumentParser:

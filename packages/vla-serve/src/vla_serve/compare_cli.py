@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vla_core.options import Options
 
-from vla_serve._rollout_compare import compare, text
-from vla_serve._rollout_results import save
-from vla_serve._rollout_resume import read_results
+from vla_serve.rollouts.compare import compare, text
+from vla_serve.rollouts.results import save
+from vla_serve.rollouts.resume import read_results
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ from vla_core.errors import UserError
 from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
-from vla_serve.client import PolicyClient
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.clients.client import PolicyClient
+from vla_serve.clients.errors import PolicyServerError
 from vla_serve.contract_text import contract_lines
 from vla_serve.doctor.diagnosis import FOLLOWED, Doctor
 from vla_serve.doctor.errors import Yardstick

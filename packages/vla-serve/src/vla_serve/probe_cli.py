@@ -11,12 +11,12 @@ from vla_core.errors import UserError
 from vla_core.options import Options
 
 from vla_serve.access_args import access, add_access
-from vla_serve.arguments import seconds
-from vla_serve.client import PolicyClient
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.clients.arguments import seconds
+from vla_serve.clients.client import PolicyClient
+from vla_serve.clients.errors import PolicyServerError
 from vla_serve.contract_text import contract_lines, server_lines
-from vla_serve.probe import influences, load, repeats
-from vla_serve.probe_report import latency_lines, repeats_line
+from vla_serve.probing.probe import influences, load, repeats
+from vla_serve.probing.probe_report import latency_lines, repeats_line
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,12 +15,12 @@ from vla_core.dotted import dotted
 from vla_core.errors import UserError
 from vla_core.heap import settle_heap, settled_heap
 
-from vla_serve import arguments
 from vla_serve.access_args import access
-from vla_serve.client import PolicyClient
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.clients import arguments
+from vla_serve.clients.client import PolicyClient
+from vla_serve.clients.control_loop import ControlLoop
+from vla_serve.clients.errors import PolicyServerError
 from vla_serve.contract_text import contract_lines
-from vla_serve.control_loop import ControlLoop
 from vla_serve.ensemble_args import ensembling_of
 from vla_serve.robot import Commander, DriveReport, DriveSettings, Robot, Wiring, drive, read_repack
 from vla_serve.robot.make import make_robot

@@ -12,14 +12,15 @@ from vla_core.dotted import dotted
 from vla_core.envs.recorded import read
 from vla_core.errors import UserError, suggest
 
-from vla_serve import _rollout_replay, compare_cli
-from vla_serve._rollout import RolloutSettings, rollout
-from vla_serve._rollout_options import make_parser
-from vla_serve._rollout_pool import SimulatorDied
-from vla_serve._rollout_results import text
-from vla_serve._rollout_worker import Done
+from vla_serve import compare_cli
 from vla_serve.access_args import SHOWN, shown
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.clients.errors import PolicyServerError
+from vla_serve.rollouts import replay
+from vla_serve.rollouts.options import make_parser
+from vla_serve.rollouts.pool import SimulatorDied
+from vla_serve.rollouts.results import text
+from vla_serve.rollouts.rollout import RolloutSettings, rollout
+from vla_serve.rollouts.worker import Done
 
 LISTED = 150
 """So many tasks are named where none was: all of most simulators."""
@@ -43,7 +44,7 @@ def _what(given: Mapping[str, Any], tasks: tuple[str, ...]) -> tuple[str, tuple[
     """Simulator, tasks and episodes per task: as said, or as the replayed data set has them."""
     env, episodes = given["env"], given["episodes"]
     if given["replay"]:
-        recorded, seeds = _rollout_replay.chosen(given["replay"], tasks, None)
+        recorded, seeds = replay.chosen(given["replay"], tasks, None)
         longest = max(map(len, seeds.values()))
         return env or recorded.env, tuple(seeds), longest if episodes is None else episodes
     if not env:
@@ -68,7 +69,7 @@ def _run(argv: Sequence[str]) -> int:
     print(f"\n{text(results)}\n")
     print(f"{out / 'results.json'}\n{out / 'report.html'}")
     if settings.replay:
-        print(_rollout_replay.summary(results["episodes"], read(Path(settings.replay))))
+        print(replay.summary(results["episodes"], read(Path(settings.replay))))
     failed = [e for e in results["episodes"] if e["error"] is not None]
     for episode in failed:
         print(f"vla-rollout: {episode['task']} seed {episode['seed']}: {episode['error']}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A gRPC server around policies: life cycle only, the RPCs are in :mod:`vla_serve.service`."""
+"""A gRPC server around policies: life cycle only, the RPCs are in :mod:`vla_serve.rpcs.service`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vla_serve._loop import run
-from vla_serve.admin import PolicyAdminService
-from vla_serve.ending import Ending
 from vla_serve.engine.engine import Engine
 from vla_serve.engine.manager import Loaded, Loader, PolicyManager, Servable, engines_alive
 from vla_serve.engine.policy import ActingPolicy, Policy
 from vla_serve.engine.sessions import Sessions
 from vla_serve.engine.shelf import Digests, Shelf
-from vla_serve.in_flight import InFlight, RpcLimits
-from vla_serve.listen import LOCAL, Reservation, Security, channel_options, open_ports
-from vla_serve.lookouts import Lookouts
-from vla_serve.message_size import Sizes
-from vla_serve.predict_request import MAX_DENOISE_STEPS
-from vla_serve.predicting import Predictor
-from vla_serve.reflection import handlers
-from vla_serve.rpc import Rpcs
+from vla_serve.host.ending import Ending
+from vla_serve.host.listen import LOCAL, Reservation, Security, channel_options, open_ports
+from vla_serve.host.loop import run
+from vla_serve.observability.lookouts import Lookouts
+from vla_serve.observability.standing import Standing
+from vla_serve.rpcs.admin import PolicyAdminService
+from vla_serve.rpcs.in_flight import InFlight, RpcLimits
+from vla_serve.rpcs.message_size import Sizes
+from vla_serve.rpcs.predict_request import MAX_DENOISE_STEPS
+from vla_serve.rpcs.predicting import Predictor
+from vla_serve.rpcs.reflection import handlers
+from vla_serve.rpcs.rpc import Rpcs
+from vla_serve.rpcs.service import SERVICE, PolicyService, ServiceSettings
+from vla_serve.rpcs.sweeping import sweep
 from vla_serve.server_checks import check_options
-from vla_serve.service import SERVICE, PolicyService, ServiceSettings
-from vla_serve.standing import Standing
-from vla_serve.sweeping import sweep
 
 __all__ = ["SERVICE", "ActingPolicy", "Digests", "Loaded", "Policy", "PolicyServer", "Security"]
 

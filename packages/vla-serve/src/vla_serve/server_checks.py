@@ -7,8 +7,8 @@ from typing import Any
 
 from vla_core.errors import UserError
 
-from vla_serve.arguments import within
-from vla_serve.predict_request import MAX_DENOISE_STEPS
+from vla_serve.clients.arguments import within
+from vla_serve.rpcs.predict_request import MAX_DENOISE_STEPS
 
 _RANGES: dict[str, tuple[int, int]] = {
     "port": (0, 65535),

@@ -17,10 +17,10 @@ from typing import Any
 from vla_core.errors import UserError, suggest
 from vla_core.heap import settle_heap, settled_heap
 
-from vla_serve.idle_poll import idle_poll
-from vla_serve.logs import set_up
-from vla_serve.memory import keep_freed_memory
-from vla_serve.open_files import allow_connections
+from vla_serve.host.idle_poll import idle_poll
+from vla_serve.host.memory import keep_freed_memory
+from vla_serve.host.open_files import allow_connections
+from vla_serve.observability.logs import set_up
 from vla_serve.server_options import checkpoints
 from vla_serve.server_options import parser as _parser
 
@@ -47,7 +47,7 @@ def _loader(args: argparse.Namespace) -> Any:
 
 def _server(args: argparse.Namespace) -> Any:
     """The server, not started; the port is reserved before anything is loaded."""
-    from vla_serve.listen import Reservation, Security, own_token, read_token
+    from vla_serve.host.listen import Reservation, Security, own_token, read_token
 
     paths = checkpoints(args)
     if not 0 <= args.grace_s < math.inf:

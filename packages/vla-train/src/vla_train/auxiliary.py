@@ -8,7 +8,7 @@ from typing import Any
 from vla_core.errors import ConfigError
 from vla_core.sources import Source
 
-from vla_train.readable import first_readable
+from vla_train.dataloading.readable import first_readable
 
 
 def wants_future(model: Any, sources: Sequence[Source], batch_size: int) -> bool:

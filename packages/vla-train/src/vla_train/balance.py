@@ -26,7 +26,7 @@ from vla_core.errors import ConfigError, suggest
 
 from vla_train.auxiliary import weights_at
 from vla_train.config import RunConfig
-from vla_train.conversation_config import LossScale
+from vla_train.dataloading.conversation_config import LossScale
 from vla_train.engine import Engine
 
 KINDS: tuple[MeanOver, ...] = ("actions", "answers", "tokens", "views", "futures", "rows", "conversations")

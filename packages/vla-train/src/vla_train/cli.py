@@ -12,8 +12,8 @@ from vla_core.options import unreadable
 
 from vla_train.command_line import OPTIONS, make_parser, overrides_of, split_configs
 from vla_train.commands import COMMANDS, list_parts
-from vla_train.exits import INTERRUPTED, STOPPED, Interrupted, Stopped
-from vla_train.last_words import say
+from vla_train.guards.exits import INTERRUPTED, STOPPED, Interrupted, Stopped
+from vla_train.guards.last_words import say
 
 
 def run(argv: Sequence[str], console: Console) -> int:
@@ -31,7 +31,7 @@ def run(argv: Sequence[str], console: Console) -> int:
     from vla_train.spellings import load_run
 
     def note(text: str) -> None:
-        from vla_train.announce import line
+        from vla_train.monitoring.announce import line
 
         if os.environ.get("RANK", "0") == "0":  # one process of several speaks
             line(console, text)

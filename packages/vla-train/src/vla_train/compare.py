@@ -11,7 +11,7 @@ import yaml
 from vla_core.config import Tree, build_config, to_plain
 from vla_core.errors import ConfigError, UserError
 
-from vla_train import resume
+from vla_train.checkpointing import resume
 from vla_train.config import RunConfig
 from vla_train.engine import Engine
 

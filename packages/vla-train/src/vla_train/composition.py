@@ -21,14 +21,19 @@ from vla_core.policy import VLAPolicy
 from vla_core.resolve import resolve
 
 from vla_train.backbone_alone import of_backbone
+from vla_train.checkpointing.states import step_of
 from vla_train.config import RunConfig
-from vla_train.conversation_config import ConversationsConfig
-from vla_train.conversations import Conversations, image_size_of, open_conversations, with_language_head
-from vla_train.data_sets import Data, open_data
+from vla_train.dataloading.conversation_config import ConversationsConfig
+from vla_train.dataloading.conversations import (
+    Conversations,
+    image_size_of,
+    open_conversations,
+    with_language_head,
+)
+from vla_train.dataloading.data_sets import Data, open_data
 from vla_train.engine.shares import NotByShares, check_complete
 from vla_train.pretrained import start_from, takes_head
 from vla_train.start import Start, check_numbers, read_start, robots_of
-from vla_train.states import step_of
 
 
 @dataclass(frozen=True)

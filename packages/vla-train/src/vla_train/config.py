@@ -10,12 +10,12 @@ from omegaconf import MISSING
 from vla_core.errors import ConfigError, suggest
 from vla_core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Range, Seed, Share, check_ranges
 
-from vla_train.conversation_config import Job, LossScale, choose_job
-from vla_train.datasets_config import DatasetsConfig as DatasetsConfig
+from vla_train.dataloading.conversation_config import Job, LossScale, choose_job
+from vla_train.dataloading.datasets_config import DatasetsConfig as DatasetsConfig
 from vla_train.elsewhere import ENGINES, PRECISIONS
-from vla_train.evaluation_config import EvaluationConfig as EvaluationConfig
+from vla_train.evaluation.evaluation_config import EvaluationConfig as EvaluationConfig
 from vla_train.lora import LoRAConfig
-from vla_train.trackers import TRACKERS, TrackingConfig
+from vla_train.monitoring.trackers import TRACKERS, TrackingConfig
 
 
 def _listed(names: tuple[str, ...] | str) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ class RunConfig:
         seed: of weights, order, augmentation, noise and time.
         trackers: of ``jsonl`` (``metrics.jsonl``, which is written whether it is named or not),
             ``tensorboard``, ``wandb`` and ``trackio``.
-        tracking: where the last two put the run, see :class:`~vla_train.trackers.TrackingConfig`.
+        tracking: where the last two put the run, see :class:`~vla_train.monitoring.trackers.TrackingConfig`.
     """
 
     framework: dict[str, Any] = field(default_factory=lambda: MISSING)

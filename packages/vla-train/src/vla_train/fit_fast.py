@@ -25,7 +25,7 @@ from vla_heads.fast.transform import hold
 
 from vla_train.command_line import TrainOptions, overrides_of, split_configs
 from vla_train.config import RunConfig
-from vla_train.data_sets import open_data
+from vla_train.dataloading.data_sets import open_data
 from vla_train.spellings import load_run
 
 EPILOG = """DIR gets tokenizer.json and processor_config.json, the format of physical-intelligence/fast; a

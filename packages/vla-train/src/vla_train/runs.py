@@ -17,26 +17,26 @@ from vla_core.config import Tree, build_config
 from vla_core.errors import ConfigError
 from vla_core.policy import VLAPolicy
 
-from vla_train import announce
+from vla_train.checkpointing.resume import run_directory, samples_a_step, the_newest, ways_on
+from vla_train.checkpointing.small_files import into, write_json, write_text
+from vla_train.checkpointing.states import Choice, choose, set_run_aside, step_of
 from vla_train.compare import check_engine, check_resumable
 from vla_train.composition import Composed, compose
 from vla_train.config import RunConfig
+from vla_train.dataloading.workers import WorkerDied, deaths_named
 from vla_train.engine import Engine, make_engine
-from vla_train.evaluate import check_evaluation, evaluate
-from vla_train.exits import BrokenOff, Interrupted, Stopped
-from vla_train.overview import overview
+from vla_train.evaluation.evaluate import check_evaluation, evaluate
+from vla_train.guards.exits import BrokenOff, Interrupted, Stopped
+from vla_train.monitoring import announce
+from vla_train.monitoring.overview import overview
+from vla_train.monitoring.rerun import command, launcher, parents_words, script
+from vla_train.monitoring.run_info import checkpoint_of, describe_run
+from vla_train.monitoring.seen import FILE as SEEN
+from vla_train.monitoring.seen import save_seen
+from vla_train.monitoring.trackers import check_trackers
+from vla_train.monitoring.under_way import under_way
 from vla_train.report import write_report
-from vla_train.rerun import command, launcher, parents_words, script
-from vla_train.resume import run_directory, samples_a_step, the_newest, ways_on
-from vla_train.run_info import checkpoint_of, describe_run
-from vla_train.seen import FILE as SEEN
-from vla_train.seen import save_seen
-from vla_train.small_files import into, write_json, write_text
-from vla_train.states import Choice, choose, set_run_aside, step_of
-from vla_train.trackers import check_trackers
 from vla_train.trainer import Outcome, Trainer
-from vla_train.under_way import under_way
-from vla_train.workers import WorkerDied, deaths_named
 
 LARGE = 300_000_000
 """Parameters from which on a dry run makes none."""

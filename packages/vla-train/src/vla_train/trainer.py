@@ -14,42 +14,42 @@ from vla_core.batch import Batch
 from vla_core.features import ROWS
 from vla_core.heap import settle_heap, settled_heap
 
-from vla_train import resume
-from vla_train.activations import activations
-from vla_train.against_mean import in_words
 from vla_train.augment import Augmentation, moments
 from vla_train.auxiliary import weights_at
-from vla_train.bad_steps import BadSteps
 from vla_train.balance import balance_of
-from vla_train.closed_loop import ClosedLoop, due
+from vla_train.checkpointing import resume
+from vla_train.checkpointing.saving import Best, Saver, best_of
+from vla_train.checkpointing.states import Choice
 from vla_train.compiling import compile_model
 from vla_train.composition import Composed
-from vla_train.conversations import AnyBatch, together
-from vla_train.data_meter import DataMeter
-from vla_train.ema import EMA
+from vla_train.dataloading.conversations import AnyBatch, together
+from vla_train.dataloading.robot_data import RobotData, probe
 from vla_train.engine import Engine, make_engine
 from vla_train.engine.unused import unused
-from vla_train.exits import BrokenOff, Stopped
-from vla_train.flops import utilisation
-from vla_train.fp8 import use_fp8
-from vla_train.guard import Guard
+from vla_train.evaluation.against_mean import in_words
+from vla_train.evaluation.closed_loop import ClosedLoop, due
+from vla_train.guards.bad_steps import BadSteps
+from vla_train.guards.exits import BrokenOff, Stopped
+from vla_train.guards.guard import Guard
+from vla_train.guards.peers import Peers
+from vla_train.guards.stopping import Stop
 from vla_train.lora import apply_lora
-from vla_train.memory import check_fits
-from vla_train.meter import Meter
+from vla_train.memory.activations import activations
+from vla_train.memory.estimate import check_fits
+from vla_train.memory.out_of_memory import explained
+from vla_train.monitoring.data_meter import DataMeter
+from vla_train.monitoring.flops import utilisation
+from vla_train.monitoring.meter import Meter
+from vla_train.monitoring.progress import ProgressBar
+from vla_train.monitoring.run_info import write_run
+from vla_train.monitoring.trackers import Tracked, opened
 from vla_train.noise import seed_streams
-from vla_train.optim import Rates, freeze, parameter_groups
-from vla_train.out_of_memory import explained
-from vla_train.peers import Peers
-from vla_train.precision import make_optimizer, set_precision
-from vla_train.progress import ProgressBar
+from vla_train.optimizer.ema import EMA
+from vla_train.optimizer.fp8 import use_fp8
+from vla_train.optimizer.optim import Rates, freeze, parameter_groups
+from vla_train.optimizer.precision import make_optimizer, set_precision
+from vla_train.optimizer.stages import Stages
 from vla_train.reach import freeze_unreached, unreached
-from vla_train.robot_data import RobotData, probe
-from vla_train.run_info import write_run
-from vla_train.saving import Best, Saver, best_of
-from vla_train.stages import Stages
-from vla_train.states import Choice
-from vla_train.stopping import Stop
-from vla_train.trackers import Tracked, opened
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vla_core.errors import UserError
 
-from vla_serve.codec import decode_image
+from vla_serve.messages.codec import decode_image
 from vla_serve.v1 import types_pb2 as pb
 
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")

@@ -14,11 +14,11 @@ from typing import Protocol
 from aiohttp import web
 from vla_core.types import Observation
 
-from vla_serve.async_client import AsyncPolicyClient
-from vla_serve.chunks import ServedChunk
-from vla_serve.client_errors import PolicyBusy, SessionLost
-from vla_serve.listen import Reservation, Security
-from vla_serve.status import one_line
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.chunks import ServedChunk
+from vla_serve.clients.errors import PolicyBusy, SessionLost
+from vla_serve.host.listen import Reservation, Security
+from vla_serve.messages.status import one_line
 
 log = logging.getLogger("vla_serve.bridge")
 

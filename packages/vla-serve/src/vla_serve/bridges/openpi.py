@@ -13,11 +13,11 @@ from aiohttp import WSMsgType, web
 from vla_core.errors import UserError
 from vla_core.specs import RobotSpec
 
-from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import pack, unpack
 from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import OpenpiConfig, Repack
-from vla_serve.client_errors import PolicyServerError
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.errors import PolicyServerError
 
 INTERNAL_ERROR = 1011
 

@@ -18,7 +18,7 @@ from vla_core.specs import ObservationSpec
 from vla_core.types import Observation
 
 from vla_serve.bridges.arrays import EncodedImage
-from vla_serve.codec import as_array
+from vla_serve.messages.codec import as_array
 from vla_serve.repack_file import read_config
 
 

@@ -8,13 +8,13 @@ from functools import partial
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.specs import RobotSpec
 
-from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.listener import Asker, Listener, Speaker
 from vla_serve.bridges.openpi import Openpi
 from vla_serve.bridges.repack import RepackConfig, read
 from vla_serve.bridges.starvla import Starvla
 from vla_serve.bridges.vla_eval import VlaEval
 from vla_serve.camera_inputs import lacking
+from vla_serve.clients.async_client import AsyncPolicyClient
 
 __all__ = ["Listener", "read", "speakers"]
 

@@ -15,11 +15,11 @@ from aiohttp import WSMsgType, web
 from vla_core.errors import ConfigError, UserError, suggest
 from vla_core.specs import RobotSpec
 
-from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import EncodedImage, pack, unpack
 from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import Repack, StarvlaConfig
-from vla_serve.client_errors import PolicyClientError, PolicyServerError
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.errors import PolicyClientError, PolicyServerError
 
 OPTIONS = ("do_sample", "use_ddim", "num_ddim_steps")
 """Sampling: its clients send all three with each request, by default false, true and 10."""

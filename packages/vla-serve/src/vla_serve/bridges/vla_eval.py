@@ -11,13 +11,13 @@ from vla_core.errors import ConfigError, UserError
 from vla_core.specs import GroupSpec, RobotSpec
 from vla_core.types import Float
 
-from vla_serve.async_client import AsyncPolicyClient
 from vla_serve.bridges.arrays import pack, unpack
 from vla_serve.bridges.listener import Asker, refused
 from vla_serve.bridges.repack import Repack, VlaEvalConfig
-from vla_serve.chunks import ServedChunk
-from vla_serve.client_errors import PolicyServerError, SessionLost
-from vla_serve.control_steps import default_execute_steps
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.chunks import ServedChunk
+from vla_serve.clients.control_steps import default_execute_steps
+from vla_serve.clients.errors import PolicyServerError, SessionLost
 
 HARNESS_VERSION, PROTOCOL_VERSION = "0.8.0", 1
 

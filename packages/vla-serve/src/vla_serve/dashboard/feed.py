@@ -20,8 +20,8 @@ import numpy as np
 from vla_core.errors import UserError
 
 from vla_serve.dashboard.recorder import Recorder
-from vla_serve.listen import LOCAL, why_not
-from vla_serve.standing import Standing
+from vla_serve.host.listen import LOCAL, why_not
+from vla_serve.observability.standing import Standing
 
 log = logging.getLogger("vla_serve.server")
 

@@ -22,8 +22,8 @@ from vla_serve.engine.policy import camera_inputs
 from vla_serve.engine.sessions import Session
 from vla_serve.engine.shelf import Served
 from vla_serve.engine.ticket import Answer
-from vla_serve.standing import Standing
-from vla_serve.watching import Watcher
+from vla_serve.observability.standing import Standing
+from vla_serve.observability.watching import Watcher
 
 THUMBNAIL = 256
 """Most pixels of a side of the pictures that are kept."""

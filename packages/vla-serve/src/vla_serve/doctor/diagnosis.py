@@ -17,8 +17,8 @@ from vla_core.images import resize, resize_depth, resize_intrinsics
 from vla_core.specs import RobotSpec
 from vla_core.types import Observation
 
-from vla_serve.async_client import AsyncPolicyClient
-from vla_serve.client_errors import PolicyBusy
+from vla_serve.clients.async_client import AsyncPolicyClient
+from vla_serve.clients.errors import PolicyBusy
 from vla_serve.doctor.causes import input_causes, output_causes
 from vla_serve.doctor.errors import Yardstick
 from vla_serve.doctor.frames import Frames

@@ -12,7 +12,7 @@ from vla_core.row import Row as Row
 from vla_core.specs import RobotSpec
 from vla_core.types import ActionChunk, Observation
 
-from vla_serve.made_up import made_up_inputs
+from vla_serve.probing.made_up import made_up_inputs
 
 
 class Described(Protocol):

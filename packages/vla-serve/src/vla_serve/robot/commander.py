@@ -15,10 +15,10 @@ from vla_core.errors import ConfigError, SpecMismatch, UserError, suggest
 from vla_core.specs import ActionSpec, GroupSpec
 from vla_core.types import Float
 
-from vla_serve._rollout_hold import holding
 from vla_serve.robot.repack import RobotRepackConfig
 from vla_serve.robot.steps import Array, limited, still
 from vla_serve.robot.wiring import Wire, Wiring
+from vla_serve.rollouts.hold import holding
 
 Bounds = tuple[Array, Array]
 

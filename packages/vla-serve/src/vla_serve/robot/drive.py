@@ -16,9 +16,9 @@ from typing import Any
 from vla_core.errors import UserError
 from vla_core.types import Float, Observation
 
-from vla_serve.client import PolicyClient
-from vla_serve.client_errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
-from vla_serve.control_loop import ControlLoop
+from vla_serve.clients.client import PolicyClient
+from vla_serve.clients.control_loop import ControlLoop
+from vla_serve.clients.errors import PolicyServerError, PolicyTimeout, PolicyUnavailable, SessionLost
 from vla_serve.robot.commander import Commander
 from vla_serve.robot.pace import Pace
 from vla_serve.robot.protocol import Recorder, Robot

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vla_core.errors import UserError
 
-from vla_train.small_files import write_text
+from vla_train.checkpointing.small_files import write_text
 
 FILE = "rows.jsonl"
 

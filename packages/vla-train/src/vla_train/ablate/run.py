@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from vla_train import resume
 from vla_train.ablate.check import check_rows
 from vla_train.ablate.plan import Plan, Variant
 from vla_train.ablate.rows import Row, locked, order_of, put_row, read_rows
 from vla_train.ablate.table import write_tables
+from vla_train.checkpointing import resume
 from vla_train.composition import Composed
 from vla_train.runs import make_run
 

@@ -12,8 +12,8 @@ from vla_train.ablate.figure import draw_figure
 from vla_train.ablate.intervals import Estimate, estimate
 from vla_train.ablate.plan import Plan
 from vla_train.ablate.rows import Row
+from vla_train.checkpointing.small_files import write_text
 from vla_train.report._rollout import wilson
-from vla_train.small_files import write_text
 
 NONE = "-"
 MEASURES = ("action_error", "samples_per_s", "latency_p50_ms")

@@ -23,8 +23,8 @@ from vla_vlm.common.collator import PromptCollator
 from vla_train.augment import Augmentation, moments
 from vla_train.composition import Composed, compose
 from vla_train.config import RunConfig
-from vla_train.data import InfiniteBatches, Numeric
-from vla_train.robot_data import RobotData
+from vla_train.dataloading.data import InfiniteBatches, Numeric
+from vla_train.dataloading.robot_data import RobotData
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.distributed import ProcessGroup
 from vla_core.errors import UserError
 from vla_core.shard import in_step
 
-from vla_train.masters import MasterAdamW, total_norm
+from vla_train.optimizer.masters import MasterAdamW, total_norm
 
 T = TypeVar("T")
 Copy = Callable[[Any, str], Any]

@@ -27,7 +27,7 @@ from vla_train.engine.base import KINDS, WHOLE, Copy, Engine
 from vla_train.engine.gathering import Part, gathered
 from vla_train.engine.groups import spread
 from vla_train.engine.shares import complete, keeping_shares
-from vla_train.masters import MasterAdamW, counted, total_norm
+from vla_train.optimizer.masters import MasterAdamW, counted, total_norm
 from vla_train.parts import local, whole
 
 

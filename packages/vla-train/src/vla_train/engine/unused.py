@@ -9,7 +9,7 @@ from vla_core.errors import ConfigError
 
 from vla_train.config import TrainerConfig
 from vla_train.engine.base import Engine
-from vla_train.optim import never_full
+from vla_train.optimizer.optim import never_full
 
 OF = {
     "reshard": "FSDP2; set trainer.sharding: fsdp2, or leave it out",

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla_train.checkpointing.small_files import write_text
 from vla_train.report._page import page
 from vla_train.report._run import read_run
 from vla_train.report._sections import sections
-from vla_train.small_files import write_text
 
 __all__ = ["write_page", "write_report"]
 

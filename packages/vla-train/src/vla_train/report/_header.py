@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_train.against_mean import ERROR, MEAN, AgainstMean, against_mean
+from vla_train.evaluation.against_mean import ERROR, MEAN, AgainstMean, against_mean
 from vla_train.report._closed_loop import interval_text
 from vla_train.report._made_with import other_weights
 from vla_train.report._page import Markup, join, tag

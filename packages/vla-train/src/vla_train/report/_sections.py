@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from vla_train.against_mean import ERROR, MEAN
+from vla_train.evaluation.against_mean import ERROR, MEAN
 from vla_train.report._closed_loop import closed_loop
 from vla_train.report._figures import prediction_figures, training_curves, varying
 from vla_train.report._header import header, verdict

@@ -1,0 +1,1 @@
+"""The robot's or simulator's side: no torch."""

@@ -1,0 +1,1 @@
+"""Tensors, images, specs and errors to and from their messages."""

@@ -1,0 +1,1 @@
+"""Made-up observations against a live server."""

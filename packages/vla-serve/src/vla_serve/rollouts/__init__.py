@@ -1,0 +1,1 @@
+"""The closed loop of ``vla-rollout``: simulators in processes of their own against a policy server."""

@@ -1,0 +1,1 @@
+"""The gRPC front of the engine: each call, checked, bounded and answered."""

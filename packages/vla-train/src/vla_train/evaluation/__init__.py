@@ -1,0 +1,1 @@
+"""Errors on held-out episodes, and success in the simulator."""

@@ -1,0 +1,1 @@
+"""How weights are stepped: groups and rates, masters, moments, averages, number types."""
