@@ -38,7 +38,7 @@ def told(start: str, end: str) -> list[str]:
     ("walk", "start", "end", "most"),
     [
         ("sample", "A training sample passes,", "A request passes", 60),
-        ("request", "A request passes", "| ", 74),
+        ("request", "A request passes", "| ", 75),
     ],
 )
 def test_what_is_told_is_what_happens(
