@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from vla_train.config import TrainerConfig
 from vla_train.engine import make_engine
+from vla_train.memory import shadow
 from vla_train.memory.activations import activations
-from vla_train.memory.estimate import shadow
 from vla_train.memory.held import Activations
 from vla_train.memory.same_op import SameOp
 from vla_train.optimizer.precision import set_precision
