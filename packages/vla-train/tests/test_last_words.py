@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("rank_program.py")
 MET = """
 import os, sys
 from torch import distributed
-from vla_train import last_words
+from vla_train.guards import last_words
 last_words.WAIT_S = 1.0
 distributed.init_process_group("gloo")
 if os.environ["RANK"] in sys.argv[1]:

@@ -24,7 +24,7 @@ BETAS, EPS = (0.9, 0.95), 1e-8
 # On a GPU the kernel is compiled, here Triton interprets it.
 INTERPRETED = """
 import contextlib, torch
-from vla_train import adamw_kernel
+from vla_train.optimizer import adamw_kernel
 from vla_train.engine.base import KINDS
 from vla_train.optimizer.masters import MasterAdamW
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
