@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from vla_train.ablate import Row
 
 HERE = Path(__file__).parents[1] / "benchmarks" / "fusion"
 
@@ -63,6 +68,53 @@ def test_differences_are_paired() -> None:
     assert 0 < low < mean < high < 1
     assert difference(lines, "none", "none", "same", "error") is None
     assert "| gated | 3 | 60 |" in markdown(lines)
+
+
+def test_later_results_join_the_seeds_of_earlier_ones(tmp_path: Path) -> None:
+    from table import load
+
+    earlier, later = tmp_path / "earlier.jsonl", tmp_path / "later.jsonl"
+    old = [("none", 0), ("none", 3), ("gated", 0), ("position_3d", 0)]
+    new = [("none", 3), ("gated", 3)]
+    for path, rows in ((earlier, old), (later, new)):
+        lines = [{"variant": f"fusion={name}", "seed": seed, "from": path.stem} for name, seed in rows]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    lines = load(earlier, later)
+    assert {name: sorted(runs) for name, runs in lines.items()} == {"none": [0, 3], "gated": [0, 3]}
+    assert [lines["none"][seed]["from"] for seed in (0, 3)] == ["earlier", "later"]
+    assert list(load(earlier)) == ["none", "gated", "position_3d"]
+
+
+def test_a_policy_is_evaluated_once(tmp_path: Path) -> None:
+    from evaluate import append, to_evaluate
+
+    rows = [Row("fusion=none", seed, status, (), (), {}, run=f"seed_{seed}")
+            for seed, status in ((0, "finished"), (1, "finished"), (2, "failed"))]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8")
+    for row in rows:
+        (tmp_path / row.run).mkdir()
+    out, late = tmp_path / "results.jsonl", time.monotonic() + 1000
+    one, other = (to_evaluate(tmp_path, out, 0, late) for _ in range(2))
+    # Two processes at a time never hold the same run, and what is in the results is not given again.
+    held = [next(one).seed, next(other).seed]
+    assert held == [0, 1]
+    append(out, {"variant": "fusion=none", "seed": 0})
+    append(out, {"variant": "fusion=none", "seed": 1})
+    assert not [*one, *other]
+    out.unlink()
+    assert [row.seed for row in to_evaluate(tmp_path, out, 0, late)] == [0, 1]
+    assert not list(to_evaluate(tmp_path, out, 0, time.monotonic() - 1))
+
+
+def test_an_evaluation_ends_with_the_training_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "LOOK_S", 0.01)
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as trainer:
+        trainer.wait()
+        assert not list(evaluate.to_evaluate(tmp_path, tmp_path / "out", trainer.pid, time.monotonic() + 60))
 
 
 def test_constant_depth_changes_the_depth_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

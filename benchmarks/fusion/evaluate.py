@@ -5,7 +5,8 @@
 
 Reads ``rows.jsonl`` of ``vla-train ablate``, evaluates the checkpoint of every finished row under the cameras
 of the training data (``held_same``) and under shifted ones (``held_shift``), and appends a line a run; a
-line that is there already is not measured again. Several processes can share the work (``--shard 0/3``).
+line that is there already is not measured again. Several processes share the work, started at any time; with
+``--beside PID`` they evaluate each policy as soon as that process has trained it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,11 @@ from sims import Setting, Simulators
 from vla_core import Observation
 from vla_core.policy import VLAPolicy
 from vla_data import ArraysConfig, ArraysSource
-from vla_train.ablate import read_rows
+from vla_train.ablate import Row, read_rows
 
 BATCH = 128
+LOOK_S = 2.0
+"""Seconds between two looks for policies that are trained meanwhile."""
 
 
 def done_already(path: Path) -> set[tuple[str, int]]:
@@ -45,6 +50,52 @@ def append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether no other process evaluates the run in ``folder``; who dies leaves no claim behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process of ours."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def to_evaluate(runs: Path, out: Path, beside: int, deadline: float) -> Iterator[Row]:
+    """Finished rows that are not in ``out``, each claimed while it is with the caller.
+
+    Args:
+        beside: process that trains further ones; looked for until it ends (0: don't wait).
+        deadline: ``time.monotonic()`` after which no further row is given.
+    """
+    while True:
+        # Asked before the look: what it finishes after the look is found at the next one.
+        more = beside > 0 and alive(beside)
+        for row in read_rows(runs):
+            if time.monotonic() > deadline:
+                return
+            if row.status != "finished" or row.key in done_already(out):
+                continue
+            with claimed(runs / row.run) as ours:
+                # It may have been finished by another process between look and claim.
+                if ours and row.key not in done_already(out):
+                    yield row
+        if not more:
+            return
+        time.sleep(LOOK_S)
 
 
 class Actor:
@@ -100,7 +151,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=10)
     parser.add_argument("--stride", type=int, default=4, help="every so many held-out frames")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further row after this")
-    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--beside", type=int, default=0, help="process id: wait for what it trains")
     parser.add_argument(
         "--constant_depth", action="store_true", help="for policies trained on constant_depth.py's recording"
     )
@@ -116,13 +167,8 @@ def main() -> None:
     tasks = args.tasks.split(",")
     settings = [Setting(task, orbits[where], names, size) for where in orbits for task in tasks]
     labels = [(where, task) for where in orbits for task in tasks]
-    simulators = Simulators(settings, args.width) if args.episodes else None
-    shard, shards = (int(x) for x in args.shard.split("/"))
-    finished = [row for row in read_rows(args.runs) if row.status == "finished"]
-    for number, row in enumerate(finished):
-        late = time.monotonic() - started > args.seconds
-        if late or number % shards != shard or row.key in done_already(args.out):
-            continue
+    simulators: Simulators | None = None
+    for row in to_evaluate(args.runs, args.out, args.beside, started + args.seconds):
         begun = time.monotonic()
         checkpoints = sorted((args.runs / row.run / "checkpoints").glob("steps_*"))
         policy = VLAPolicy.from_pretrained(checkpoints[-1], device).eval()
@@ -131,7 +177,9 @@ def main() -> None:
         if device == "cuda":
             line["device"] = torch.cuda.get_device_name()
         line["errors"] = {name: action_error(act, source, args.stride) for name, source in held.items()}
-        if simulators is not None:
+        if args.episodes:
+            # Not before there is a policy: their start takes as long as several evaluations.
+            simulators = simulators or Simulators(settings, args.width)
             seeds = list(range(args.first_seed, args.first_seed + args.episodes))
             played = simulators.run(seeds, args.execute, act)
             line["success"] = {

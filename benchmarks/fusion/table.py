@@ -25,13 +25,23 @@ WHERE = {"same": "training cameras", "shift": "shifted cameras"}
 DRAWS = 10_000
 
 
-def load(path: Path) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Variant -> training seed -> line, in the order of the file."""
+def load(*paths: Path) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Variant -> training seed -> line, in the order of the files.
+
+    Of several files a line of a later one goes before that of the same variant and seed, and only the
+    variants of the last one are kept: its seeds join those that were measured before, and every difference is
+    between runs of one recording.
+    """
     lines: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for text in path.read_text().splitlines():
-        line = json.loads(text)
-        lines.setdefault(line["variant"].removeprefix("fusion="), {})[line["seed"]] = line
-    return lines
+    kept: set[str] = set()
+    for path in paths:
+        kept = set()
+        for text in path.read_text("utf-8").splitlines():
+            line = json.loads(text)
+            variant = line["variant"].removeprefix("fusion=")
+            lines.setdefault(variant, {})[line["seed"]] = line
+            kept.add(variant)
+    return {variant: runs for variant, runs in lines.items() if variant in kept}
 
 
 def scores(line: Mapping[str, Any], where: str, what: str) -> Array:
@@ -146,10 +156,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path, nargs="+", required=True, help="later files go before")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    lines = load(args.results)
+    lines = load(*args.results)
     (args.out / "table.md").write_text(markdown(lines))
     plot(lines, args.out / "success.svg")
     print((args.out / "table.md").read_text())
