@@ -179,7 +179,7 @@ def main() -> None:
         line["errors"] = {name: action_error(act, source, args.stride) for name, source in held.items()}
         if args.episodes:
             # Not before there is a policy: their start takes as long as several evaluations.
-            simulators = simulators or Simulators(settings, args.width)
+            simulators = simulators or Simulators(settings, min(args.width, args.episodes))
             seeds = list(range(args.first_seed, args.first_seed + args.episodes))
             played = simulators.run(seeds, args.execute, act)
             line["success"] = {
