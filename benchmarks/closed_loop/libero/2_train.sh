@@ -9,7 +9,7 @@ for part in "${parts[@]}"; do sets+=("{name: arrays, path: $part}"); done
 status=0
 # In the foreground: the signal is for the trainer alone, which saves; its workers read on until then.
 timeout --foreground --preserve-status --signal TERM --kill-after 60 "${SECONDS_AT_MOST:-100000}" \
-  "${run[@]}" python -m vla_train --config $HERE/train.yaml "datasets.train=[$(IFS=,; echo "${sets[*]}")]" \
+  "${run[@]}" python -m vla_train --config $HERE/train.yaml ${OVERLAY:+"$OVERLAY"} "datasets.train=[$(IFS=,; echo "${sets[*]}")]" \
   "run_root_dir=$ROOT" "run_id=$RUN" "seed=$SEED" ${STEPS:+"trainer.max_steps=$STEPS"} trainer.resume=auto "$@" || status=$?
 case $status in
   0) echo "$ROOT/$RUN is trained" ;;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Success over official initial states, through the server, and that of the expert beside. KINDS: plain, language and swap of
-# LIBERO-PRO, other (the sentences of the other TASKS that ask for something else in the same scene), expert,
-# expert_swap. What is finished is skipped, what was cut off goes on, and more EPISODES add to them; results.json and the table are in RESULTS.
+# LIBERO-PRO, other (the sentences of the other TASKS that ask for something else in the same scene; JOBS of them at once, which
+# share the WORKERS), expert, expert_swap. What is finished is skipped, what was cut off goes on, and more EPISODES add to them;
+# results.json and the table are in RESULTS.
 #   SEED=0 EPISODES=50 DEVICE=cuda WORKERS=16 bash benchmarks/closed_loop/libero/3_evaluate.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 RESULTS=${RESULTS:-$ROOT/results}
@@ -20,7 +21,7 @@ roll_out() {
   mkdir -p "$(dirname "$out")"
   # INT, upon which the simulators end too; what is done stays in results.json.
   timeout --foreground --signal INT --kill-after 20 $((until_s - SECONDS)) "$simulators/vla-rollout" --env libero --out "$out" \
-    --episodes "$EPISODES" --seed "${EVAL_SEED:-0}" --workers "$WORKERS" "${rendering[@]}" "$@" >"$out.log" 2>&1 ||
+    --episodes "$EPISODES" --seed "${EVAL_SEED:-0}" --workers "${its_workers:-$WORKERS}" "${rendering[@]}" "$@" >"$out.log" 2>&1 ||
     { echo "$out: not finished"; tail -n 3 "$out.log"; }
 }
 
@@ -49,9 +50,18 @@ if [[ " $kinds " =~ \ (plain|other|language|swap)\  ]]; then
       plain) roll_out "$RUN/plain" "${tasks[@]}" "${policy[@]}" ;;
       language | swap) roll_out "$RUN/$kind" "${tasks[@]}" "${policy[@]}" --env.variant "$kind" ;;
       other)
+        jobs=${JOBS:-1} others=()
+        its_workers=$((WORKERS / jobs > 1 ? WORKERS / jobs : 1))
         while read -r task said; do
-          roll_out "$RUN/other_${task}_$said" --task "$task" --instruction_from "$said" "${policy[@]}"
+          while ((${#others[@]} >= jobs)); do
+            wait "${others[0]}"
+            others=("${others[@]:1}")
+          done
+          roll_out "$RUN/other_${task}_$said" --task "$task" --instruction_from "$said" "${policy[@]}" &
+          others+=($!)
         done < <("${run[@]}" python $HERE/table.py --others "${names[@]}")
+        for other in "${others[@]}"; do wait "$other"; done
+        its_workers=$WORKERS
         ;;
     esac
   done
