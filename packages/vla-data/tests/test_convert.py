@@ -129,6 +129,23 @@ def test_what_the_wild_leaves_out_or_adds(tmp_path: Path, write_lerobot) -> None
     assert source.instruction(1) == "lift it"
 
 
+def test_rows_whose_counts_have_gaps_are_told(
+    tmp_path: Path, write_lerobot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are counted anew: without a word nobody would know that frames are missing."""
+    root = write_lerobot(tmp_path / "old", version="v2.1", lengths=(6, 4, 5, 5, 5, 5, 5))
+    for file in root.glob("data/*/*.parquet"):
+        table = pq.read_table(file)
+        gap = pa.array([i + (i > 2) for i in range(len(table))])
+        pq.write_table(table.set_column(table.column_names.index("frame_index"), "frame_index", gap), file)
+    assert main(["convert", str(root), str(tmp_path / "new")]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 7
+    assert "episode 0, frame 3: frame_index does not count from 0 on (4)" in notes[0]
+    assert "2 more lines like these" in notes[5]
+    assert "frame_index is counted anew" in notes[6]
+
+
 def test_pictures_in_files_are_embedded(tmp_path: Path) -> None:
     root = tmp_path / "old"
     shutil.copytree(GOLDEN, root)

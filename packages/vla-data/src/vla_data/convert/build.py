@@ -31,6 +31,8 @@ from vla_data.formats.video_checks import check_videos, scan_videos, surplus
 _SAMPLED = 8
 """Pictures of an episode that statistics are taken from where the source has none."""
 _CHUNK = 1000
+_SHOWN = 5
+"""Lines about odd rows."""
 _OLD = ("info.json", "episodes.jsonl", "episodes_stats.jsonl", "tasks.jsonl", "stats.json")
 
 
@@ -121,6 +123,7 @@ class _Conversion:
         self._surplus = {f: text for k, facts in self._facts.items() for f, text in surplus(layout, k, facts)}
         self._recorded = recorded_stats(layout)
         self._pictures = Pictures(layout)
+        self._odd: list[str] = []
 
     def run(self, progress: Callable[[int, int], None]) -> ConvertReport:
         """Write everything and check it."""
@@ -134,7 +137,8 @@ class _Conversion:
             for number, episode in enumerate(layout.episodes):
                 progress(number, len(layout.episodes))
                 task = tasks.index(episode.tasks)
-                table = episode_table(layout, self._columns, episode, number, task, self._surplus)
+                table, odd = episode_table(layout, self._columns, episode, number, task, self._surplus)
+                self._odd += odd
                 places = {
                     key: joiner.add(
                         episode.videos[key][0], len(episode), self._facts[key][episode.videos[key][0]]
@@ -167,7 +171,7 @@ class _Conversion:
             len(layout.episodes),
             layout.episodes[-1].stop,
             (old, new),
-            (*self._columns.remarks, *self._renumbered(), *self._left_out()),
+            (*self._columns.remarks, *self._renumbered(), *self._odd_rows(), *self._left_out()),
         )
 
     def _video_path(self, key: str) -> Callable[[int], Path]:
@@ -198,6 +202,16 @@ class _Conversion:
         return [
             f"episodes are counted anew, for v3.0 has no gaps: {known[first]} is {first} now, "
             f"{known[-1]} is {len(known) - 1}"
+        ]
+
+    def _odd_rows(self) -> list[str]:
+        if not self._odd:
+            return []
+        more = len(self._odd) - _SHOWN
+        return [
+            *self._odd[:_SHOWN],
+            *([f"{more} more lines like these; vla-data doctor SRC has them"] if more > 0 else []),
+            "frame_index is counted anew from 0 in each episode, the rest of these rows is as it was",
         ]
 
     def _check(self) -> None:

@@ -128,8 +128,8 @@ def episode_table(
     number: int,
     task: int,
     surplus: Mapping[Path, Surplus],
-) -> pa.Table:
-    """The rows of one episode as v3.0 has them.
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """The rows of one episode as v3.0 has them, and what is odd about them, a line each.
 
     Args:
         layout, columns: what is converted.
@@ -150,7 +150,7 @@ def episode_table(
             "metadata"
         )
     # They are counted anew: what they said would be lost.
-    check_counters(layout, [episode], held, names_of(layout, [episode]), surplus)
+    odd = check_counters(layout, [episode], held, names_of(layout, [episode]), surplus)
     count = np.arange(frames)
     made = {
         "timestamp": (count / layout.fps).astype(np.float32), "frame_index": count,
@@ -168,7 +168,7 @@ def episode_table(
             found[key] = pa.array(made[key], kind)
         else:
             raise BadDataError(f"{episode.data}: has no column '{key}', which other episodes have")
-    return pa.table(found, columns.schema)
+    return pa.table(found, columns.schema), odd
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType, what: str) -> pa.Array:
