@@ -146,6 +146,28 @@ def test_rows_whose_counts_have_gaps_are_told(
     assert "frame_index is counted anew" in notes[6]
 
 
+def test_a_column_that_the_first_episode_has_not_is_told(tmp_path: Path, write_lerobot) -> None:
+    root = write_lerobot(tmp_path / "old", version="v2.1", lengths=(6, 4, 5))
+    file = root / "data/chunk-000/episode_000001.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("reward", pa.array([1.0] * len(table))), file)
+    report = convert(root, tmp_path / "new")
+    assert report.remarks == ("column 'reward', which episode 1 has and the first has not, is left out",)
+
+
+@pytest.mark.parametrize("kept", [{"mean": [0.1], "std": "x"}, {"mean": [[[0.1]]]}, None])
+def test_statistics_of_pictures_that_are_not_whole_are_taken_anew(
+    tmp_path: Path, write_lerobot, kept: object
+) -> None:
+    root = write_lerobot(tmp_path / "old", version="v2.1", lengths=(6, 4))
+    entries = [{"episode_index": e, "stats": {"observation.images.top": kept}} for e in range(2)]
+    text = "\n".join(map(json.dumps, entries))
+    (root / "meta/episodes_stats.jsonl").write_text(text, "utf-8")
+    convert(root, tmp_path / "new")
+    stats = json.loads((tmp_path / "new/meta/stats.json").read_text("utf-8"))
+    assert np.shape(stats["observation.images.top"]["mean"]) == (3, 1, 1)
+
+
 def test_pictures_in_files_are_embedded(tmp_path: Path) -> None:
     root = tmp_path / "old"
     shutil.copytree(GOLDEN, root)
