@@ -263,7 +263,7 @@ def test_colours_are_those_of_the_matrix_that_the_video_states(write_lerobot, tm
 @pytest.mark.parametrize(
     ("tag", "curve", "says"),
     [
-        (9, 18, "it is HDR (HLG), and its pictures are read without that curve"),
+        (9, 18, "it is HDR (HLG), and pictures are read without that curve"),
         (9, 16, "it is HDR (PQ)"),
         (8, None, "its colour matrix (YCgCo) is not known here"),
         (9, 1, None),

@@ -136,7 +136,10 @@ class LeRobotSource:
         self._kept = kept_frames(recorded, 1.0 if config.fps is None else max(1.0, layout.fps / config.fps))
         beyond = {file: text for key, facts in videos.items() for file, text in surplus(layout, key, facts)}
         frames = read_frames(layout, self._episodes, binding, calibration, config.instruction, beyond)
-        self.notes += (*odd_looks({k: videos[k] for k in self._cameras.values() if k in videos}), *frames.notes)
+        self.notes += (
+            *odd_looks({k: videos[k] for k in self._cameras.values() if k in videos}),
+            *frames.notes,
+        )
         if config.fps is not None:
             check_velocities(frames.action.groups, binding.where)
             frames = resample(frames, recorded, self._kept)

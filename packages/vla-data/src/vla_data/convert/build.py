@@ -216,7 +216,9 @@ class _Conversion:
         if (more := len(self._odd) - _SHOWN) > 0:
             said.append(f"{more} more lines like these; vla-data doctor SRC has them")
         if any("frame_index" in text for text in self._odd):
-            said.append("frame_index is counted anew from 0 in each episode, the rest of the rows is as it was")
+            said.append(
+                "frame_index is counted anew from 0 in each episode, the rest of the rows is as it was"
+            )
         return said
 
     def _check(self) -> None:

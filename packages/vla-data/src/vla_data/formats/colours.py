@@ -48,6 +48,6 @@ def odd_colours(matrix: int, curve: int) -> Iterator[str]:
         matrix, curve: codes of the colour matrix and of the transfer characteristics.
     """
     if matrix in _UNKNOWN:
-        yield f"its colour matrix ({_UNKNOWN[matrix]}) is not known here, and its colours come out differently"
+        yield f"its colour matrix ({_UNKNOWN[matrix]}) is not known here: its colours come out differently"
     if curve in _HDR:
-        yield f"it is HDR ({_HDR[curve]}), and its pictures are read without that curve: flat, in pale colours"
+        yield f"it is HDR ({_HDR[curve]}), and pictures are read without that curve: flat, in pale colours"

@@ -14,6 +14,7 @@ from vla_data.errors import BadDataError, one_line
 from vla_data.formats.colours import in_rgb, odd_colours
 from vla_data.formats.tables import unreadable
 
+
 def open_video(path: Path) -> Any:
     """An opened container with pictures; BadDataError where there is none."""
     try:
