@@ -129,6 +129,45 @@ def test_what_the_wild_leaves_out_or_adds(tmp_path: Path, write_lerobot) -> None
     assert source.instruction(1) == "lift it"
 
 
+def test_rows_whose_counts_have_gaps_are_told(
+    tmp_path: Path, write_lerobot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are counted anew: without a word nobody would know that frames are missing."""
+    root = write_lerobot(tmp_path / "old", version="v2.1", lengths=(6, 4, 5, 5, 5, 5, 5))
+    for file in root.glob("data/*/*.parquet"):
+        table = pq.read_table(file)
+        gap = pa.array([i + (i > 2) for i in range(len(table))])
+        pq.write_table(table.set_column(table.column_names.index("frame_index"), "frame_index", gap), file)
+    assert main(["convert", str(root), str(tmp_path / "new")]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 7
+    assert "episode 0, frame 3: frame_index does not count from 0 on (4)" in notes[0]
+    assert "2 more lines like these" in notes[5]
+    assert "frame_index is counted anew" in notes[6]
+
+
+def test_a_column_that_the_first_episode_has_not_is_told(tmp_path: Path, write_lerobot) -> None:
+    root = write_lerobot(tmp_path / "old", version="v2.1", lengths=(6, 4, 5))
+    file = root / "data/chunk-000/episode_000001.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("reward", pa.array([1.0] * len(table))), file)
+    report = convert(root, tmp_path / "new")
+    assert report.remarks == ("column 'reward', which episode 1 has and the first has not, is left out",)
+
+
+@pytest.mark.parametrize("kept", [{"mean": [0.1], "std": "x"}, {"mean": [[[0.1]]]}, None])
+def test_statistics_of_pictures_that_are_not_whole_are_taken_anew(
+    tmp_path: Path, write_lerobot, kept: object
+) -> None:
+    root = write_lerobot(tmp_path / "old", version="v2.1", lengths=(6, 4))
+    entries = [{"episode_index": e, "stats": {"observation.images.top": kept}} for e in range(2)]
+    text = "\n".join(map(json.dumps, entries))
+    (root / "meta/episodes_stats.jsonl").write_text(text, "utf-8")
+    convert(root, tmp_path / "new")
+    stats = json.loads((tmp_path / "new/meta/stats.json").read_text("utf-8"))
+    assert np.shape(stats["observation.images.top"]["mean"]) == (3, 1, 1)
+
+
 def test_pictures_in_files_are_embedded(tmp_path: Path) -> None:
     root = tmp_path / "old"
     shutil.copytree(GOLDEN, root)

@@ -224,11 +224,8 @@ def test_an_instruction_that_says_nothing(write_lerobot, tmp_path):
     _refuses(root, "instruction: it is empty, and nobody could ask the policy so", instruction=" ")
 
 
-@pytest.mark.parametrize(("matrix", "tag"), [(Colorspace.ITU709, 1), (Colorspace.ITU601, 6), (None, None)])
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_colours_are_those_of_the_matrix_that_the_video_states(write_lerobot, tmp_path, matrix, tag, cache):
-    root = write_lerobot(tmp_path / "colours", lengths=(5,), cameras=(TOP,), size=32)
-    file = next(root.rglob("*.mp4"))
+def _painted(file, matrix, tag, curve=None):
+    """A film of one colour, coded by one matrix and tagged as of one; returns the colour."""
     shown = np.tile(np.array([220, 40, 90], np.uint8), (32, 32, 1))
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=20, options={"crf": "5"})
@@ -236,14 +233,49 @@ def test_colours_are_those_of_the_matrix_that_the_video_states(write_lerobot, tm
         stream.pix_fmt = "yuv420p"
         if tag is not None:
             stream.codec_context.colorspace = tag
+        if curve is not None:
+            stream.codec_context.color_trc = curve
         for _ in range(5):
             frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
             if matrix is not None:
                 frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return shown[0, 0].astype(int)
+
+
+BT2020 = 9
+
+
+@pytest.mark.parametrize(
+    ("matrix", "tag"),
+    [(Colorspace.ITU709, 1), (Colorspace.ITU601, 6), (BT2020, 9), (BT2020, 10), (None, None)],
+)
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_colours_are_those_of_the_matrix_that_the_video_states(write_lerobot, tmp_path, matrix, tag, cache):
+    root = write_lerobot(tmp_path / "colours", lengths=(5,), cameras=(TOP,), size=32)
+    file = next(root.rglob("*.mp4"))
+    shown = _painted(file, matrix, tag)
     image = _open(root, cache=cache)[2].observation.images["top"]
-    assert np.abs(image[8:24, 8:24].astype(int) - [220, 40, 90]).max() <= 4
+    assert np.abs(image[8:24, 8:24].astype(int) - shown).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("tag", "curve", "says"),
+    [
+        (9, 18, "it is HDR (HLG), and pictures are read without that curve"),
+        (9, 16, "it is HDR (PQ)"),
+        (8, None, "its colour matrix (YCgCo) is not known here"),
+        (9, 1, None),
+        (1, 1, None),
+    ],
+)
+def test_colours_that_are_not_shown_as_stated_are_said(write_lerobot, tmp_path, tag, curve, says):
+    root = write_lerobot(tmp_path / "colours", lengths=(5,), cameras=(TOP,), size=32)
+    _painted(next(root.rglob("*.mp4")), BT2020, tag, curve)
+    said = [note for note in _open(root).notes if "colours" in note]
+    assert len(said) == (0 if says is None else 1)
+    assert says is None or says in said[0]
 
 
 def test_two_episodes_that_would_show_the_same_pictures(write_lerobot, tmp_path):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vla_core.policy import VLAPolicy
 from vla_train.checkpointing import resume
 from vla_train.checkpointing.states import step_of
-from vla_train.testing.ranks import started, wait
+from vla_train.testing.ranks import started, wait, zero
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SHARES = ("trainer.sharding=fsdp2", "trainer.precision=bf16", "trainer.ema_decay=0.5")
@@ -80,10 +80,7 @@ def test_a_disk_that_runs_full_ends_both_with_one_line(
     env: dict[str, str] = {}
     if kind.startswith("zero2"):
         pytest.importorskip("deepspeed")
-        env = {
-            "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-            "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu",
-        }  # fmt: skip
+        env = zero(2)
     own = {"ddp": (), "fsdp2": SHARES, "zero2": ("trainer.device=auto",)}[kind.split()[0]]
     words = [*words, *own, f"run_root_dir={small_disk}"]
     words += ["trainer.max_steps=400", "trainer.log_every=1000", "trainer.save_every=1"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,7 @@ from vla_train.engine import Engine
 from vla_train.engine.choose import check_met
 from vla_train.engine.unused import unused
 from vla_train.optimizer.precision import make_optimizer
-
-
-def readings(run: Path) -> list[tuple[float, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["loss"], line["grad_norm"]) for line in lines]
+from vla_train.testing.ranks import readings
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from vla_train.testing.ranks import run_ranks
+from vla_train.testing.ranks import run_ranks, zero
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,13 +20,7 @@ pytestmark = [
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, *how: str) -> None:
     """DeepSpeed's own, then ours."""
-    zero = {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
-        "ACCELERATE_MIXED_PRECISION": "no",
-        "DS_ACCELERATOR": "cpu",
-    }
-    for key, value in zero.items():
+    for key, value in zero(stage).items():
         monkeypatch.setenv(key, value)
     program = Path(__file__).with_name("lean_program.py")
     for lean in ("false", "true"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.distributed.device_mesh import DeviceMesh
 from vla_train.engine import leaving
-from vla_train.testing.ranks import run_ranks
+from vla_train.testing.ranks import run_ranks, started, wait
 
 
 @pytest.mark.slow
@@ -20,6 +22,17 @@ def test_ranks_end_with_tensors_in_the_hands_of_gloo(tmp_path: Path) -> None:
     for _ in range(2):
         ended = run_ranks([sys.executable, program], folder=tmp_path, forked=True)
         assert [rank.code for rank in ended] == [0, 0], [rank.said[-2000:] for rank in ended]
+
+
+@pytest.mark.slow
+def test_an_exchange_that_nobody_joins_does_not_keep_a_rank(tmp_path: Path) -> None:
+    """It waited for gloo's own limit of half an hour, or for the others to end."""
+    program = str(Path(__file__).with_name("leaving_program.py"))
+    with started([sys.executable, program, "alone"], 2, tmp_path, forked=True) as ranks:
+        wait(ranks[1:], time.monotonic() + 60)
+        assert ranks[0].process.poll() is None
+        ranks[0].process.send_signal(signal.SIGKILL)
+        assert ranks[1].ended().code == 2
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from vla_train.guards.exits import LOST
+from vla_train.guards.exits import INTERRUPTED, LOST
 from vla_train.testing.ranks import Ended, Rank, started, wait
 
 PROGRAM = Path(__file__).with_name("rank_program.py")
@@ -127,3 +127,17 @@ def test_one_that_waits_for_its_data_is_named(config: Path) -> None:
     (line,) = lines(out)
     assert "stands still at step" in line
     assert ", reading data, for" in line
+
+
+@pytest.mark.parametrize("interrupted", [[0], [1], [0, 1]], ids=str)
+def test_an_interrupt_ends_all_soon(config: Path, interrupted: list[int]) -> None:
+    """Where it came to one rank alone, the others waited for it until ``trainer.hang_timeout_s``."""
+    with running(config, 2) as ranks:
+        until_step(config, 3, ranks)
+        for rank in interrupted:
+            ranks[rank].process.send_signal(signal.SIGINT)
+        out = ended(ranks, within=30)
+    assert all(out[rank].code in (INTERRUPTED, LOST) for rank in interrupted)
+    assert all(out[rank].code == LOST for rank in {0, 1} - set(interrupted))
+    (line,) = lines(out)
+    assert "interrupted; go on with run_id=toy trainer.resume=true" in line

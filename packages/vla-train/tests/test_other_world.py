@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from vla_train.cli import main
-from vla_train.testing.ranks import run_ranks
+from vla_train.testing.ranks import readings, run_ranks, zero
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="needs the extra 'deepspeed'"
@@ -54,14 +54,11 @@ def test_the_parts_of_all_are_the_whole(wrote: int, reads: int) -> None:
     assert all(one["base_optimizer_state"]["param_groups"] == [{"lr": 1.0}] for one in made)
 
 
-def zero(stage: int) -> tuple[list[str], dict[str, str]]:
-    return ["trainer.device=auto"], {
-        "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
-        "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu",
-    }  # fmt: skip
-
-
-KINDS = {"fsdp2": (["trainer.sharding=fsdp2"], {}), "zero1": zero(1), "zero2": zero(2)}
+KINDS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "fsdp2": (["trainer.sharding=fsdp2"], {}),
+    "zero1": (["trainer.device=auto"], zero(1)),
+    "zero2": (["trainer.device=auto"], zero(2)),
+}
 """Engine -> its words, and what a launcher sets, which stays for the runs that follow."""
 
 
@@ -100,8 +97,3 @@ def test_two_ranks_then_one_then_two(toy_config: Path, two_ranks: Any) -> None:
         assert max(float((ours[key] - value).abs().max()) for key, value in theirs.items()) < 2e-6, kind
         stretches_of = json.loads((run / "run.json").read_text())["stretches"]
         assert [(s["after_step"], s["processes"]) for s in stretches_of] == [(0, 2), (2, 1), (4, 2)]
-
-
-def readings(run: Path) -> list[tuple[int, float, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from vla_core.errors import UserError
 from vla_train.cli import main
-from vla_train.testing.ranks import run_ranks
+from vla_train.testing.ranks import readings, run_ranks, zero
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="needs the extra 'deepspeed'"
@@ -91,13 +91,6 @@ def test_other_cuts_are_refused() -> None:
         own_parts(shares, 2, [[Cut(7, 7)]], [0], 0)
 
 
-def zero(rank_words: list[str]) -> tuple[list[str], dict[str, str]]:
-    return ["trainer.device=auto", *rank_words], {
-        "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-        "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu",
-    }  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ranks_then_one_then_three(toy_config: Path, two_ranks: Any) -> None:
@@ -120,10 +113,8 @@ def test_two_ranks_then_one_then_three(toy_config: Path, two_ranks: Any) -> None
     run = two_ranks.folder / "runs" / "three"
     for world, more in stretches:
         again = ["trainer.resume=true"] if run.exists() else []
-        own, around = zero(more)
-        command = two_ranks.command(
-            {f"three_{world}": [*words, *own, "run_id=three", *again]}, env={f"three_{world}": around}
-        )
+        own = [*words, "trainer.device=auto", *more, "run_id=three", *again]
+        command = two_ranks.command({f"three_{world}": own}, env={f"three_{world}": zero(3)})
         ended = run_ranks(command, world=world, folder=two_ranks.folder, forked=True)
         assert [rank.code for rank in ended] == [0] * world, "\n".join(rank.said[-3000:] for rank in ended)
     expected = readings(two_ranks.folder / "runs" / "one")
@@ -138,8 +129,3 @@ def test_two_ranks_then_one_then_three(toy_config: Path, two_ranks: Any) -> None
     assert max(float((ours[key] - value).abs().max()) for key, value in theirs.items()) < 2e-6
     stretches_of = json.loads((run / "run.json").read_text())["stretches"]
     assert [(s["after_step"], s["processes"]) for s in stretches_of] == [(0, 2), (2, 1), (4, 3)]
-
-
-def readings(run: Path) -> list[tuple[int, float, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]

@@ -18,14 +18,7 @@ from vla_train.cli import main
 from vla_train.noise import seed_streams
 from vla_train.presets import list_presets
 from vla_train.testing import framework_tree
-
-ZERO3 = {
-    "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-    "ACCELERATE_MIXED_PRECISION": "no",
-    "DS_ACCELERATOR": "cpu",
-}
-"""What ``accelerate launch`` sets."""
+from vla_train.testing.ranks import zero
 
 
 def validated(run: Path) -> dict[str, float]:
@@ -76,7 +69,7 @@ def test_a_preset_trains_as_on_one_process(
     if importlib.util.find_spec("deepspeed") is not None:
         names.append("zero3")
         words = [*common, "run_id=zero3", "trainer.device=auto", "trainer.bucket_mb=1"]
-        two_ranks.launch({"zero3": words}, env={"zero3": ZERO3})
+        two_ranks.launch({"zero3": words}, env={"zero3": zero(3)})
     # One process takes the two batches one after the other, with the random numbers of their ranks.
     monkeypatch.setattr(
         trainer, "seed_streams", lambda seed, _, step, micro: seed_streams(seed, micro, step, 0)

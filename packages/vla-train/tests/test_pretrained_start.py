@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from safetensors.torch import load_file
+from vla_core.errors import UserError
 from vla_train.cli import main
 
 SAID = "statistics of its own data; trainer.keep_statistics=true takes the checkpoint's"
@@ -110,10 +112,27 @@ def test_a_robot_does_not_get_another_ones_weights(
     assert main([*argv, "run_id=swapped"]) == 2
     assert (
         f"the head has weights for each robot, by number; 'b' is 0 here and 1 in {start} (a, b): list the "
-        "data sets of datasets.train in that order"
+        "data sets of datasets.train so that it is a, b"
     ) in " ".join(capsys.readouterr().err.split())
     # What is not of the head knows no robot.
     assert main([*argv, "run_id=backbone", "trainer.reload_modules=[vlm]"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (["a", "b"], "so that it is b, a"),
+        (["a", "c", "new"], "so that it is new, a, c"),
+        (["c", "new", "a"], "so that it is new, a, c"),
+        (["a", "c"], "no order of datasets.train helps, as b is not trained here"),
+        (["new", "c"], "no order of datasets.train helps, as b, a are not trained here"),
+    ],
+)
+def test_the_advice_about_robots_by_number_can_be_followed(ours: list[str], said: str) -> None:
+    from vla_train.start import check_numbers
+
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_numbers("run", ["b", "a", "c"], ours, ["vlm"])
 
 
 @pytest.mark.parametrize(

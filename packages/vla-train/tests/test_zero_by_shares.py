@@ -12,26 +12,20 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from vla_train.testing import framework_tree
-from vla_train.testing.ranks import run_ranks
+from vla_train.testing.ranks import run_ranks, zero
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra 'deepspeed'"),
 ]
-ZERO = {
-    "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-    "ACCELERATE_MIXED_PRECISION": "no",
-    "DS_ACCELERATOR": "cpu",
-}
 
 
 @pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("bf16", 2)])
 def test_no_more_than_a_share_and_a_parameter_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, width: int
 ) -> None:
-    for key, value in ZERO.items():
+    for key, value in zero(3).items():
         monkeypatch.setenv(key, value)
     program = Path(__file__).with_name("partition_program.py")
     ended = run_ranks([sys.executable, str(program), precision], folder=tmp_path, forked=True)
@@ -71,7 +65,7 @@ def test_two_ranks_train_as_one_process(toy_config: Path, two_ranks: Any) -> Non
         "low": [start, "trainer.precision=bf16"],
     }
     plan = {name: [*words, *more, f"run_id={name}"] for name, more in kinds.items()}
-    two_ranks.launch(plan, env=dict.fromkeys(plan, ZERO))
+    two_ranks.launch(plan, env=dict.fromkeys(plan, zero(3)))
     for name, more in kinds.items():
         alone = [*words, *more, f"run_id={name}_alone", "trainer.batch_size=4", "trainer.device=cpu"]
         assert main(alone) == 0

@@ -13,22 +13,13 @@ import yaml
 from safetensors.torch import load_file
 from vla_core.errors import ConfigError
 from vla_train.cli import main
+from vla_train.testing.ranks import readings, zero
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra 'deepspeed'"),
 ]
-
-
-def zero(stage: int) -> dict[str, str]:
-    """What ``accelerate launch`` sets."""
-    return {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
-        "ACCELERATE_MIXED_PRECISION": "no",
-        "DS_ACCELERATOR": "cpu",
-    }
 
 
 @pytest.fixture
@@ -43,11 +34,6 @@ def words(toy_config: Path) -> list[str]:
     node["trackers"] = ["jsonl"]
     toy_config.write_text(yaml.safe_dump(node))
     return ["--config", str(toy_config)]
-
-
-def readings(run: Path) -> list[tuple[float, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["loss"], line["grad_norm"]) for line in lines]
 
 
 def test_a_writer_that_is_late_is_refused() -> None:

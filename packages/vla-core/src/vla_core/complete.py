@@ -50,9 +50,8 @@ def _hands_on(part: Any) -> bool:
 def _has(part: Any, name: str) -> bool:
     if not isinstance(part, type):
         return callable(getattr(part, name, None))
-    if (
-        name == "__call__"
-    ):  # every class can be called, and every module of torch until it looks for forward()
+    if name == "__call__":
+        # Every class can be called, and every module of torch until it looks for forward().
         unwritten = getattr(getattr(part, "forward", None), "__name__", "") == "_forward_unimplemented"
         return any(name in vars(base) for base in part.__mro__) and not unwritten
     return callable(getattr(part, name, None)) or any(

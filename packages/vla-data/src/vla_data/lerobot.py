@@ -31,9 +31,9 @@ from vla_data.formats.video_checks import (
     camera_sizes,
     check_depth_sizes,
     check_videos,
+    odd_looks,
     scan_videos,
     surplus,
-    turned,
 )
 from vla_data.frames import CALIBRATION, Frames, read_frames
 from vla_data.resample import check_rate, check_velocities, kept_frames, rate_note, resample
@@ -136,7 +136,10 @@ class LeRobotSource:
         self._kept = kept_frames(recorded, 1.0 if config.fps is None else max(1.0, layout.fps / config.fps))
         beyond = {file: text for key, facts in videos.items() for file, text in surplus(layout, key, facts)}
         frames = read_frames(layout, self._episodes, binding, calibration, config.instruction, beyond)
-        self.notes += (*turned({k: videos[k] for k in self._cameras.values() if k in videos}), *frames.notes)
+        self.notes += (
+            *odd_looks({k: videos[k] for k in self._cameras.values() if k in videos}),
+            *frames.notes,
+        )
         if config.fps is not None:
             check_velocities(frames.action.groups, binding.where)
             frames = resample(frames, recorded, self._kept)

@@ -160,7 +160,8 @@ def compose(
             return policy
         by_number = bool(starts) and policy.model.head.traits.per_embodiment
         if by_number and takes_head(policy.model, config.trainer.reload_modules):
-            check_numbers(pretrained, known, list(data.specs))
+            parts = [name for name, part in policy.model.named_children() if part.state_dict()]
+            check_numbers(pretrained, known, list(data.specs), [name for name in parts if name != "head"])
         if weights:
             report[:] = [start_from(policy.model, config.trainer)]
         return policy

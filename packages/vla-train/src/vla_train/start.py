@@ -105,18 +105,39 @@ def robots_of(path: str) -> list[str]:
     return [spec["embodiment"] for spec in meta["embodiments"]]
 
 
-def check_numbers(path: str, theirs: Sequence[str], ours: Sequence[str]) -> None:
+def check_numbers(path: str, theirs: Sequence[str], ours: Sequence[str], others: Sequence[str]) -> None:
     """Raise :class:`UserError` if a robot would get another one's, of a head with weights for each.
 
-    ``theirs`` and ``ours``: the robots of the checkpoint and of the run, by their numbers.
+    Args:
+        path: the checkpoint.
+        theirs, ours: its robots and the run's, by their numbers.
+        others: the modules of the model beside its head.
     """
     for number, name in enumerate(ours):
-        if name in theirs and theirs.index(name) != number:
-            raise UserError(
-                f"trainer.pretrained_checkpoint: the head has weights for each robot, by number; '{name}' is "
-                f"{number} here and {theirs.index(name)} in {path} ({', '.join(theirs)}): list the data sets "
-                "of datasets.train in that order"
-            )
+        if name not in theirs or theirs.index(name) == number:
+            continue
+        order = _ordered(theirs, ours)
+        anew = f"trainer.reload_modules=[{','.join(others)}] starts the head as built"
+        fix = f"list the data sets of datasets.train so that it is {', '.join(order)}"
+        if not order:
+            fix = f"no order of datasets.train helps, as {_absent(theirs, ours)} not trained here; {anew}"
+        raise UserError(
+            f"trainer.pretrained_checkpoint: the head has weights for each robot, by number; '{name}' is "
+            f"{number} here and {theirs.index(name)} in {path} ({', '.join(theirs)}): {fix}"
+        )
+
+
+def _ordered(theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """``ours`` with each robot that the checkpoint has at its number there; empty: there is no such order."""
+    new = [name for name in ours if name not in theirs]
+    order = [theirs[i] if i < len(theirs) and theirs[i] in ours else None for i in range(len(ours))]
+    filled = [name or (new.pop(0) if new else "") for name in order]
+    return filled if sorted(filled) == sorted(ours) else []
+
+
+def _absent(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    names = [name for name in theirs if name not in ours]
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def read_start(path: str, embodiment: str) -> Start:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from vla_core.images import resize
 
 from vla_data.errors import BadDataError, one_line
+from vla_data.formats.colours import in_rgb
 from vla_data.formats.scan import scan
-from vla_data.formats.video import in_rgb, open_video
+from vla_data.formats.video import open_video
 
 CODEC, PRESET, PIXELS = "h264", "fast", "yuv420p"
 TUNE = "fastdecode"

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from vla_core.errors import ConfigError, UserError
 from vla_core.ranges import Count, check_ranges
 
-from vla_data.convert.columns import Columns, episode_table, plan_columns
+from vla_data.convert.columns import Columns, episode_rows, plan_columns
 from vla_data.convert.meta import STATS, EpisodeTable, Tasks, recorded_stats, write_info
-from vla_data.convert.numbers import Stats, Total, column_stats, picture_stats
+from vla_data.convert.numbers import Stats, Total, column_stats, kept_stats, picture_stats
 from vla_data.convert.videos import Place, VideoJoiner
 from vla_data.errors import BadDataError
 from vla_data.formats.features import is_depth
@@ -31,6 +31,8 @@ from vla_data.formats.video_checks import check_videos, scan_videos, surplus
 _SAMPLED = 8
 """Pictures of an episode that statistics are taken from where the source has none."""
 _CHUNK = 1000
+_SHOWN = 5
+"""Lines about odd rows."""
 _OLD = ("info.json", "episodes.jsonl", "episodes_stats.jsonl", "tasks.jsonl", "stats.json")
 
 
@@ -121,6 +123,8 @@ class _Conversion:
         self._surplus = {f: text for k, facts in self._facts.items() for f, text in surplus(layout, k, facts)}
         self._recorded = recorded_stats(layout)
         self._pictures = Pictures(layout)
+        self._odd: list[str] = []
+        self._later: dict[str, int] = {}
 
     def run(self, progress: Callable[[int, int], None]) -> ConvertReport:
         """Write everything and check it."""
@@ -134,17 +138,20 @@ class _Conversion:
             for number, episode in enumerate(layout.episodes):
                 progress(number, len(layout.episodes))
                 task = tasks.index(episode.tasks)
-                table = episode_table(layout, self._columns, episode, number, task, self._surplus)
+                rows = episode_rows(layout, self._columns, episode, number, task, self._surplus)
+                self._odd += rows.odd
+                for key in rows.later:
+                    self._later.setdefault(key, episode.index)
                 places = {
                     key: joiner.add(
                         episode.videos[key][0], len(episode), self._facts[key][episode.videos[key][0]]
                     )
                     for key, joiner in joiners.items()
                 }
-                stats = column_stats(table) | self._picture_stats(episode)
+                stats = column_stats(rows.table) | self._picture_stats(episode)
                 for key, values in stats.items():
                     total.add(key, values)
-                episodes.add(_row(number, episode, data.add(table), places), stats)
+                episodes.add(_row(number, episode, data.add(rows.table), places), stats)
             for joiner in joiners.values():
                 joiner.close()
         finally:
@@ -167,7 +174,7 @@ class _Conversion:
             len(layout.episodes),
             layout.episodes[-1].stop,
             (old, new),
-            (*self._columns.remarks, *self._renumbered(), *self._left_out()),
+            (*self._columns.remarks, *self._renumbered(), *self._odd_rows(), *self._left_out()),
         )
 
     def _video_path(self, key: str) -> Callable[[int], Path]:
@@ -177,8 +184,8 @@ class _Conversion:
         kept = self._recorded.get(episode.index, {})
         found: dict[str, Stats] = {}
         for key in self._present:
-            if key in kept:
-                found[key] = {name: np.array(value) for name, value in kept[key].items()}
+            if (recorded := kept_stats(kept.get(key))) is not None:
+                found[key] = recorded
             elif not is_depth(self._layout.features[key]):
                 moments = np.unique(np.linspace(0, len(episode) - 1, _SAMPLED).round().astype(int))
                 read = [self._pictures.read(key, episode, int(i), int(i)) for i in moments]
@@ -186,9 +193,13 @@ class _Conversion:
         return found
 
     def _left_out(self) -> list[str]:
-        if not any(episode.sub_tasks for episode in self._layout.episodes):
-            return []
-        return ["sub_tasks of the episodes (GR00T) are left out: v3.0 has no place for them"]
+        said = [
+            f"column '{key}', which episode {index} has and the first has not, is left out"
+            for key, index in sorted(self._later.items())
+        ]
+        if any(episode.sub_tasks for episode in self._layout.episodes):
+            said.append("sub_tasks of the episodes (GR00T) are left out: v3.0 has no place for them")
+        return said
 
     def _renumbered(self) -> list[str]:
         known = [e.index for e in self._layout.episodes]
@@ -199,6 +210,16 @@ class _Conversion:
             f"episodes are counted anew, for v3.0 has no gaps: {known[first]} is {first} now, "
             f"{known[-1]} is {len(known) - 1}"
         ]
+
+    def _odd_rows(self) -> list[str]:
+        said = self._odd[:_SHOWN]
+        if (more := len(self._odd) - _SHOWN) > 0:
+            said.append(f"{more} more lines like these; vla-data doctor SRC has them")
+        if any("frame_index" in text for text in self._odd):
+            said.append(
+                "frame_index is counted anew from 0 in each episode, the rest of the rows is as it was"
+            )
+        return said
 
     def _check(self) -> None:
         """That every picture is where the new metadata says, and the first of each episode is the same."""

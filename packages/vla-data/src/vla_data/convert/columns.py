@@ -35,11 +35,13 @@ class Columns:
         features: the new feature table: what has a column, pictures that are there, and the counted ones.
         kinds: the arrow type of each column.
         remarks: what was left out or added, a line each.
+        known: all columns of the first episode, from which this was made.
     """
 
     features: Mapping[str, Mapping[str, Any]]
     kinds: Mapping[str, pa.DataType]
     remarks: tuple[str, ...]
+    known: frozenset[str]
 
     @property
     def schema(self) -> pa.Schema:
@@ -86,7 +88,22 @@ def plan_columns(layout: Layout, cameras: Sequence[str]) -> Columns:
     for key, dtype in {**COUNTED, TASK: "int64"}.items():
         features[key] = {"dtype": dtype, "shape": [1], "names": None}
         kinds[key] = pa.type_for_alias(dtype)
-    return Columns(features, kinds, tuple(remarks))
+    return Columns(features, kinds, tuple(remarks), frozenset(held.column_names))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one episode as v3.0 has them.
+
+    Args:
+        table: they.
+        odd: what is odd about them, a line each.
+        later: columns that the first episode does not have, which are left out.
+    """
+
+    table: pa.Table
+    odd: tuple[str, ...]
+    later: frozenset[str]
 
 
 def _declared(key: str, feature: Mapping[str, Any], held: pa.DataType) -> pa.DataType:
@@ -121,15 +138,15 @@ def _described(column: pa.ChunkedArray) -> dict[str, Any] | None:
             "names": None}  # fmt: skip
 
 
-def episode_table(
+def episode_rows(
     layout: Layout,
     columns: Columns,
     episode: Episode,
     number: int,
     task: int,
     surplus: Mapping[Path, Surplus],
-) -> pa.Table:
-    """The rows of one episode as v3.0 has them.
+) -> Rows:
+    """The rows of one episode.
 
     Args:
         layout, columns: what is converted.
@@ -150,7 +167,7 @@ def episode_table(
             "metadata"
         )
     # They are counted anew: what they said would be lost.
-    check_counters(layout, [episode], held, names_of(layout, [episode]), surplus)
+    odd = check_counters(layout, [episode], held, names_of(layout, [episode]), surplus)
     count = np.arange(frames)
     made = {
         "timestamp": (count / layout.fps).astype(np.float32), "frame_index": count,
@@ -168,7 +185,8 @@ def episode_table(
             found[key] = pa.array(made[key], kind)
         else:
             raise BadDataError(f"{episode.data}: has no column '{key}', which other episodes have")
-    return pa.table(found, columns.schema)
+    later = frozenset(held.column_names) - columns.known - columns.kinds.keys()
+    return Rows(pa.table(found, columns.schema), odd, later)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType, what: str) -> pa.Array:

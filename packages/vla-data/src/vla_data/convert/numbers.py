@@ -36,6 +36,19 @@ def picture_stats(pictures: NDArray[np.uint8]) -> Stats:
     return {**shaped, "count": np.array([len(pictures)])}
 
 
+def kept_stats(recorded: Any) -> Stats | None:
+    """Statistics of pictures as a data set keeps them; None: not whole, or no numbers."""
+    if not isinstance(recorded, Mapping):
+        return None
+    try:
+        found = {name: np.array(value, np.float64) for name, value in recorded.items()}
+    except (TypeError, ValueError):
+        return None
+    whole = {"min", "max", "mean", "std", "count"} <= found.keys() and found["count"].size == 1
+    alike = len({value.shape for name, value in found.items() if name != "count"}) == 1
+    return {**found, "count": found["count"].reshape(1).astype(int)} if whole and alike else None
+
+
 def column_stats(table: pa.Table) -> dict[str, Stats]:
     """Of every column that holds numbers, or equally long lists of them."""
     found = {}

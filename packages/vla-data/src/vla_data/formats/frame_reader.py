@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from vla_data._process import PerProcess
 from vla_data.errors import BadDataError, one_line
-from vla_data.formats.video import in_rgb, open_video
+from vla_data.formats.colours import in_rgb
+from vla_data.formats.video import open_video
 
 _MOST_OPEN = 16  # containers kept open per process
 _NEAR = 2

@@ -14,7 +14,7 @@ from vla_data.formats.info import FILE
 from vla_data.formats.layout import Episode, Layout
 from vla_data.formats.pictures import Pictures, is_video
 from vla_data.formats.scan import VideoFacts, scan_all
-from vla_data.formats.video import rotation
+from vla_data.formats.video import oddities_of
 
 _OFF = 0.25
 """How far from its place a frame may be, in frames: two neighbours cannot be mistaken for each other."""
@@ -100,15 +100,11 @@ def check_depth_sizes(
             )
 
 
-def turned(videos: Mapping[str, Mapping[Path, VideoFacts]]) -> Iterator[str]:
-    """A line for each camera feature whose first file says that players turn its pictures."""
+def odd_looks(videos: Mapping[str, Mapping[Path, VideoFacts]]) -> Iterator[str]:
+    """Lines about cameras whose first file says that players turn its pictures, or has colours of HDR."""
     for file in (next(iter(files)) for files in videos.values()):
-        degrees = rotation(file)
-        if degrees:
-            yield (
-                f"{file}: players turn its pictures by {degrees} degrees, and a policy sees them as they are "
-                "stored; unless the robot's camera gives them so too, re-encode the video upright"
-            )
+        for odd in oddities_of(file):
+            yield f"{file}: {odd}"
 
 
 def one_size(root: Path, key: str, facts: Mapping[Path, VideoFacts]) -> tuple[int, int]:

@@ -1,9 +1,12 @@
-"""Process groups end before the interpreter does.
+"""Process groups end before the interpreter does, and within a bounded time.
 
 A thread of gloo's keeps the tensors of an exchange a moment longer than the call that waits for it. Where
 it lets go of them only once the interpreter has begun to end, it cannot have the interpreter's lock any more,
 and torch 2.11 aborts: a rank that did all its work dies of SIGABRT. So the groups go first, and with them
 their threads, which have then let go of everything.
+
+Where an exchange is not finished, as after an error between its two ends, such a thread waits for the other
+ranks, half an hour unless they end: the process then ends without it.
 """
 
 from __future__ import annotations
@@ -11,10 +14,19 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import os
+import sys
+import threading
 from functools import cache
 
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh
+
+LONGEST_S = 20.0
+"""Groups whose exchanges are finished take some milliseconds."""
+
+_leaving = threading.Event()
+_code = 1
 
 
 @cache
@@ -25,13 +37,32 @@ def leave_in_order() -> None:
     """
     # Its functions have the group that there is when they are imported as a default, and would keep it.
     importlib.import_module("torch.distributed.nn.functional")
+    # Python starts no thread any more when it ends.
+    threading.Thread(target=_bound, name="leaving", daemon=True).start()
     atexit.register(_leave)
+
+
+def leave_with(code: int) -> int:
+    """The exit code of this process, should it have to end without its process groups; returns it."""
+    global _code
+    _code = code
+    return code
+
+
+def _bound() -> None:
+    _leaving.wait()
+    threading.Event().wait(LONGEST_S)
+    # What was written is on disk or in these two.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_code)
 
 
 def _leave() -> None:
     # NCCL's threads hold no tensors of Python's, and to end its groups is an exchange: a peer may be gone.
     if not distributed.is_initialized() or distributed.get_backend() != "gloo":
         return
+    _leaving.set()
     distributed.destroy_process_group()
     # A group's threads end with the last that refers to it: wrapped models do, and are parts of cycles.
     gc.collect()

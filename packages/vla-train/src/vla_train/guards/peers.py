@@ -31,7 +31,9 @@ SILENT_S = 45.0
 BROKEN_S = 10.0
 """The same once an exchange with it broke."""
 
-_DONE, _LEFT = "done", "left"
+_DONE, _LEFT, _INTERRUPTED = "done", "left", "interrupted"
+_WORDS = (_DONE, _LEFT, _INTERRUPTED)
+"""The last word of a rank."""
 
 
 @dataclass
@@ -98,9 +100,8 @@ class Peers(AbstractContextManager[None]):
             self._thread.join(2 * BROKEN_S)
         self._over.set()
         self._thread.join()
-        ended = error is None or isinstance(error, Stopped | KeyboardInterrupt)
         with suppress(DistError, RuntimeError):
-            self._say(_DONE if ended else _LEFT)
+            self._say(_last_word(error))
             if self.rank == 0:
                 self._linger()
         if error is not None and _is_exchange(error):
@@ -111,7 +112,7 @@ class Peers(AbstractContextManager[None]):
         """The store may be this process: the others shall read its last word."""
         end = time.monotonic() + 2 * self.beat_s
         others = [str(rank) for rank in range(1, self.world)]
-        while time.monotonic() < end and any(self._read(key) not in (_DONE, _LEFT) for key in others):
+        while time.monotonic() < end and any(self._read(key) not in _WORDS for key in others):
             time.sleep(0.02)
 
     # ------------------------------------------------------------------ the thread
@@ -127,8 +128,9 @@ class Peers(AbstractContextManager[None]):
                 self._end("where the ranks meet (the launcher, or rank 0) is gone")
             now = time.monotonic()
             for peer, word in zip(self._peers, words, strict=True):
-                if word == _LEFT:
-                    os._exit(LOST)  # it has said why
+                # It says why. Where Ctrl-C came to all of them, this one's main thread ends by itself.
+                if word == _LEFT or (word == _INTERRUPTED and not self._over.wait(self.beat_s)):
+                    os._exit(LOST)
                 peer.hear(word, now)
             if lost := self._lost(now):
                 self._end(lost)
@@ -177,6 +179,13 @@ class Peers(AbstractContextManager[None]):
             sys.stderr.flush()
         # Collectives cannot be called off, and an orderly exit would wait for them.
         os._exit(LOST)
+
+
+def _last_word(error: BaseException | None) -> str:
+    """How the block ends; all ranks end by a signal together, but Ctrl-C may come to one alone."""
+    if error is None or isinstance(error, Stopped):
+        return _DONE
+    return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else _LEFT
 
 
 def _is_exchange(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -23,6 +24,22 @@ class Ended:
 
     code: int
     said: str
+
+
+def zero(stage: int) -> dict[str, str]:
+    """What ``accelerate launch`` sets for a stage of ZeRO on CPUs."""
+    return {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "DS_ACCELERATOR": "cpu",
+    }
+
+
+def readings(run: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and norm of the gradient of each line in a run's ``metrics.jsonl``."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]
 
 
 def run_ranks(
