@@ -12,7 +12,7 @@ import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
 from vla_core.types import ActionChunk
-from vla_serve import ControlLoop, PolicyBusy, PolicyClient, PolicyServer, PolicyTimeout
+from vla_serve import ControlLoop, PolicyBusy, PolicyClient, PolicyClientError, PolicyServer, PolicyTimeout
 
 HORIZON = 8
 
@@ -279,6 +279,48 @@ def test_arrays_that_are_written_to_again_are_those_of_the_step_that_asked(clien
                 array[:] = step
             loop.act(seen)
         assert loop.origin.state.tolist() == [4.0] * spec.observation.state_dim
+        assert not loop.origin.images  # they stand where the next ones are written
     for one, step in zip(asked, (0, 4), strict=True):
         assert (one.state == step).all()
         assert all((image == step).all() for image in one.images.values())
+
+
+def test_pictures_are_copied_to_where_the_last_ones_were(client, spec):
+    """Fresh memory for them takes longer than the control step of a quick robot has."""
+    sent, predict = [], client.predict
+    client.predict = lambda one, *a, **k: sent.append(one) or predict(one, *a, **k)
+    with ControlLoop(client, execute_steps=4, delay_steps=0) as loop:
+        run(loop, spec, 9)
+    given = make_observation(spec)
+    for name, image in given.images.items():
+        assert len({one.images[name].__array_interface__["data"][0] for one in sent}) == 1
+        assert not np.shares_memory(sent[0].images[name], image)
+
+
+class Tensor:
+    """As torch's on a CPU: numpy reads it where it is."""
+
+    def __init__(self, array) -> None:
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+def test_what_only_becomes_an_array_is_copied_too(client, spec):
+    seen, sent, predict = make_observation(spec), [], client.predict
+    client.predict = lambda one, *a, **k: sent.append(one) or predict(one, *a, **k)
+    images = {name: Tensor(image) for name, image in seen.images.items()}
+    with ControlLoop(client, delay_steps=0) as loop:
+        loop.act(replace(seen, images=images, state=Tensor(seen.state)))
+    for now, then in ((seen.state, sent[0].state), *((seen.images[n], sent[0].images[n]) for n in images)):
+        np.testing.assert_array_equal(then, now)
+        assert not np.shares_memory(then, now)
+
+
+@pytest.mark.parametrize("given", ["a picture", None, {"images": {}}])
+def test_what_is_no_observation_is_said_as_the_client_says_it(client, spec, given):
+    with ControlLoop(client) as loop, pytest.raises(PolicyClientError, match=r"expected a vla_core\.Obs"):
+        loop.act(given)
+    with ControlLoop(client) as loop, pytest.raises(PolicyClientError, match="expected camera name"):
+        loop.act(replace(make_observation(spec), images=[]))

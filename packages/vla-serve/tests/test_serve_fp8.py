@@ -11,10 +11,25 @@ torch = pytest.importorskip("torch", reason="needs the extra vla-serve[server]")
 
 from torch import nn  # noqa: E402
 from vla_core.errors import UserError  # noqa: E402
+from vla_core.interfaces import HeadDims, HeadInputs, VLMOutput  # noqa: E402
+from vla_core.packing import forget, pack  # noqa: E402
 from vla_core.testing import make_spec, register_fakes, tiny_policy  # noqa: E402
 from vla_serve import fp8  # noqa: E402
 from vla_serve.loading import CheckpointLoader  # noqa: E402
 from vla_serve.server_cli import main  # noqa: E402
+
+
+@pytest.fixture
+def float8_on_cpu(monkeypatch) -> None:
+    """Of small layers too. A CPU has products of one scale a tensor; torchao asks for a GPU all the same."""
+    pytest.importorskip("torchao")
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor, quant_api
+
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    monkeypatch.setattr(
+        fp8, "_rows", lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor())
+    )
+    monkeypatch.setattr(fp8, "LEAST", 16)
 
 
 def test_is_refused_on_a_cpu_in_one_line(tmp_path, capsys) -> None:
@@ -55,16 +70,7 @@ def test_a_policy_without_such_layers_is_refused() -> None:
         fp8.round_linears(tiny_policy(make_spec()).eval())
 
 
-def test_a_rounded_policy_answers_nearly_the_same(monkeypatch) -> None:
-    pytest.importorskip("torchao")
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor, quant_api
-
-    # A CPU multiplies float8 with one scale a tensor alone, and torchao asks for a GPU all the same.
-    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
-    monkeypatch.setattr(
-        fp8, "_rows", lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor())
-    )
-    monkeypatch.setattr(fp8, "LEAST", 16)
+def test_a_rounded_policy_answers_nearly_the_same(float8_on_cpu) -> None:
     with register_fakes():
         policy = tiny_policy(make_spec()).eval().to(dtype=torch.bfloat16)
         found = fp8.round_linears(policy)
@@ -75,15 +81,7 @@ def test_a_rounded_policy_answers_nearly_the_same(monkeypatch) -> None:
     assert f"fp8: {found.layers} linear layers" in str(found)
 
 
-def test_what_has_no_product_in_float8_stays_as_it_is(monkeypatch) -> None:
-    pytest.importorskip("torchao")
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor, quant_api
-
-    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
-    monkeypatch.setattr(
-        fp8, "_rows", lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor())
-    )
-    monkeypatch.setattr(fp8, "LEAST", 16)
+def test_what_has_no_product_in_float8_stays_as_it_is(monkeypatch, float8_on_cpu) -> None:
     tried, multiply = [], torch._scaled_mm
     with register_fakes():
         policy = tiny_policy(make_spec()).eval().to(dtype=torch.bfloat16)
@@ -120,6 +118,73 @@ def test_rows_are_counted_however_a_layer_is_called(monkeypatch) -> None:
     monkeypatch.setattr(fp8, "_answers", answers)
     assert fp8._lengths(policy) == {3, 5}
     assert not layer._forward_pre_hooks
+
+
+class Keeping(nn.Module):
+    """Answers with what it once made of two layers, of which it says that one is read for that alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.rare = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.kept: torch.Tensor | None = None
+
+    def make(self) -> torch.Tensor:
+        return self.rare(self.wide(torch.ones(16, 32, dtype=torch.bfloat16)))
+
+    def forward(self) -> torch.Tensor:
+        if self.kept is None:
+            self.kept = self.make()
+        return self.kept
+
+    def forget(self) -> None:
+        self.kept = None
+
+    def read_once(self) -> list[nn.Module]:
+        return [self.rare]
+
+
+def test_what_was_kept_of_unrounded_weights_is_made_anew(monkeypatch, float8_on_cpu) -> None:
+    """The answers that rounded ones are compared with come first."""
+    policy: Any = SimpleNamespace(model=nn.ModuleDict({"head": Keeping()}).to(torch.bfloat16))
+    head = policy.model["head"]
+
+    def answers(policy, rows=fp8.ROWS):
+        with torch.inference_mode():
+            return head().float()
+
+    monkeypatch.setattr(fp8, "_answers", answers)
+    found = fp8.round_linears(policy)
+    assert type(head.wide.weight.data) is not torch.Tensor
+    assert type(head.rare.weight.data) is torch.Tensor
+    assert found.largest > 0
+    with torch.inference_mode():
+        assert torch.equal(head(), head.make())
+
+
+def test_what_the_time_contributes_is_of_the_weights_that_are_served(monkeypatch, float8_on_cpu) -> None:
+    heads = pytest.importorskip("vla_heads")
+    dims = HeadDims(hidden_size=64, n_layers=2, action_dim=4, horizon=8)
+    head = heads.LayerwiseFM.build(heads.LayerwiseFMConfig(n_heads=2), dims).eval().to(torch.bfloat16)
+    pack(head)
+    hidden = {i: torch.ones(4, 16, 64, dtype=torch.bfloat16) for i in (1, 2)}
+    inputs = HeadInputs(VLMOutput(hidden, torch.ones(4, 16, dtype=torch.bool), {}))
+    policy: Any = SimpleNamespace(model=nn.ModuleDict({"head": head}))
+
+    def answers(policy, rows=fp8.ROWS):
+        with torch.inference_mode():
+            return head.sample(inputs, torch.ones(4, 8, 4))
+
+    monkeypatch.setattr(fp8, "_answers", answers)
+    assert fp8.round_linears(policy).layers > 0
+    assert all(type(block.ada.modulation.weight.data) is torch.Tensor for block in head.blocks)
+    assert type(head.blocks[0].qkv.weight.data) is not torch.Tensor
+    with torch.inference_mode():
+        kept = head.plan()
+        assert head.plan() is kept
+        forget(head)
+        for one, anew in zip(kept, head.plan(), strict=True):
+            assert torch.equal(one.actions, anew.actions)
+            assert all(map(torch.equal, one.modulations, anew.modulations))
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,6 +18,24 @@ class Packs(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeps(Protocol):
+    """A module that, once packed, keeps what it made of weights alone."""
+
+    def forget(self) -> None:
+        """The weights are others now: it is made anew, and kept again."""
+        ...
+
+
+@runtime_checkable
+class ReadsOnce(Protocol):
+    """A module with weights that, once it is packed, are read for what is kept and not for each answer."""
+
+    def read_once(self) -> Iterable[nn.Module]:
+        """Their modules."""
+        ...
+
+
 def pack(model: nn.Module) -> int:
     """Let every module of ``model`` that can take its layout for inference; returns how many did.
 
@@ -26,6 +45,19 @@ def pack(model: nn.Module) -> int:
     for part in parts:
         part.pack()
     return len(parts)
+
+
+def forget(model: nn.Module) -> None:
+    """Let every module of a packed ``model`` make anew what it keeps: some of the weights have changed."""
+    for part in model.modules():
+        if isinstance(part, Keeps):
+            part.forget()
+
+
+def read_once(model: nn.Module) -> set[nn.Module]:
+    """All modules whose weights a packed ``model`` does not read for each answer."""
+    parts = [part for part in model.modules() if isinstance(part, ReadsOnce)]
+    return {module for part in parts for given in part.read_once() for module in given.modules()}
 
 
 def merged(*layers: nn.Linear) -> nn.Linear:

@@ -6,7 +6,7 @@ dims, L own tokens = [state | future | actions], S context tokens, H hidden size
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -146,13 +146,10 @@ class FlowHead(nn.Module):
         )
         return tuple(condition.at(k) for k in range(steps))
 
-    def pack(self) -> None:
-        """Plans are kept (see :mod:`vla_core.packing`); the weights behind them are read for nothing else."""
-        self._plans.keep()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlowHead:
-        self._plans.forget()  # made by weights that move to another place or number type now
-        return super()._apply(fn, recurse)
+    def read_once(self) -> Iterator[nn.Module]:
+        """What plans are made of, which are kept when the head is packed (see :mod:`vla_core.packing`)."""
+        yield from (self.time, self.action_encoder.mix_time)
+        yield from (part.modulation for part in self.modules() if isinstance(part, AdaLN))
 
     def step(self, prepared: Prepared, x: Tensor, t: Tensor | TimeCondition) -> Tensor:
         """Velocity ``[B, T, A]`` fp32 at ``x [B, T, A]`` and time ``t`` (fp32 ``[B]`` or a planned one)."""

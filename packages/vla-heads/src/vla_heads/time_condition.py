@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -60,16 +60,17 @@ Plan: TypeAlias = tuple[TimeCondition, ...]
 """Conditions of each Euler step."""
 
 
-class KeptPlans:
+class KeptPlans(nn.Module):
     """Plans by their number of steps, each made once from when weights stay (:mod:`vla_core.packing`)."""
 
     MOST = 256
     """Steps in all: a client may ask for any number of them, and each takes 0.3 MB of QwenPI's head."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._kept: dict[int, Plan] | None = None
 
-    def keep(self) -> None:
+    def pack(self) -> None:
         """From now on: the weights change no more."""
         self._kept = {}
 
@@ -77,6 +78,10 @@ class KeptPlans:
         """What was kept, if anything was: plans are made anew, and kept again."""
         if self._kept is not None:
             self._kept = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeptPlans:
+        self.forget()  # made by weights that move to another place or number type now
+        return super()._apply(fn, recurse)
 
     def get(self, steps: int, make: Callable[[], Plan]) -> Plan:
         """The plan of ``steps``, or what ``make`` gives.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from vla_core.errors import UserError
+from vla_core.packing import forget, read_once
 from vla_core.policy import VLAPolicy
 
 from vla_serve.engine.policy import Row, camera_inputs, fake_observation
@@ -75,12 +76,15 @@ def check(device: str, dtype: torch.dtype) -> None:
 def candidates(model: nn.Module) -> dict[str, nn.Linear]:
     """Name -> linear layer of backbone and head that float8 kernels take and gain from.
 
-    A layer with a forward of its own reads its weight in its own way, and stays.
+    A layer with a forward of its own reads its weight in its own way, and stays; so does one whose weight is
+    not read for each answer (of what the time contributes), where float8 would cost accuracy alone.
     """
+    rarely = read_once(model)
     return {
         name: part
         for name, part in model.named_modules()
         if name.startswith(PARTS)
+        and part not in rarely
         and isinstance(part, nn.Linear)
         and type(part).forward is nn.Linear.forward
         and all(size % MULTIPLE == 0 and size >= LEAST for size in (part.in_features, part.out_features))
@@ -105,6 +109,7 @@ def round_linears(policy: VLAPolicy) -> Rounded:
     rounded = [layer for layer in chosen.values() if _round(layer, lengths, known)]
     if not rounded:
         raise UserError(f"--fp8: torch multiplies none of this policy's {len(chosen)} layers in float8 here")
+    forget(policy.model)  # what answers so far have left of weights that were not rounded
     share = sum(layer.weight.numel() for layer in rounded) / every
     after = _answers(policy)
     cosine = torch.cosine_similarity(before.flatten(), after.flatten(), 0)

@@ -17,7 +17,7 @@ from types import TracebackType
 from vla_core.ensembling import Ensembling
 from vla_core.episodes import RTC_OR_ENSEMBLE, Measured
 from vla_core.errors import UserError
-from vla_core.types import Float, Observation, with_own_arrays
+from vla_core.types import Float, Observation
 
 from vla_serve.clients.called_rate import CalledRate
 from vla_serve.clients.chunks import Continuation, ServedChunk
@@ -26,6 +26,7 @@ from vla_serve.clients.control_request import Answer, Asked
 from vla_serve.clients.control_steps import checked_execute_steps
 from vla_serve.clients.ensemble import ensemble
 from vla_serve.clients.errors import PolicyBusy, SessionLost
+from vla_serve.clients.own_arrays import OwnArrays, without_pictures
 
 REMEMBERED = 10
 """The delay that is reckoned with is the longest of so many measured ones (as in arXiv 2506.07339)."""
@@ -99,8 +100,8 @@ class ControlLoop:
         self._simulated, self._wanted, self._how = delay_steps == "measured", execute_steps, ensembling
         self._robots_time = delay_steps is None and clock is time.monotonic  # a clock of one's own tells less
         self._fit()
-        self._measured: deque[int] = deque(maxlen=REMEMBERED)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="vla-loop")
+        self._measured = deque[int](maxlen=REMEMBERED)
+        self._worker, self._own = ThreadPoolExecutor(1, thread_name_prefix="vla-loop"), OwnArrays()
         self._begin()
 
     def _fit(self) -> None:
@@ -147,7 +148,7 @@ class ControlLoop:
 
     @property
     def origin(self) -> Observation | None:
-        """What the chunk that is executed answers: relative actions are offsets from its state."""
+        """What the executed chunk answers, but its pictures: relative actions are offsets from its state."""
         return self._origin
 
     def reset(self, instruction: str | None = None) -> None:
@@ -223,7 +224,7 @@ class ControlLoop:
         return self._chunk is None or self._executed >= self._horizon
 
     def _ask(self, observation: Observation, seed: int | None) -> None:
-        observation = with_own_arrays(observation)  # sent, and looked up as the origin, later on
+        observation = self._own.copy(observation)  # sent later on; there is never a second under way
         delay, previous = 0, None
         if self._chunk is not None and not self._used_up:
             # A mean takes what an answer says as soon as it is there.
@@ -275,15 +276,14 @@ class ControlLoop:
         self._stats.round_trips_ms.append(timings.round_trip_ms)
         if self._fixed is None:
             # While the robot waits no steps go by: then the clock knows better.
-            after = asked.arrived_after
-            if after is None or asked.stalled or asked.free:
+            if (after := asked.arrived_after) is None or asked.stalled or asked.free:
                 after = max(1, age, math.ceil(took_s * self._hz))
             self._measured.append(after)
             self._stats.stalls += self._chunk is not None and asked.stalled
             self._stats.late += self._mixed is None and age > asked.delay
         if self._mixed is not None:
             self._mixed.add(chunk, asked.step)
-        self._chunk, self._origin, self._start = chunk, asked.observation, asked.step
+        self._chunk, self._origin, self._start = chunk, without_pictures(asked.observation), asked.step
 
     def drop_chunk(self) -> None:
         """Forget the chunk and a request under way: the next action answers the next observation."""
