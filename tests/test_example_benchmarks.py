@@ -54,6 +54,11 @@ CLIENTS: dict[str, tuple[dict[str, tuple[int, int]], Groups, ActionSpec | tuple[
         (behavior._ACTION, 30.0),
     ),
     "libero": (dict.fromkeys(libero_plus._CAMERAS, (256, 256)), _libero_robot.STATE, _libero_robot.ACTION),
+    "libero_oxe": (
+        dict.fromkeys(libero_plus._CAMERAS, (256, 256)),
+        _libero_robot.STATE,
+        _libero_robot.action_spec("open_positive"),
+    ),
     "calvin": ({"static": (200, 200), "gripper": (84, 84)}, calvin.STATE, (calvin.ACTION, 30.0)),
 }
 CONFIGS = {

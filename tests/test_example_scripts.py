@@ -31,7 +31,7 @@ WORDS = {
     "start_eval.sh": ["-m", "demo_randomized", "-n", "mine", "adjust_bottle", "click_bell"],
 }
 
-PYTHONS = ("sim_python", "LIBERO_Python", "ROBOTWIN_PYTHON")
+PYTHONS = ("sim_python", "LIBERO_Python", "LIBERO_PYTHON", "ROBOTWIN_PYTHON")
 PLACES = ("ROBOTWIN_PATH", "CALVIN_ROOT", "DATASET", "CHAINS", "LIBERO_HOME", "SENTENCES")
 STANDS_IN = {*PYTHONS, *PLACES, "DATA", "FIRST", "LAST", "LIBERO_ENV"}
 # What a script starts writes down its words instead of working; `-c` and small programs are left to Python.
@@ -137,6 +137,7 @@ def test_scripts_that_do_not_hand_help_on_have_it_themselves() -> None:
         ("Behavior/start_client.sh", "sim_python"),
         ("LIBERO-plus/eval_files/eval_libero.sh", "LIBERO_Python"),
         ("LIBERO/eval_files/eval_libero.sh", "LIBERO_ENV"),
+        ("LIBERO/eval_files/eval_libero.sh", "LIBERO_PYTHON"),
         ("LIBERO/train_files/record_libero.sh", "LIBERO_ENV"),
         ("Robocasa_tabletop/eval_files/batch_eval_args.sh", "sim_python"),
         ("Robotwin/eval_files/eval.sh", "ROBOTWIN_PYTHON"),
@@ -251,7 +252,35 @@ def test_words_of_starvla_are_understood(
         ("SimplerEnv/eval_files/run_policy_server.sh", {"gpu_id": "1"}, ["a/b"], ("--ckpt_path", "a/b")),
         ("LIBERO/eval_files/eval_libero.sh", {"TASK_SUITE_NAME": "libero_10"}, [], ("--task", "libero_10_9")),
         ("LIBERO/eval_files/eval_libero.sh", {"NUM_TRIALS_PER_TASK": "3"}, [], ("--episodes", "3")),
+        ("LIBERO/eval_files/eval_libero.sh", {"HOST": "there", "PORT": "7"}, [], ("--address", "there:7")),
+        (
+            "LIBERO/eval_files/eval_libero.sh",
+            {"CKPT": "a/b"},
+            [],
+            ("--out", "a/output_eval/b_libero_spatial_none"),
+        ),
+        ("LIBERO-plus/eval_files/run_policy_server.sh", {"base_port": "7"}, [], ("--port", "7")),
+        ("LIBERO-plus/eval_files/eval_libero.sh", {"host": "h", "base_port": "7"}, [], ("--address", "h:7")),
+        (
+            "LIBERO-plus/eval_files/eval_libero.sh",
+            {"your_ckpt": "a/b"},
+            [],
+            ("--out", "a/output_eval/b_libero_spatial"),
+        ),
         ("MetaWorld/eval_files/eval_metaworld.sh", {"EPISODES_PER_TASK": "3"}, [], ("--episodes", "3")),
+        ("MetaWorld/eval_files/eval_metaworld.sh", {"HOST": "there"}, [], ("--address", "there:10093")),
+        (
+            "MetaWorld/eval_files/eval_metaworld.sh",
+            {"CKPT": "a/b"},
+            [],
+            ("--out", "a/output_eval/b_metaworld"),
+        ),
+        (
+            "Behavior/start_client.sh",
+            {"WRAPPERS": "RGBLowResWrapper"},
+            [],
+            ("--env.wrapper", "RGBLowResWrapper"),
+        ),
         ("Robocasa_tabletop/eval_files/batch_eval_args.sh", {}, ["a/b", "3", "9", "4"], ("--workers", "3")),
         ("Robocasa_tabletop/eval_files/batch_eval_args.sh", {}, ["a/b"], ("--out", "a/output_eval/b")),
         ("Behavior/start_client.sh", {"TASKS": "all"}, [], ("--task", "make_pizza")),

@@ -96,6 +96,16 @@ def test_specs_are_those_of_the_robot_description(make):
     assert np.array_equal(observation.depth["wrist"], observation.images["wrist"][..., 0])
 
 
+def test_a_gripper_that_is_one_when_open_is_turned_into_the_simulators(make):
+    # StarVLA's LIBERO client (commit 0ed0aad): 1 - 2 * (open > 0.5); the six others as they are.
+    env = make(gripper="open_positive")
+    env.reset(0)
+    assert env.action_spec.groups[2].gripper == "open_positive"
+    for opened, sent in ((1.0, -1.0), (0.6, -1.0), (0.4, 1.0), (0.0, 1.0)):
+        env.step(np.array([0.5, 2, 0, 0, 0, 0, opened], np.float32))
+        assert env._sim.actions[-1].tolist() == [0.5, 1, 0, 0, 0, 0, sent]
+
+
 def test_success_ends_an_episode(make):
     env = make()
     env.reset(0)
@@ -206,6 +216,7 @@ def test_variants_name_the_suites_of_libero_pro():
         ({"variant": "swapped"}, "variant"),
         ({"start": "oficial"}, "start"),
         ({"rendering": "quick"}, "rendering"),
+        ({"gripper": "open"}, "gripper"),
         ({"instruction_task": "libero_spatial_11"}, "no LIBERO task"),
         ({"instruction": "wave", "instruction_task": "libero_spatial_1"}, "exclude"),
     ],

@@ -123,6 +123,14 @@ def test_success_is_the_simulators_and_actions_are_clipped(make) -> None:
         env.step(np.zeros(7, np.float32))
 
 
+def test_a_gripper_that_is_one_when_open_is_turned_into_the_simulators(make) -> None:
+    env = make(settle_steps=0, gripper="open_positive")
+    env.reset(0)
+    env.step(np.array([0, 0, 0, 0, 0, 0, 1], np.float32))
+    assert env._env.log[-1][6] == -1.0
+    assert env.action_spec.groups[2].gripper == "open_positive"
+
+
 def test_there_are_10030_tasks() -> None:
     assert len(set(LiberoPlusEnv.tasks())) == 10_030
 

@@ -14,7 +14,10 @@ from vla_core.stats import NormStats, VectorStats
 from vla_core.testing import make_spec
 from vla_core.types import ActionChunk, Observation, Sample
 from vla_serve import PolicyServer
-from vla_serve.doctor.frames import check_replayable
+from vla_serve.doctor.diagnosis import Diagnosis
+from vla_serve.doctor.errors import Yardstick
+from vla_serve.doctor.frames import Frames, check_replayable
+from vla_serve.doctor.report import error_lines
 from vla_serve.server_cli import main
 
 SIZE, HORIZON, COUNT = 16, 3, 16
@@ -299,6 +302,28 @@ def test_images_that_do_not_matter_are_said(capsys):
     said = capsys.readouterr().out
     assert "None of these explains the difference" in said
     assert "The images hardly matter: no change of them moved the answers by more than 0.0%" in said
+
+
+def test_a_group_that_never_moves_is_measured_by_its_size():
+    actions = np.random.default_rng(0).normal(size=(4, HORIZON, 7))
+    actions[..., 6] = -0.5
+    yardstick = Yardstick(SPEC.action, Frames(SPEC, (), actions, np.ones(actions.shape, np.bool_)))
+    answers = actions + np.array([0, 0, 0, 0, 0, 0, 0.2])
+    assert yardstick.still().tolist() == [False, False, True]
+    np.testing.assert_allclose(yardstick.scores(answers), [0, 0, 0.4], atol=1e-6)
+    *_, row, _ = error_lines(yardstick, Diagnosis(answers, yardstick.scores(answers)))
+    assert row.endswith(" 40%  (never moves in these frames: of its size)")
+
+
+def test_states_that_are_wrong_on_purpose_are_no_news(caplog):
+    policy = Seeing()
+    degrees = (replace(GROUPS[0], unit="deg"), GROUPS[1])  # tried as radians: 57 times as far
+    sees = ObservationSpec(SPEC.observation.cameras, degrees)
+    policy.specs = {"arm": replace(SPEC, observation=sees, statistics=STATISTICS)}
+    with PolicyServer(policy) as server:
+        assert doctor(server.address, Fault(""), "--all", "--frames", "8") == 0
+    said = [r.name for r in caplog.records if "another unit" in r.getMessage()]
+    assert set(said) == {"vla_serve.server"}, "the server's log has them, the doctor's does not"
 
 
 def test_the_report_is_in_real_units_and_by_step(server, capsys):

@@ -51,6 +51,15 @@ def test_a_group_that_is_far_off_is_said_once(learned):
     assert f"'{second}' is 90 (dim 0)" in said
 
 
+def test_a_small_part_of_the_numbers_themselves_is_not_far(learned):
+    """A gripper that was open in all demonstrations moves a centimetre: forty times its range in the data."""
+    low_high = np.array([[0.0997], [0.1]]) * np.ones(learned.observation.state_dim)
+    spec = replace(learned, statistics=NormStats({"state": VectorStats.from_rows(low_high)}))
+    for value, far in ((0.09, False), (0.06, False), (90.0, True), (-0.1, True)):
+        state = np.full(spec.observation.state_dim, value, np.float32)
+        assert bool(list(Reach(spec).lines(_seen(spec, state)))) == far
+
+
 def test_a_state_is_not_looked_at_without_statistics(learned):
     state = np.full(learned.observation.state_dim, 1e6, np.float32)
     assert list(Reach(replace(learned, statistics=NormStats())).lines(_seen(learned, state))) == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from vla_core.specs import ActionSpec, GroupSpec
 
 EMBODIMENT = "libero_panda"
+Polarity = Literal["close_positive", "open_positive"]
+"""What a policy's gripper number means. ``close_positive``: the simulator's own, -1 opens and +1 closes.
+``open_positive``: 1 is open and 0 closed, as Open X-Embodiment's standardisation leaves it."""
 REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """No motion, gripper open."""
 
@@ -28,6 +32,20 @@ ACTION = ActionSpec(
     horizon=1,
     control_hz=20.0,
 )
+
+
+def action_spec(gripper: Polarity) -> ActionSpec:
+    """``[7]``, with a gripper of that polarity."""
+    *hand, last = ACTION.groups
+    return replace(ACTION, groups=(*hand, replace(last, gripper=gripper)))
+
+
+def command_of(action: NDArray[np.float64], gripper: Polarity) -> NDArray[np.float64]:
+    """The simulator's action ``[7]``, within +-1, for that of a policy. More than half open opens."""
+    command = np.clip(action, -1.0, 1.0)
+    if gripper == "open_positive":
+        command[6] = -1.0 if action[6] > 0.5 else 1.0
+    return command
 
 
 def state_of(raw: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -67,6 +67,7 @@ class LiberoConfig:
     rendering: Literal["official", "fast"] = "official"
     instruction: str | None = None
     instruction_task: str | None = None
+    gripper: Literal["close_positive", "open_positive"] = "close_positive"
     depth: bool = False
 
 
@@ -85,6 +86,8 @@ def _check(config: LiberoConfig) -> None:
         raise ConfigError("env: instruction and instruction_task exclude each other")
     if config.rendering not in ("official", "fast"):
         raise ConfigError(f"env.rendering: '{config.rendering}' is neither 'official' nor 'fast'")
+    if config.gripper not in ("close_positive", "open_positive"):
+        raise ConfigError(f"env.gripper: '{config.gripper}' is neither 'close_positive' nor 'open_positive'")
 
 
 class LiberoEnv:
@@ -92,7 +95,8 @@ class LiberoEnv:
 
     State ``[8]``: position of the hand (m), its rotation (axis-angle, rad), the two finger joints (m).
     Action ``[7]``: change of the hand's pose in units of the controller's range (1 is 5 cm or half a
-    radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes): robosuite's OSC_POSE at 20 Hz.
+    radian, a step; clipped to +-1), and the gripper (-1 opens, +1 closes; ``config.gripper`` has the other
+    way): robosuite's OSC_POSE at 20 Hz.
 
     Other tasks' sentences fit the scenes of two suites: those of ``libero_spatial`` have a second bowl, those
     of ``libero_object`` five other things on the floor. ``StepResult.achieved`` has such a task's name while
@@ -124,7 +128,7 @@ class LiberoEnv:
             cameras=tuple(CameraSpec(name, size, size) for name in config.cameras),
             state=_libero_robot.STATE,
         )
-        self.action_spec = _libero_robot.ACTION
+        self.action_spec = _libero_robot.action_spec(config.gripper)
 
     @classmethod
     def tasks(cls) -> Sequence[str]:
@@ -153,7 +157,7 @@ class LiberoEnv:
         """
         running = self._raw is not None and self._steps < self.max_steps
         command = checked_action(action, self.action_spec.dim, running)
-        self._raw, success = self._sim.step(np.clip(command, -1.0, 1.0))
+        self._raw, success = self._sim.step(_libero_robot.command_of(command, self._config.gripper))
         self._steps += 1
         result = until_success(self._observe(), success, self._config.task, self._steps, self.max_steps)
         if success:
@@ -176,7 +180,10 @@ class LiberoEnv:
             raise ValueError("call reset(seed) before expert_action()")
         if self._expert is None:
             self._expert = _libero_expert.PickAndPlace(self._sim, self._raw)
-        return self._expert.action(self._raw).astype(np.float32)
+        action = self._expert.action(self._raw)
+        if self._config.gripper == "open_positive":
+            action[6] = float(action[6] < 0.0)
+        return action.astype(np.float32)
 
     def close(self) -> None:
         """Free the GL context and the simulator."""

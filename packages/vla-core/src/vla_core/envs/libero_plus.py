@@ -49,6 +49,7 @@ class LiberoPlusConfig:
             language; ``scene``: what the scene's file says, without them.
         settle_steps: without motion before the first observation.
         max_steps: an episode is truncated after so many steps; null: the suite's.
+        gripper: what the policy's number means, as of :class:`vla_core.envs.libero.LiberoConfig`.
         image_size: H = W in pixels.
     """
 
@@ -56,6 +57,7 @@ class LiberoPlusConfig:
     sentence: Literal["task", "scene"] = "task"
     settle_steps: Natural = 10
     max_steps: Count | None = None
+    gripper: Literal["close_positive", "open_positive"] = "close_positive"
     image_size: Annotated[int, Range(low=16, high=4096)] = 256
 
 
@@ -116,7 +118,7 @@ class LiberoPlusEnv:
         self.observation_spec = ObservationSpec(
             tuple(CameraSpec(name, size, size) for name in _CAMERAS), _libero_robot.STATE
         )
-        self.action_spec = _libero_robot.ACTION
+        self.action_spec = _libero_robot.action_spec(config.gripper)
 
     @classmethod
     def tasks(cls) -> Sequence[str]:
@@ -140,7 +142,7 @@ class LiberoPlusEnv:
             ValueError: wrong shape, NaN, or no :meth:`reset` before.
         """
         command = checked_action(action, self.action_spec.dim, self._steps < self.max_steps)
-        raw, _, done, _ = self._env.step(np.clip(command, -1.0, 1.0))
+        raw, _, done, _ = self._env.step(_libero_robot.command_of(command, self._config.gripper))
         self._steps += 1
         success = bool(done)
         result = until_success(self._observe(raw), success, self._config.task, self._steps, self.max_steps)

@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 
 _ANGLES = ("euler_xyz", "axis_angle")
 """Parametrisations in which every vector is a rotation."""
+STILL = 1e-4
+"""Of its size: a group that is never further from its mean does not move."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Yardstick:
     """Measures answers against recorded actions.
 
     An error is divided by that of an answer that knows nothing and always says the recording's mean (a
-    rotation: its median): below 1 something of the recording is followed, and 0 is all of it.
+    rotation: its median): below 1 something of the recording is followed, and 0 is all of it. A group that
+    never moves in the recording is known by that answer; there the error is divided by the numbers' size.
     """
 
     spec: ActionSpec
@@ -38,12 +41,23 @@ class Yardstick:
     def scores(self, answers: Array, rows: NDArray[np.intp] | slice = slice(None)) -> Array:
         """Errors ``[G]`` relative to knowing nothing, over some of the frames."""
         naive = self.errors(self._mean())
+        known = zip(self.errors(answers), naive, self.still(), self._sizes(), strict=True)
         return np.array(
             [
-                np.nanmean(error[rows]) / max(float(np.nanmean(guess[rows])), _floor(guess))
-                for error, guess in zip(self.errors(answers), naive, strict=True)
+                np.nanmean(error[rows]) / (max(size, 1e-6) if still else _of_guess(guess, rows))
+                for error, guess, still, size in known
             ]
         )
+
+    def still(self) -> NDArray[np.bool_]:
+        """``[G]``: groups that never move in the recording."""
+        guesses = zip(self.errors(self._mean()), self._sizes(), strict=True)
+        return np.array([np.nanmax(guess) <= max(STILL * size, 1e-6) for guess, size in guesses])
+
+    def _sizes(self) -> list[float]:
+        """``[G]``: the largest number of each in the recording."""
+        sizes = np.where(self.frames.mask, np.abs(self.frames.actions), 0.0)
+        return [float(sizes[..., part].max()) for _, part in self._parts()]
 
     def _parts(self) -> list[tuple[GroupSpec, slice]]:
         slices = self.spec.slices()
@@ -59,9 +73,9 @@ class Yardstick:
         return np.broadcast_to(mean, self.frames.actions.shape)
 
 
-def _floor(guess: Array) -> float:
-    """What never moves in the recording cannot be followed: an error there counts, but not without end."""
-    return max(1e-6, 0.01 * float(np.nanmax(guess)))
+def _of_guess(guess: Array, rows: NDArray[np.intp] | slice) -> float:
+    """What hardly moves in these rows: an error there counts, but not without end."""
+    return max(float(np.nanmean(guess[rows])), 1e-6, 0.01 * float(np.nanmax(guess)))
 
 
 def _error(group: GroupSpec, answers: Array, recorded: Array, mask: NDArray[np.bool_]) -> Array:

@@ -18,18 +18,24 @@ DEAF = 0.02
 """Images that move answers by less than this share of what these differ between frames do not matter."""
 
 
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value < 10 else "> 999%"
+
+
 def error_lines(yardstick: Yardstick, found: Diagnosis) -> Iterator[str]:
     """Errors of each group in its unit, over all steps and by step."""
     yield f"{'mean error of':24}{'':8}{'all steps':>10}{'first':>10}{'last':>10}{'of knowing nothing':>20}"
     errors = yardstick.errors(found.answers)
-    for group, error_NT, score in zip(yardstick.spec.groups, errors, found.scores, strict=True):
+    rows = zip(yardstick.spec.groups, errors, found.scores, yardstick.still(), strict=True)
+    for group, error_NT, score, still in rows:
         unit = "rad" if group.rotation in ("euler_xyz", "axis_angle") else group.unit
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step that no frame reaches has no mean
             steps_T = np.nanmean(error_NT, axis=0)
         numbers = "".join(f"{value:10.4g}" for value in (np.nanmean(error_NT), steps_T[0], steps_T[-1]))
         mark = "" if score < FOLLOWED else "  <- follows in part" if score < LOST else "  <- does not follow"
-        yield f"{group.name:24}{unit:8}{numbers}{score:20.0%}{mark}"
+        mark += "  (never moves in these frames: of its size)" if still else ""
+        yield f"{group.name:24}{unit:8}{numbers}{_share(score):>20}{mark}"
         yield f"{'':4}by step: {' '.join(f'{value:.3g}' for value in steps_T)}"
 
 
@@ -43,7 +49,8 @@ def cause_lines(found: Diagnosis, every: bool) -> Iterator[str]:
     yield f"{'before':>8}{'undone':>8}  tried (error as a share of that of knowing nothing)"
     shown = len(found.findings) if every else SHOWN
     for finding in found.findings[:shown]:
-        yield f"{finding.before:8.0%}{finding.after:8.0%} {'*' if finding is best else ' '}{finding.name}"
+        star = "*" if finding is best else " "
+        yield f"{_share(finding.before):>8}{_share(finding.after):>8} {star}{finding.name}"
     if len(found.findings) > shown:
         yield f"{'':18}and {len(found.findings) - shown} that help less (--all shows them)"
     for name, why in found.refused.items():
@@ -52,7 +59,7 @@ def cause_lines(found: Diagnosis, every: bool) -> Iterator[str]:
     if best is not None:
         yield f"Explained by: {best.name}"
         yield (
-            f"Undone, the error falls from {best.before:.0%} to {best.after:.0%} of that of an answer "
+            f"Undone, the error falls from {_share(best.before)} to {_share(best.after)} of that of an answer "
             "that knows nothing."
         )
     elif (found.scores < FOLLOWED).all():

@@ -14,6 +14,8 @@ from vla_core.types import Observation
 
 FAR = 5.0
 """Beyond its range in the data by so many times that: radians told in degrees are, a long reach is not."""
+PART = 0.5
+"""Nor is a small part of the numbers themselves: a gripper that stayed at 0.1 m, and now is at 0.09."""
 
 
 class Reach:
@@ -28,8 +30,9 @@ class Reach:
             self._groups = {}
             return
         self._low, self._high = known.min, known.max
+        wide, large = known.max - known.min, np.maximum(np.abs(known.min), np.abs(known.max))
         # A constant dim is not scaled, and says nothing to the policy.
-        margin = np.where(known.max - known.min < 1e-6, np.inf, FAR * (known.max - known.min))
+        margin = np.where(wide < 1e-6, np.inf, np.maximum(FAR * wide, PART * large))
         self._least, self._most = known.min - margin, known.max + margin
 
     def lines(self, observation: Observation) -> Iterator[str]:

@@ -60,9 +60,11 @@ def _picture(out: Path, episode: Mapping[str, Any]) -> str:
 
 
 def _videos(results: Mapping[str, Any]) -> str:
-    """Players of the episodes that were filmed; nothing is loaded before one is started."""
+    """Players of the episodes that were filmed. No video is loaded before it is started; until then its
+    episode's last picture is shown."""
     figures = [
-        f'<figure><video controls loop muted preload="none" src="videos/{quote(e["video"])}"></video>'
+        f'<figure><video controls loop muted poster="thumbnails/{quote(name_of(e["task"], e["seed"]))}" '
+        f'preload="none" src="videos/{quote(e["video"])}"></video>'
         f"<figcaption>{escape(e['task'])} seed {e['seed']}: {'success' if e['success'] else 'failure'}<br>"
         f"{escape(e['instruction'] or '')}</figcaption></figure>"
         for e in sorted(results["episodes"], key=lambda e: e["success"] is True)
