@@ -215,7 +215,10 @@ def test_one_line_for_what_does_not_fit(
         (["trainer.loss_scale.vlm=0"], "the conversations weigh 0 in the loss (trainer.loss_scale)"),
         (["trainer.loss_scale.vla=0"], "the robots weigh 0 in the loss (trainer.loss_scale)"),
         (["trainer.job=vla", "trainer.loss_scale.vlm=1"], "loss_scale.vlm has no effect: there are no conv"),
-        (["trainer.job=vlm", "trainer.loss_scale.vla=2"], "loss_scale.vla has no effect: there are no robots"),
+        (
+            ["trainer.job=vlm", "trainer.loss_scale.vla=2"],
+            "loss_scale.vla has no effect: there are no robots",
+        ),
         (["trainer.job=vlm", "trainer.loss_scale.vlm=2"], "loss_scale.vlm has no effect: the only loss"),
         (["trainer.loss_scale={vla: 2, vlm: 1}"], None),
     ],

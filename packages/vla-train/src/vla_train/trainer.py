@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from torch import Tensor
@@ -237,7 +237,7 @@ class Trainer:
             engine.regroup()
         self.rates.apply(step)
         options = {} if self.model.auxiliary is None else {"auxiliary": any(scheduled.values())}
-        bad, norm = self.bad_steps, None
+        bad, norm = self.bad_steps, cast(Any, None)
         if self.by_data.on or (bad and self.robots):
             options["rows"] = True
         for i, batch in enumerate(batches):

@@ -21,7 +21,7 @@ def no_effect(config: RunConfig, validates: bool) -> Iterator[str]:
     for weight, job, what in ((scale.vlm, "vla", "conversations"), (scale.vla, "vlm", "robots")):
         if config.job == "cotrain" and not weight:
             yield (
-                f"the {what} weigh 0 in the loss (trainer.loss_scale): they take their time and teach nothing; "
+                f"the {what} weigh 0 in the loss (trainer.loss_scale): they take time and teach nothing; "
                 f"trainer.job={job} leaves them out"
             )
 
