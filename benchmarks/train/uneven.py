@@ -3,9 +3,9 @@
     python benchmarks/train/uneven.py
 
 Two ranks on a CPU, over gloo. The parts of a step are sleeps of random length, other ones on each rank
-(forward and backward 10 to 20 ms each, update 5 to 10, data up to 5); between backward and update all wait for
-the gradients. A step also asks for the counts of its batch (at its beginning, for the loss) and after signals
-(at its end, for the next step): at once, as it was, or as :mod:`vla_train.engine.sum_later` does.
+(forward and backward 10 to 20 ms each, update 5 to 10, data up to 5); between backward and update all wait
+for the gradients. A step also asks for the counts of its batch (at its beginning, for the loss) and after
+signals (at its end, for the next step): at once, as it was, or as :mod:`vla_train.engine.sum_later` does.
 """
 
 from __future__ import annotations
