@@ -187,6 +187,8 @@ def test_a_backbone_trained_alone_starts_a_policy(both: Path, capsys: pytest.Cap
         (["datasets.vlm.sources.0.annotation_path=gone.json"], "datasets.vlm.sources.0: gone.json"),
         (["datasets.vlm.max_tokens=8"], "talks.json: entry 0: .* more than datasets.vlm.max_tokens = 8"),
         (["trainer.loss_scale.vlm=-1"], "trainer.loss_scale.vlm'?: must be >= 0"),
+        (["trainer.loss_scale={vla: 0, vlm: 0}"], "vla and vlm are 0, so nothing would be learned"),
+        (["trainer.job=vla", "trainer.loss_scale.vla=0"], "vla is 0, so nothing would be learned"),
         (["framework.vlm={name: fake}"], "'fake' cannot be trained on conversations"),
     ],
 )
@@ -205,6 +207,29 @@ def test_one_line_for_what_does_not_fit(
     assert re.search(said, error), error
     assert error.count("\n") == 1
     assert not (both.parent / "runs" / "x" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.loss_scale.vlm=0"], "the conversations weigh 0 in the loss (trainer.loss_scale)"),
+        (["trainer.loss_scale.vla=0"], "the robots weigh 0 in the loss (trainer.loss_scale)"),
+        (["trainer.job=vla", "trainer.loss_scale.vlm=1"], "loss_scale.vlm has no effect: there are no conv"),
+        (
+            ["trainer.job=vlm", "trainer.loss_scale.vla=2"],
+            "loss_scale.vla has no effect: there are no robots",
+        ),
+        (["trainer.job=vlm", "trainer.loss_scale.vlm=2"], "loss_scale.vlm has no effect: the only loss"),
+        (["trainer.loss_scale={vla: 2, vlm: 1}"], None),
+    ],
+)
+def test_losses_that_weigh_nothing_are_said(
+    both: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str | None
+) -> None:
+    assert main(["--config", str(both), "--dry_run", *words]) == 0
+    out = capsys.readouterr().out
+    assert ("loss_scale" in out) == (said is not None)
+    assert said is None or said in out
 
 
 def test_a_missing_image_ends_the_run_with_its_entry(both: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,13 @@ MET = """
 import os, sys
 from torch import distributed
 from vla_train.guards import last_words
-last_words.WAIT_S = 1.0
+last_words.WAIT_S = 200.0 if "way" in sys.argv else 1.0
 distributed.init_process_group("gloo")
 if os.environ["RANK"] in sys.argv[1]:
     last_words.say(f"no disk on {os.environ['RANK']}" if "own" in sys.argv else "no disk")
+elif "way" in sys.argv:
+    last_words.give_way(last_words._store(), 0, 1)
+    assert last_words._read(last_words._store(), "1") == "no disk"
 distributed.barrier()
 """
 
@@ -35,6 +38,8 @@ def lines(ended: list[Ended]) -> list[str]:
     [
         (["01"], ["vla-train: no disk"]),
         (["1"], ["vla-train: rank 1: no disk"]),
+        # The first knows that it has nothing to say: nobody waits for it.
+        (["1", "way"], ["vla-train: rank 1: no disk"]),
         (["01", "own"], ["vla-train: no disk on 0", "vla-train: rank 1: no disk on 1"]),
     ],
 )

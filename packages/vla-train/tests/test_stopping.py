@@ -122,7 +122,7 @@ def test_a_signal_breaks_off_a_validation(
     assert "val/loss" in (run / "metrics.jsonl").read_text()
 
 
-def test_all_ranks_hear_of_a_signal_one_step_later() -> None:
+def test_all_ranks_hear_of_a_signal_one_step_later(monkeypatch: pytest.MonkeyPatch) -> None:
     class Two(Engine):
         """The second of two ranks; the first was signalled."""
 
@@ -132,6 +132,15 @@ def test_all_ranks_hear_of_a_signal_one_step_later() -> None:
         def sum(self, tensor: Any) -> Any:
             return tensor + 1
 
+    class Done:
+        def wait(self) -> None: ...
+
+    def signalled(tensor: torch.Tensor, async_op: bool) -> Done:
+        assert async_op
+        tensor += 1
+        return Done()
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", signalled)
     stop = Stop(Two())
     stop.ask()
     assert not stop.agreed

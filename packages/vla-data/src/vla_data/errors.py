@@ -14,5 +14,6 @@ class BadDataError(UserError):
 
 def one_line(error: BaseException) -> str:
     """What a library said, in one line and without the file's name at its end."""
-    words = " ".join(str(error).split())
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words = " ".join(said.split())
     return words or type(error).__name__

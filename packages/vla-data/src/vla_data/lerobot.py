@@ -128,7 +128,6 @@ class LeRobotSource:
         calibration = {key: kind for kind, keys in self._geometry.items() for key in keys.values()}
         hz = binding.robot.control_hz or layout.fps
         note = rate_note(layout.fps, binding.robot.control_hz, config.fps, binding.where)
-        self.notes = () if note is None else (note,)
         if config.fps is not None:
             check_rate(config.fps, layout.fps, binding.robot.control_hz, binding.where)
             hz = config.fps
@@ -136,10 +135,8 @@ class LeRobotSource:
         self._kept = kept_frames(recorded, 1.0 if config.fps is None else max(1.0, layout.fps / config.fps))
         beyond = {file: text for key, facts in videos.items() for file, text in surplus(layout, key, facts)}
         frames = read_frames(layout, self._episodes, binding, calibration, config.instruction, beyond)
-        self.notes += (
-            *odd_looks({k: videos[k] for k in self._cameras.values() if k in videos}),
-            *frames.notes,
-        )
+        shown = {key: videos[key] for key in self._cameras.values() if key in videos}
+        self.notes = (*([] if note is None else [note]), *odd_looks(shown), *frames.notes)
         if config.fps is not None:
             check_velocities(frames.action.groups, binding.where)
             frames = resample(frames, recorded, self._kept)

@@ -28,6 +28,7 @@ from vla_train.auxiliary import weights_at
 from vla_train.config import RunConfig
 from vla_train.dataloading.conversation_config import LossScale
 from vla_train.engine import Engine
+from vla_train.engine.sum_later import SumLater
 
 KINDS: tuple[MeanOver, ...] = ("actions", "answers", "tokens", "views", "futures", "rows", "conversations")
 
@@ -67,6 +68,30 @@ def means_of(model: Any) -> dict[str, MeanOver]:
     return means
 
 
+class Shares:
+    """For each micro-batch float32 ``[len(KINDS)]``: its entries over the mean micro-batch's of the step.
+
+    They are 1 where all micro-batches of all ranks have as many.
+
+    Args:
+        local: entries of this rank's micro-batches, float32 ``[micro-batches, len(KINDS)]``.
+        world: number of ranks.
+    """
+
+    def __init__(self, local: Tensor, world: int) -> None:
+        self._local, self._world = local, world
+        # Needed where the first loss is: until then the other ranks may take their time.
+        self._total = SumLater(local.sum(0), world)
+        self._shares: Tensor | None = None
+
+    def __getitem__(self, i: int) -> Tensor:
+        if self._shares is None:
+            mean = self._total.wait() / (len(self._local) * self._world)
+            # Nothing to count anywhere: the terms are 0, whatever they are multiplied with.
+            self._shares = torch.where(mean > 0, self._local / mean.clamp(min=1e-9), 1.0)
+        return self._shares[i]
+
+
 class Balance:
     """Weighs terms.
 
@@ -89,18 +114,11 @@ class Balance:
     def _scale(self, name: str) -> float:
         return self.scale.vlm if name == CONVERSATION_LOSS else self.scale.vla
 
-    def shares(self, batches: Sequence[Batch | ConversationBatch]) -> list[Tensor]:
-        """For each micro-batch float32 ``[len(KINDS)]``: its entries over the mean micro-batch's of the step.
-
-        They are 1 where all micro-batches of all ranks have as many. The sum over ranks is the device's
-        own affair: the host does not wait for it.
-        """
+    def shares(self, batches: Sequence[Batch | ConversationBatch]) -> Shares:
+        """Of the micro-batches of a step. Called by all ranks; nobody waits before they are looked at."""
         counts = torch.tensor([entries(batch) for batch in batches], dtype=torch.float64)
         local = counts.to(torch.float32).to(self.engine.device, non_blocking=True)
-        total = self.engine.sum(local.sum(0))
-        mean = total / (len(batches) * self.engine.world)
-        # Nothing to count anywhere: the terms are 0, whatever they are multiplied with.
-        return list(torch.where(mean > 0, local / mean.clamp(min=1e-9), 1.0))
+        return Shares(local, self.engine.world)
 
     def check(self, terms: Iterable[str], scheduled: Iterable[str]) -> None:
         """Of the names of a step's terms, and of those with a schedule.

@@ -273,6 +273,7 @@ class RunConfig:
                 f"run_id must be the name of one folder (in run_root_dir), without '/', got '{self.run_id}'"
             )
         check_ranges(self)
+        self.trainer.loss_scale.check(self.job)
         if self.job == "vlm":
             self._check_robotless()
         for name in self.trackers:
@@ -282,8 +283,7 @@ class RunConfig:
     @property
     def job(self) -> Job:
         """What the run trains."""
-        datasets = self.datasets
-        return choose_job(self.trainer.job, bool(datasets.entries()), datasets.vlm is not None)
+        return choose_job(self.trainer.job, bool(self.datasets.entries()), self.datasets.vlm is not None)
 
     def _check_robotless(self) -> None:
         trainer = self.trainer

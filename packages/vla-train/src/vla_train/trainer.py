@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from torch import Tensor
@@ -229,6 +229,7 @@ class Trainer:
 
     def _step(self, step: int, batches: Sequence[AnyBatch], meter: Meter) -> dict[str, float]:
         """One optimisation step; returns the scheduled weights of auxiliary terms, for the log."""
+        shares = self.balance.shares(batches)
         engine, scheduled = self.engine, weights_at(self.model, step)
         if not self.model.training:  # to look at each of a thousand modules takes milliseconds
             engine.module.train()
@@ -236,11 +237,10 @@ class Trainer:
             engine.regroup()
         self.rates.apply(step)
         options = {} if self.model.auxiliary is None else {"auxiliary": any(scheduled.values())}
-        bad = self.bad_steps
+        bad, norm = self.bad_steps, cast(Any, None)
         if self.by_data.on or (bad and self.robots):
             options["rows"] = True
-        norm: Any = None
-        for i, (batch, share) in enumerate(zip(batches, self.balance.shares(batches), strict=True)):
+        for i, batch in enumerate(batches):
             seed_streams(self.config.seed, engine.rank, step, i)
             with engine.micro_batch():
                 on_device = batch.to(self.device, non_blocking=True)
@@ -250,7 +250,7 @@ class Trainer:
                 rows = terms.pop(ROWS, None)
                 if isinstance(on_device, Batch):
                     self.by_data.see(on_device.source, rows)
-                loss, shared = self.balance(terms, share, scheduled)
+                loss, shared = self.balance(terms, shares[i], scheduled)
                 engine.backward(bad.see(batch, loss, rows) if bad else loss)
                 if bad and i == len(batches) - 1:
                     # The device has this step's work, so that nothing stands still for the news of the last.

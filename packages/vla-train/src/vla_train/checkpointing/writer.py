@@ -7,14 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from types import TracebackType
 
-import torch
 from torch.distributed import ProcessGroup, all_gather_object, destroy_process_group, new_group
 from vla_core.weights import writing
 
 from vla_train.engine import Engine
+from vla_train.engine.sum_later import Flag
 
 EVERY = 8
-"""Several ranks look every so many steps whether a job failed: each time costs a wait for the device."""
+"""Several ranks ask each other every so many steps whether a job failed; they hear of it a step later."""
 SLOWEST = timedelta(days=1)
 """One rank may write for so long while others are done; a rank that is gone is noticed otherwise."""
 
@@ -35,6 +35,8 @@ class Writer:
         """Between the threads of the ranks; that of the training is in use meanwhile."""
         if beside and engine.world > 1:
             self.channel = new_group(backend="gloo", timeout=SLOWEST)
+        self._flag = Flag(engine.device, engine.world)
+        self._answer: Callable[[], bool] | None = None
         self._pool = ThreadPoolExecutor(1, "save") if beside else None
         self._jobs: list[Future[None]] = []
         self._failed = False
@@ -119,16 +121,20 @@ class Writer:
         return out
 
     def check(self, step: int) -> None:
-        """Between two steps: raise what a job raised (on several ranks at most :data:`EVERY` steps later).
+        """Between two steps: raise what a job raised (on several ranks up to nine steps later).
 
         Raises:
             UserError: the same on the first rank, the others end.
         """
-        if not self.beside or (self.engine.world > 1 and step % EVERY):
+        if not self.beside:
             return
         failed = any(job.done() and job.exception() is not None for job in self._jobs)
         if self.engine.world > 1:
-            failed = bool(self.engine.sum(torch.tensor(float(failed), device=self.engine.device)) > 0)
+            answer, self._answer = self._answer, None
+            if answer is None:
+                self._answer = self._flag.ask(float(failed)) if step % EVERY == 0 else None
+                return
+            failed = answer()
         if failed:
             self.wait()
 

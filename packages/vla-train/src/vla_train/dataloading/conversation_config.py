@@ -55,6 +55,14 @@ class LossScale:
     def __post_init__(self) -> None:
         check_ranges(self, "trainer.loss_scale.")
 
+    def check(self, job: Job) -> None:
+        """Raise :class:`ConfigError` where all that a job trains on weighs nothing."""
+        held = self.of(job)
+        if job == "cotrain" and held.vla == held.vlm == 0:
+            raise ConfigError("trainer.loss_scale: vla and vlm are 0, so nothing would be learned; raise one")
+        if job == "vla" and held.vla == 0:
+            raise ConfigError("trainer.loss_scale.vla is 0, so nothing would be learned; raise it")
+
     def of(self, job: Job) -> LossScale:
         """The weights that hold in a job."""
         return LossScale(self.vla, self.vlm if job == "cotrain" else 1.0)

@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+PREFIX = "vla_train/last_words"
+"""Of their keys in the store at which the ranks met."""
 WAIT_S = 5.0
 """For the first rank: all ranks make a mistake of the config within moments of each other."""
 
@@ -41,6 +43,19 @@ def say(text: str) -> None:
         _tell(store, str(rank), text)
 
 
+def give_way(store: Any, rank: int, other: int) -> None:
+    """``rank`` ends and has nothing to say; returns when ``other`` has spoken, or does not.
+
+    A launcher ends all as soon as one has ended: the one that speaks shall be heard.
+
+    Args:
+        store: with :data:`PREFIX`.
+        rank, other: of this process, and of the one that says why.
+    """
+    _tell(store, str(rank), "")
+    _until(store, [str(other)])
+
+
 def _print(text: str, rank: int = 0) -> None:
     # In one piece: ranks share a terminal.
     who = f"rank {rank}: " if rank else ""
@@ -59,7 +74,7 @@ def _store() -> Any:
         return None
     from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-    return PrefixStore("vla_train/last_words", _get_default_store())
+    return PrefixStore(PREFIX, _get_default_store())
 
 
 def _tell(store: Any, key: str, text: str) -> None:

@@ -23,6 +23,7 @@ from vla_core.errors import UserError
 
 from vla_train.engine import Engine
 from vla_train.guards.exits import LOST, Stopped
+from vla_train.guards.last_words import PREFIX, give_way
 from vla_train.monitoring.meter import COMPUTING, READING, Meter
 
 BEAT_S = 2.0
@@ -83,7 +84,9 @@ class Peers(AbstractContextManager[None]):
         if self.on:
             # A connection of its own: the ranks' one may wait in a collective.
             store: Any = _get_default_store()
-            self._store: Any = PrefixStore("vla_train/peers", store.clone())
+            own = store.clone()
+            self._store: Any = PrefixStore("vla_train/peers", own)
+            self._words: Any = PrefixStore(PREFIX, own)
             now = time.monotonic()
             self._peers = [_Peer(heard=now, moved=now) for _ in range(self.world)]
             self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
@@ -127,9 +130,10 @@ class Peers(AbstractContextManager[None]):
             except (DistError, RuntimeError):
                 self._end("where the ranks meet (the launcher, or rank 0) is gone")
             now = time.monotonic()
-            for peer, word in zip(self._peers, words, strict=True):
-                # It says why. Where Ctrl-C came to all of them, this one's main thread ends by itself.
-                if word == _LEFT or (word == _INTERRUPTED and not self._over.wait(self.beat_s)):
+            for rank, (peer, word) in enumerate(zip(self._peers, words, strict=True)):
+                # Where all make a mistake, or get Ctrl-C, this one's main thread ends by itself.
+                if word in (_LEFT, _INTERRUPTED) and not self._over.wait(self.beat_s):
+                    give_way(self._words, self.rank, rank)
                     os._exit(LOST)
                 peer.hear(word, now)
             if lost := self._lost(now):

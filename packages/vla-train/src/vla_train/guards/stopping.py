@@ -9,11 +9,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vla_train.engine import Engine
+from vla_train.engine.sum_later import Flag
 from vla_train.guards.exits import BrokenOff
-from vla_train.monitoring.later import Later
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -32,7 +31,8 @@ class Stop:
         self.agreed = False
         """Some rank was, and all know it."""
         self._before: list[dict[int, Any]] = []
-        self._answer: Later | None = None
+        self._flag = Flag(engine.device, engine.world)
+        self._answer: Callable[[], bool] | None = None
 
     def __enter__(self) -> Stop:
         before: dict[int, Any] = {}
@@ -54,17 +54,14 @@ class Stop:
         if self.engine.world == 1:
             self.agreed = self.signalled
             return
-        before, self._answer = self._answer, Later(self._sum() > 0)
-        self.agreed = self.agreed or (before is not None and before.read())
+        before, self._answer = self._answer, self._flag.ask(float(self.signalled))
+        self.agreed = self.agreed or (before is not None and before())
 
     def now(self) -> bool:
         """Whether some rank was; all ranks ask, and wait for each other."""
-        self.agreed = self.agreed or bool(self._sum() > 0)
+        mine = torch.full((), float(self.signalled), device=self.engine.device)
+        self.agreed = self.agreed or bool(self.engine.sum(mine) > 0)
         return self.agreed
-
-    def _sum(self) -> Tensor:
-        # Made there: a copy from the host would wait.
-        return self.engine.sum(torch.full((), float(self.signalled), device=self.engine.device))
 
     def breaking(self, say: Callable[[str], None]) -> Callable[[str], None]:
         """``say``, by all ranks again and again in what takes long, which a signal breaks off.

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 
 from vla_train.checkpointing.saving import ROLLOUT
 from vla_train.config import RunConfig, TrainerConfig
+from vla_train.dataloading.conversation_config import LossScale
 
 
 def no_effect(config: RunConfig, validates: bool) -> Iterator[str]:
@@ -14,8 +15,25 @@ def no_effect(config: RunConfig, validates: bool) -> Iterator[str]:
 
     ``validates``: whether episodes are held out.
     """
-    for key, why in _idle(config, validates):
+    for key, why in (*_idle(config, validates), *_weightless(config)):
         yield f"trainer.{key} has no effect: {why}"
+    scale = config.trainer.loss_scale
+    for weight, job, what in ((scale.vlm, "vla", "conversations"), (scale.vla, "vlm", "robots")):
+        if config.job == "cotrain" and not weight:
+            yield (
+                f"the {what} weigh 0 in the loss (trainer.loss_scale): they take time and teach nothing; "
+                f"trainer.job={job} leaves them out"
+            )
+
+
+def _weightless(config: RunConfig) -> Iterator[tuple[str, str]]:
+    scale, usual = config.trainer.loss_scale, LossScale()
+    if config.job == "vlm" and scale.vla != usual.vla:
+        yield "loss_scale.vla", "there are no robots (trainer.job: vlm)"
+    if config.job == "vlm" and scale.vlm != usual.vlm:
+        yield "loss_scale.vlm", "the only loss weighs 1 (trainer.job: vlm)"
+    if config.job == "vla" and scale.vlm != usual.vlm:
+        yield "loss_scale.vlm", "there are no conversations (trainer.job: vla)"
 
 
 def _idle(config: RunConfig, validates: bool) -> Iterator[tuple[str, str]]:

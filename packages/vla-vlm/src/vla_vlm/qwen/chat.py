@@ -168,8 +168,9 @@ class ChatCollator:
         for turn in turns:
             self._turn(turn, out)
         if len(out.ids) > self.max_tokens:
+            n = len(conversation.images)
             raise UserError(
-                f"{conversation.where}: {len(out.ids)} tokens, with {len(conversation.images)} images, are "
+                f"{conversation.where}: {len(out.ids)} tokens, with {n} image{'' if n == 1 else 's'}, are "
                 f"more than datasets.vlm.max_tokens = {self.max_tokens}; raise it or split the conversation"
             )
         return out
