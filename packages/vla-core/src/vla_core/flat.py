@@ -27,13 +27,17 @@ _NOT_STACKED = ("batch.future", "batch.cameras.view_mask", "batch.cameras.view_k
 """What rows to be laid one below the other have not: a join drops it, refuses it, or makes more of it."""
 
 
-@cache
+_known: dict[tuple[type, str], tuple[tuple[str, str], ...] | None] = {}
+
+
 def _fields(kind: type, path: str) -> tuple[tuple[str, str], ...] | None:
     """Name and path of the fields of a dataclass; None: it is none. Asked for each tensor of each request."""
-    if not is_dataclass(kind):
-        return None
-    above = f"{path}." if path else ""
-    return tuple((field.name, f"{above}{field.name}") for field in fields(kind))
+    key = (kind, path)
+    if key not in _known:
+        above = f"{path}." if path else ""
+        named = tuple((f.name, f"{above}{f.name}") for f in fields(kind)) if is_dataclass(kind) else None
+        _known[key] = named
+    return _known[key]
 
 
 def leaves(value: Any) -> list[tuple[str, Any]]:
