@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import multiprocessing
-import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 import torch._dynamo
+from _replays import captured, microseconds
 from torch import Tensor
 from torch.nn import functional as F
 from vla_heads.few_rows.layers import counters_of
@@ -135,35 +135,19 @@ def prepare(case: Case, plan: Plan) -> float | str:
 
 
 @torch.no_grad()
-def microseconds(run: Callable[..., Tensor], case: Case, replays: int = 12) -> tuple[float, bool]:
-    """Of one product in a graph of many weights, median of replays; and whether they gave the same bits."""
+def timed(run: Callable[..., Tensor], case: Case) -> tuple[float, bool]:
+    """Microseconds of one product in a graph of many weights; and whether replays gave the same bits."""
     count = max(8, -(-ROTATED // case.bytes))
     x, weights, bias, residual = tensors(case, count)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for weight in weights:
-            run(x, weight, bias, residual)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outs = [run(x, weight, bias, residual) for weight in weights]
-    graph.replay()
-    torch.cuda.synchronize()
-    first, times = [out.clone() for out in outs], []
-    for _ in range(replays):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(4):
-            graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(1000 * begin.elapsed_time(end) / count / 4)
-    return statistics.median(times), all(bool((a == b).all()) for a, b in zip(first, outs, strict=True))
+    graph, outs = captured(lambda: [run(x, weight, bias, residual) for weight in weights], warm=1)
+    first = [out.clone() for out in outs]
+    us = microseconds(graph, parts=count, times=12)
+    return us, all(bool((a == b).all()) for a, b in zip(first, outs, strict=True))
 
 
 def measured(case: Case, run: Callable[..., Tensor]) -> dict[str, Any]:
     """Time, speed at which weights were read, and whether results stay."""
-    us, stable = microseconds(run, case)
+    us, stable = timed(run, case)
     return {"us": round(us, 2), "GB_s": round(case.bytes / us / 1000), "stable": stable}
 
 

@@ -14,13 +14,13 @@ import argparse
 import collections
 import copy
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from _replays import captured, microseconds
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from vla_core.graphs import compile_blocks, repeated_blocks
@@ -73,27 +73,10 @@ def narrowed(value: Any) -> Any:
 
 def measured(run: Callable[[], Tensor], count: int, exact: Tensor) -> dict[str, Any]:
     """``run`` as a graph; microseconds are of one of ``count`` blocks."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
-    graph.replay()
-    torch.cuda.synchronize()
-    first, times = out.clone(), []
-    for _ in range(20):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(4):
-            graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(1000 * begin.elapsed_time(end) / count / 4)
+    graph, out = captured(run, warm=2)
+    first = out.clone()
     report = {
-        "us": round(statistics.median(times), 1),
+        "us": round(microseconds(graph, parts=count, times=20), 1),
         "max_error": float((out - exact).abs().max()),
         "mean_error": float((out - exact).abs().mean()),
         "stable": torch.equal(first, out),

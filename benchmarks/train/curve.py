@@ -84,7 +84,7 @@ class Run:
         }  # fmt: skip
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
-        self.watched = Watched(self.row.command(folder / "config.json"), environment(folder / "packages"))
+        self.watched = Watched(self.row, folder / "config.json", environment(folder / "packages"))
 
     def curve(self, steps: int, until: float) -> list[float]:
         """The losses of its steps; the process is ended."""

@@ -25,7 +25,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ import psutil
 import torch
 from _packages import ROOT, environment
 from profiled import markdown
+from vla_core.testing.ports import reserved_port
 
 PEAK_FLOPS = 790e12  # bf16 dense, measured on an H200; an H100 has the same tensor cores
 USEFUL_FLOP = {"QwenGR00T": 2.03e12, "QwenPI": 2.28e12}
@@ -73,16 +73,16 @@ class Row:
         words = {key if "." in key else f"trainer.{key}": value for key, value in keys.items()}
         return cls(framework, int(batch), engine or ("ddp" if processes > 1 else "local"), processes, words)
 
-    def command(self, config: Path, profiled: bool = False) -> list[str]:
-        """How a user would start it; ``profiled``: the same program, some steps of which are recorded."""
+    def command(self, config: Path, port: int, profiled: bool = False) -> list[str]:
+        """How a user would start it; ``profiled``: the same program, some steps of which are recorded.
+
+        ``port``: where its processes meet, kept for them until they do.
+        """
         start = [str(Path(__file__).with_name("profiled.py"))] if profiled else ["-m", "vla_train"]
         program = [*start, "--config", str(config), *(f"{k}={v}" for k, v in self.words.items())]
         if self.engine == "local":
             return [sys.executable, *program]
         if self.engine == "ddp":
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
             return [
                 sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(self.processes),
                 "--master_addr", "127.0.0.1", "--master_port", str(port), *program,
@@ -132,13 +132,15 @@ def config_of(row: Row, args: argparse.Namespace, folder: Path) -> dict[str, Any
 class Watched:
     """A running row: its lines with the time they came."""
 
-    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+    def __init__(self, row: Row, config: Path, env: dict[str, str], profiled: bool = False) -> None:
+        self.kept = contextlib.ExitStack()
+        self.command = row.command(config, self.kept.enter_context(reserved_port()), profiled)
         self.began = time.monotonic()
         self.first_step: float | None = None
         self.lines: list[str] = []
         # A group of its own, so that its workers end with it.
         self.process = subprocess.Popen(
-            command, env=env, cwd=ROOT, text=True, start_new_session=True,
+            self.command, env=env, cwd=ROOT, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -162,6 +164,7 @@ class Watched:
             psutil.wait_procs(ranks, timeout=20)
         self.process.wait()
         self.reader.join(timeout=5)
+        self.kept.close()
 
 
 def readings_of(folder: Path) -> list[dict[str, float]]:
@@ -177,9 +180,6 @@ def measure(row: Row, args: argparse.Namespace, until: float) -> dict[str, Any]:
         folder = Path(name)
         config = folder / "config.json"  # JSON is YAML
         config.write_text(json.dumps(config_of(row, args, folder)))
-        command = row.command(config, args.profile)
-        shown = " ".join(command).replace(str(config), "CONFIG").replace(sys.executable, "python")
-        shown = shown.replace(f"{ROOT}{os.sep}", "")
         wanted = WARM_READINGS + args.readings
         env, profile = environment(folder / "packages"), folder / "profile.json"
         if args.profile:
@@ -188,7 +188,9 @@ def measure(row: Row, args: argparse.Namespace, until: float) -> dict[str, Any]:
         def measured() -> bool:
             return len(readings_of(folder)) >= wanted and (profile.exists() or not args.profile)
 
-        watched = Watched(command, env)
+        watched = Watched(row, config, env, args.profile)
+        shown = " ".join(watched.command).replace(str(config), "CONFIG").replace(sys.executable, "python")
+        shown = shown.replace(f"{ROOT}{os.sep}", "")
         late = False
         try:
             while not measured() and watched.process.poll() is None and not late:

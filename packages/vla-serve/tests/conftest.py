@@ -87,3 +87,9 @@ def toy() -> Iterator[None]:
     undo = registry.override("vla.envs", "toy", ToyEnv)
     yield
     undo()
+
+
+@pytest.fixture
+def call(address: str) -> list[str]:
+    """Words of ``vla-rollout``: two short episodes with the server that a module's ``address`` is of."""
+    return f"--address {address} --env toy --task left --episodes 2 --videos none".split()

@@ -240,20 +240,8 @@ def test_no_server(toy, tmp_path):
         rollout(settings("127.0.0.1:1"), tmp_path)
 
 
-def test_the_program(address, toy, tmp_path, capsys):
-    arguments = [
-        "--address",
-        address,
-        "--env",
-        "toy",
-        "--task",
-        "left",
-        "--episodes",
-        "2",
-        "--videos",
-        "none",
-    ]
-    assert main([*arguments, "--out", str(tmp_path), "--env.max_steps", "20", "--env.image_size=32"]) == 0
+def test_the_program(call, toy, tmp_path, capsys):
+    assert main([*call, "--out", str(tmp_path), "--env.max_steps", "20", "--env.image_size=32"]) == 0
     printed = capsys.readouterr().out
     assert "left  2/2      100 %" in printed
     assert "[2/2] left seed" in printed
@@ -261,22 +249,10 @@ def test_the_program(address, toy, tmp_path, capsys):
     assert saved["settings"]["env_options"] == {"max_steps": 20, "image_size": 32}
 
 
-def test_the_program_fails_when_an_episode_does(address, toy, tmp_path, capfd):
-    arguments = [
-        "--address",
-        address,
-        "--env",
-        "toy",
-        "--task",
-        "left",
-        "--episodes",
-        "2",
-        "--videos",
-        "none",
-    ]
-    assert main([*arguments, "--out", str(tmp_path), "--env.crash_seed", "10001"]) == 1
+def test_the_program_fails_when_an_episode_does(call, toy, tmp_path, capfd):
+    assert main([*call, "--out", str(tmp_path), "--env.crash_seed", "10001"]) == 1
     assert "left seed 10001: the simulator process died (exit code 13)" in capfd.readouterr().err
-    assert main([*arguments, "--out", str(tmp_path / "raises"), "--env.fail_seed", "10001"]) == 1
+    assert main([*call, "--out", str(tmp_path / "raises"), "--env.fail_seed", "10001"]) == 1
     captured = capfd.readouterr()
     assert (
         "left seed 10001: simulator 'toy', task 'left', seed 10001: step raised RuntimeError" in captured.err
@@ -295,20 +271,8 @@ def test_the_program_fails_when_an_episode_does(address, toy, tmp_path, capfd):
         (["--address", "127.0.0.1:1"], 1, "is vla-serve running there"),
     ],
 )
-def test_the_program_says_mistakes_in_one_line(address, toy, tmp_path, capsys, extra, code, words):
-    arguments = [
-        "--address",
-        address,
-        "--env",
-        "toy",
-        "--task",
-        "left",
-        "--videos",
-        "none",
-        "--out",
-        str(tmp_path),
-    ]
-    assert main([*arguments, *extra]) == code
+def test_the_program_says_mistakes_in_one_line(call, toy, tmp_path, capsys, extra, code, words):
+    assert main([*call, "--out", str(tmp_path), *extra]) == code
     error = capsys.readouterr().err
     assert words in error
     assert len(error.splitlines()) == 1

@@ -45,21 +45,9 @@ def test_hidden_images_are_black_to_the_policy(address, toy, tmp_path) -> None:
     assert [file.stat().st_size > 0 for files in pictures for file in files] == [True] * 6
 
 
-def test_both_ways_are_compared(address, toy, tmp_path, capsys) -> None:
+def test_both_ways_are_compared(call, toy, tmp_path, capsys) -> None:
     for name, more in (("seen", []), ("hidden", ["--hide", "images"])):
-        arguments = [
-            "--address",
-            address,
-            "--env",
-            "toy",
-            "--task",
-            "left",
-            "--episodes",
-            "2",
-            "--videos",
-            "none",
-        ]
-        assert main([*arguments, "--out", str(tmp_path / name), *more]) == 0
+        assert main([*call, "--out", str(tmp_path / name), *more]) == 0
     assert main(["compare", str(tmp_path / "seen"), str(tmp_path / "hidden")]) == 0
     assert "hide: A None, B images" in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,11 +34,8 @@ def _fields(kind: type, path: str) -> tuple[tuple[str, str], ...] | None:
     """Name and path of the fields of a dataclass; None: it is none. Asked for each tensor of each request."""
     key = (kind, path)
     if key not in _known:
-        named = (
-            tuple((field.name, f"{path}{field.name}") for field in fields(kind))
-            if is_dataclass(kind)
-            else None
-        )
+        above = f"{path}." if path else ""
+        named = tuple((f.name, f"{above}{f.name}") for f in fields(kind)) if is_dataclass(kind) else None
         _known[key] = named
     return _known[key]
 
@@ -52,7 +50,7 @@ def leaves(value: Any) -> list[tuple[str, Any]]:
 def _gather(value: Any, named: tuple[tuple[str, str], ...], found: list[tuple[str, Any]]) -> None:
     for name, path in named:
         inner = getattr(value, name)
-        below = None if inner is None else _fields(type(inner), f"{path}.")
+        below = None if inner is None else _fields(type(inner), path)
         if below is None:
             found.append((path, inner))
         else:
@@ -67,6 +65,18 @@ def tensors(prepared: Prepared) -> list[Tensor]:
 def row_dim(path: str) -> int:
     """Which dim of a tensor counts rows."""
     return 1 if path.endswith("position_ids") else 0
+
+
+@cache
+def _facts(path: str) -> tuple[int, bool, bool, bool, bool]:
+    """Which dim counts rows; whether it is a constraint's, of all rows, the host's alone, not stacked."""
+    return (
+        row_dim(path),
+        path.startswith(_CONSTRAINT),
+        path in _OF_ALL_ROWS,
+        path in _HOST_ONLY,
+        path.startswith(_NOT_STACKED),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,16 +105,17 @@ class Kind:
         constraint: list[Any] = []
         together = []
         for path, value in leaves(prepared) if found is None else found:
-            into = constraint if path.startswith(_CONSTRAINT) else each
+            dim, of_constraint, of_all_rows, hosts, _ = _facts(path)
+            into = constraint if of_constraint else each
             if isinstance(value, Tensor):
-                shape, dim = tuple(value.shape), row_dim(path)
+                shape = tuple(value.shape)
                 assert shape[dim] == rows, f"{path} {shape}: not of {rows} rows"
                 into.append((path, shape[:dim] + shape[dim + 1 :], value.dtype))
-            elif path in _OF_ALL_ROWS:
+            elif of_all_rows:
                 together.append(value)
-            elif isinstance(value, Mapping):
+            elif value is not None and isinstance(value, Mapping):
                 into.append((path, tuple(sorted(value.items()))))
-            elif path not in _HOST_ONLY:
+            elif not hosts:
                 into.append((path, value))
         right_padded, all_views, n_answer = together
         return Kind(
@@ -134,7 +145,7 @@ class Flat(Prepared):
 
 def _plain(prepared: Prepared, found: Iterable[tuple[str, Any]]) -> bool:
     constraint, cameras = prepared.constraint, prepared.batch.cameras
-    if any(value is not None and path.startswith(_NOT_STACKED) for path, value in found):
+    if any([value is not None and _facts(path)[-1] for path, value in found]):
         return False
     if cameras is not None and any(
         getattr(cameras, name) is None and getattr(cameras.known, name) is not None

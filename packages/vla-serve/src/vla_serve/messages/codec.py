@@ -76,13 +76,15 @@ def encode_tensor(array: NDArray[Any], field: str = "tensor") -> pb.Tensor:
     array = np.asarray(array)
     if array.ndim > MAX_AXES:
         raise FieldError(field, f"has {array.ndim} axes, at most {MAX_AXES} can be sent")
-    dtype = array.dtype.newbyteorder("<")
-    code = _CODES.get(dtype)
+    code = _CODES.get(array.dtype)
     if code is None:
-        known = ", ".join(d.name for d in _CODES)
-        raise FieldError(field, f"dtype {array.dtype} cannot be sent (known: {known})")
-    data = array.astype(dtype, copy=False).tobytes()
-    return pb.Tensor(dtype=code, shape=array.shape, data=data)
+        dtype = array.dtype.newbyteorder("<")
+        code = _CODES.get(dtype)
+        if code is None:
+            known = ", ".join(d.name for d in _CODES)
+            raise FieldError(field, f"dtype {array.dtype} cannot be sent (known: {known})")
+        array = array.astype(dtype)
+    return pb.Tensor(dtype=code, shape=array.shape, data=array.tobytes())
 
 
 def decode_tensor(message: pb.Tensor, field: str = "tensor") -> NDArray[Any]:

@@ -71,13 +71,26 @@ class LeRobotRecorder:
         self.close()
 
     def add(self, observation: Observation, action: Float) -> None:
-        """See :class:`~vla_serve.robot.Recorder`."""
+        """See :class:`~vla_serve.robot.Recorder`.
+
+        Raises:
+            UserError: a video falls behind, and lerobot has left a picture out: each later one would be
+                beside the numbers of another moment. The episode is not kept.
+        """
         row: dict[str, Any] = {"action": action, "task": self._instruction}
         row |= {f"observation.images.{name}": image for name, image in observation.images.items()}
         if observation.state is not None:
             row["observation.state"] = observation.state
         self._dataset.add_frame(row)
         self._frames += 1
+        lost = self._dataset.writer._streaming_encoder._dropped_frames  # lerobot says it in its log alone
+        if lost:
+            self._dataset.clear_episode_buffer()
+            self._frames, camera = 0, next(iter(lost)).removeprefix("observation.images.")
+            raise UserError(
+                f"--record: the video of camera '{camera}' falls behind, and this episode is not kept; "
+                "record smaller pictures, or on a quicker computer"
+            )
 
     def end_episode(self) -> None:
         """See :class:`~vla_serve.robot.Recorder`."""

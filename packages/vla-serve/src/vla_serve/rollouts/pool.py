@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from vla_core.errors import UserError
+from vla_core.parent import end_with_parent
 
 from vla_serve.rollouts.worker import (
     Broken,
@@ -68,11 +69,16 @@ def _undisturbed() -> Iterator[None]:
 
 def _start(target: Any, *args: Any) -> tuple[SpawnProcess, Connection]:
     ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=target, args=(*args, theirs), daemon=True)
+    process = _spawn.Process(target=_with_us, args=(target, *args, theirs), daemon=True)
     with _undisturbed():
         process.start()
     theirs.close()  # so that the death of the process ends our reading
     return process, ours
+
+
+def _with_us(target: Any, *args: Any) -> None:
+    end_with_parent()
+    target(*args)
 
 
 def _tell(pipe: Connection, message: EpisodeJob | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from vla_core.parent import end_with_parent
 
 from vla_train.ablate.check import check_rows
 from vla_train.ablate.plan import Plan, Variant
@@ -99,7 +100,10 @@ def _side_by_side(todo: Sequence[AblationJob], jobs: int) -> Iterator[Row]:
     # A fresh process a run: what one leaves on the device is gone before the next. Spawned, because CUDA
     # does not survive a fork; not multiprocessing's Pool, whose processes may not start data workers.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max(1, min(jobs, len(todo))), mp_context=context, max_tasks_per_child=1)
+    workers = max(1, min(jobs, len(todo)))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent
+    )
     try:
         for future in as_completed([pool.submit(_attempt_with_log, job) for job in todo]):
             yield future.result()

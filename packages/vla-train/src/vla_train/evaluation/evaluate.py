@@ -27,6 +27,7 @@ from vla_core.ensembling import check_averages
 from vla_core.envs import SimulatorError, guarded
 from vla_core.errors import ConfigError, SpecMismatch, UserError, suggest
 from vla_core.history import deltas_of, spec_over
+from vla_core.parent import end_with_parent
 from vla_core.specs import ActionSpec, ObservationSpec, RobotSpec, check_action, check_observation
 
 from vla_train.config import EvaluationConfig
@@ -138,7 +139,7 @@ def env_specs(
         ConfigError: options or a task that it refuses as it is made.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         try:
             return pool.submit(_specs, env, dict(options), name).result()
         except SimulatorError as error:
@@ -248,7 +249,10 @@ def _roll_out(config: EvaluationConfig, address: str, run_dir: Path, ending: Cal
 def _running(
     command: Sequence[str], log: IO[bytes], env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that ends with the block, however that ends."""
+    """A program that ends with the block, however that ends; on Linux with this process, were it killed."""
+    if sys.platform == "linux":
+        tied = Path(__file__).with_name("_tied.py")
+        command = [sys.executable, "-I", "-S", str(tied), str(os.getpid()), *command]
     process = subprocess.Popen(
         command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
     )

@@ -18,6 +18,7 @@ from vla_core.config import build_config
 from vla_core.envs import Env, guarded
 from vla_core.envs.recorded import Recorded
 from vla_core.errors import UserError, suggest
+from vla_core.parent import end_with_parent
 from vla_data import ArraysConfig, ArraysSource, LeRobotConfig, LeRobotSource
 
 from vla_train.pictures.compare import Picture
@@ -89,7 +90,8 @@ def _simulated(
     make: Callable[[], Env], seed: int, actions: NDArray[Any], frames: Sequence[int]
 ) -> list[Views]:
     """In a process of its own, as every simulator."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent) as pool:
         try:
             return pool.submit(_film, make, seed, actions, frames).result()
         except BrokenProcessPool as error:

@@ -1,0 +1,51 @@
+"""A training that is killed leaves none of the programs behind that evaluate it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own")
+
+STARTS = """
+import sys, time
+from vla_train.evaluation.evaluate import _running
+
+program = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(120)"]
+with open(sys.argv[1], "wb") as log, _running(program, log) as process:
+    print(process.pid, flush=True)
+    time.sleep(120)
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended may wait for somebody to ask how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("at", ["once", "later"])
+def test_what_evaluates_ends_with_a_training_that_is_killed(tmp_path: Path, at: str) -> None:
+    log = tmp_path / "log"
+    with subprocess.Popen([sys.executable, "-c", STARTS, str(log)], stdout=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        pid = int(training.stdout.readline())
+        if at == "later":
+            until(lambda: log.read_bytes() == b"runs\n")
+            assert alive(pid)
+        training.send_signal(signal.SIGKILL)
+    until(lambda: not alive(pid))
