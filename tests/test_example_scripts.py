@@ -156,6 +156,32 @@ def test_an_environment_that_is_not_there_is_one_line(script: str, variable: str
     assert "examples/" in line
 
 
+@pytest.mark.parametrize(
+    ("script", "variables", "words", "complaint"),
+    [
+        ("LIBERO-plus/eval_files/eval_libero.sh", {"SUITE": "libero_spatiel"}, [], "no 'libero_spatiel'"),
+        (
+            "SimplerEnv/eval_files/start_simpler_env.sh",
+            {"TASKS": "widowx_stack_cub"},
+            [],
+            "did you mean 'widowx_stack_cube'",
+        ),
+        ("Robotwin/eval_files/start_eval.sh", {}, ["-m"], "-m is unknown, or needs a word behind it"),
+        ("MetaWorld/eval_files/eval_metaworld.sh", {"LEVELS": "easy"}, [], "LEVELS is not read here"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    script: str, variables: dict[str, str], words: list[str], complaint: str, tmp_path: Path
+) -> None:
+    pythons = dict.fromkeys(PYTHONS, sys.executable)
+    environment = {**dict.fromkeys(PLACES, str(tmp_path)), **pythons, "PATH": os.environ["PATH"], **variables}
+    line = ["bash", str(ROOT / "examples" / script), *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode > 0
+    (said,) = done.stderr.splitlines()
+    assert complaint in said
+
+
 def test_folders_become_data_sets_and_several_tasks_several_runs(started: Any) -> None:
     words = started(ROOT / "examples/Robocasa_tabletop/train_files/run_robocasa.sh")[0]
     sets = next(word for word in words if word.startswith("datasets.train="))

@@ -10,6 +10,7 @@ files="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)" here="$(cd "$(dirname "${B
 mode="" name="" checkpoint="" split="${ROBOTWIN_SEED:-0}" jobs="${ROBOTWIN_JOBS_PER_GPU:-1}" words=()
 port="${ROBOTWIN_BASE_PORT:-10093}" patience="${ROBOTWIN_SERVER_TIMEOUT:-600}"
 while [[ $# -gt 0 ]]; do
+  if [[ "$1" == -* && $# -eq 1 ]]; then echo "start_eval.sh: $1 is unknown, or needs a word behind it" >&2; exit 2; fi
   case "$1" in
     -m | --mode) mode="$2" ;;
     -n | --name) name="$2" ;;
