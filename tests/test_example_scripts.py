@@ -43,10 +43,16 @@ PYTHON = """case "$1" in
   -m) shift 2; note vla-rollout "$@" ;;
   -c) exec "{python}" "$@" ;;
 esac"""
-# A server listens, where the test wants one.
+# A server listens, where the test wants one, and answers (writes its port) only a little later.
 SERVE = """shift; note "$@"
 if [[ "$1" == vla-serve && -n "${{LISTENS:-}}" ]]; then
-  exec "{python}" -c "import socket, time; s = socket.create_server(('127.0.0.1', $LISTENS)); time.sleep(60)"
+  exec "{python}" -c "if True:
+    import pathlib, socket, sys, time
+    s = socket.create_server(('127.0.0.1', $LISTENS))
+    time.sleep(1)
+    pathlib.Path(sys.argv[sys.argv.index('--port_file') + 1]).write_text('$LISTENS')
+    pathlib.Path('$NOTED').open('a').write('answers' + 2 * chr(0))
+    time.sleep(60)" "$@"
 fi"""
 PROGRAMS = {
     "uv": SERVE.format(python=sys.executable),
@@ -229,7 +235,7 @@ def test_a_script_in_a_page_is_there_and_takes_the_words(
     lines = started(ROOT / script, *words, **own, **serves)
     assert lines
     for line in lines:
-        assert read(line) is None, capsys.readouterr().err
+        assert line == ["answers"] or read(line) is None, capsys.readouterr().err
 
 
 def test_the_pages_name_every_script() -> None:
@@ -252,7 +258,8 @@ def test_words_of_starvla_are_understood(
     tmp_path.joinpath("noted").unlink()
 
     options = ("-m", "demo_clean", "--name", "mine", "-c", checkpoint, "-s", "1", "-j", "2", "-p", port)
-    server, line = started(files / "start_eval.sh", *options, "all", LISTENS=port)
+    server, answers, line = started(files / "start_eval.sh", *options, "all", LISTENS=port)
+    assert answers == ["answers"], "the rollout begins when the server answers, not when it listens"
     assert server[:5] == ["vla-serve", "--ckpt_path", checkpoint, "--port", port]
     assert read(line) is None
     said = dict(pairwise(line))
