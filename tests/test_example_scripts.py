@@ -43,10 +43,16 @@ PYTHON = """case "$1" in
   -m) shift 2; note vla-rollout "$@" ;;
   -c) exec "{python}" "$@" ;;
 esac"""
-# A server listens, where the test wants one.
+# A server listens, where the test wants one, and answers (writes its port) only a little later.
 SERVE = """shift; note "$@"
 if [[ "$1" == vla-serve && -n "${{LISTENS:-}}" ]]; then
-  exec "{python}" -c "import socket, time; s = socket.create_server(('127.0.0.1', $LISTENS)); time.sleep(60)"
+  exec "{python}" -c "if True:
+    import pathlib, socket, sys, time
+    s = socket.create_server(('127.0.0.1', $LISTENS))
+    time.sleep(1)
+    pathlib.Path(sys.argv[sys.argv.index('--port_file') + 1]).write_text('$LISTENS')
+    pathlib.Path('$NOTED').open('a').write('answers' + 2 * chr(0))
+    time.sleep(60)" "$@"
 fi"""
 PROGRAMS = {
     "uv": SERVE.format(python=sys.executable),
@@ -156,6 +162,32 @@ def test_an_environment_that_is_not_there_is_one_line(script: str, variable: str
     assert "examples/" in line
 
 
+@pytest.mark.parametrize(
+    ("script", "variables", "words", "complaint"),
+    [
+        ("LIBERO-plus/eval_files/eval_libero.sh", {"SUITE": "libero_spatiel"}, [], "no 'libero_spatiel'"),
+        (
+            "SimplerEnv/eval_files/start_simpler_env.sh",
+            {"TASKS": "widowx_stack_cub"},
+            [],
+            "did you mean 'widowx_stack_cube'",
+        ),
+        ("Robotwin/eval_files/start_eval.sh", {}, ["-m"], "-m is unknown, or needs a word behind it"),
+        ("MetaWorld/eval_files/eval_metaworld.sh", {"LEVELS": "easy"}, [], "LEVELS is not read here"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    script: str, variables: dict[str, str], words: list[str], complaint: str, tmp_path: Path
+) -> None:
+    pythons = dict.fromkeys(PYTHONS, sys.executable)
+    environment = {**dict.fromkeys(PLACES, str(tmp_path)), **pythons, "PATH": os.environ["PATH"], **variables}
+    line = ["bash", str(ROOT / "examples" / script), *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode > 0
+    (said,) = done.stderr.splitlines()
+    assert complaint in said
+
+
 def test_folders_become_data_sets_and_several_tasks_several_runs(started: Any) -> None:
     words = started(ROOT / "examples/Robocasa_tabletop/train_files/run_robocasa.sh")[0]
     sets = next(word for word in words if word.startswith("datasets.train="))
@@ -203,7 +235,7 @@ def test_a_script_in_a_page_is_there_and_takes_the_words(
     lines = started(ROOT / script, *words, **own, **serves)
     assert lines
     for line in lines:
-        assert read(line) is None, capsys.readouterr().err
+        assert line == ["answers"] or read(line) is None, capsys.readouterr().err
 
 
 def test_the_pages_name_every_script() -> None:
@@ -226,7 +258,8 @@ def test_words_of_starvla_are_understood(
     tmp_path.joinpath("noted").unlink()
 
     options = ("-m", "demo_clean", "--name", "mine", "-c", checkpoint, "-s", "1", "-j", "2", "-p", port)
-    server, line = started(files / "start_eval.sh", *options, "all", LISTENS=port)
+    server, answers, line = started(files / "start_eval.sh", *options, "all", LISTENS=port)
+    assert answers == ["answers"], "the rollout begins when the server answers, not when it listens"
     assert server[:5] == ["vla-serve", "--ckpt_path", checkpoint, "--port", port]
     assert read(line) is None
     said = dict(pairwise(line))

@@ -354,5 +354,10 @@ def test_the_robot_of_the_documentation_fits_the_toy_policy(
     robot = ["--robot.type", "slider_lab:Slider", "--robot.port", "/dev/ttyUSB1"]
     run = ["--repack", str(tmp_path / "slider.yaml"), "--max_step", "0.2", "--episode_s", "0.5"]
     with PolicyServer(ToyPolicy()) as server:
-        assert drive(["--address", server.address, "--instruction", "go left", *robot, *run]) == 0
-    assert shown in capsys.readouterr().out
+        words = ["--address", server.address, "--instruction", "go left", *robot, *run]
+        assert drive([*words, "--episodes", "2", "--reset_s", "0"]) == 0
+    said = capsys.readouterr().out
+    assert shown in said
+    counts = re.findall(r"(\d+) steps in .*velocity slowed (\d+)x", said)
+    assert len(counts) == 2
+    assert all(int(slowed) <= int(steps) for steps, slowed in counts), "each episode's own"

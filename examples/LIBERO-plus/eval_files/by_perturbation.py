@@ -29,4 +29,6 @@ def summary(results: dict[str, Any], kinds: dict[str, list[dict[str, Any]]]) -> 
 
 
 if __name__ == "__main__":
-    print(summary(*(json.loads(Path(path).read_text()) for path in sys.argv[1:3])))
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: {__doc__.splitlines()[0]}")
+    print(summary(*(json.loads(Path(path).read_text("utf-8")) for path in sys.argv[1:3])))

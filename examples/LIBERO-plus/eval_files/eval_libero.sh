@@ -13,6 +13,7 @@ kinds="${LIBERO_HOME:?a checkout of LIBERO-plus}/libero/libero/benchmark/task_cl
   echo "LIBERO_Python: $sim has no vla-serve; examples/LIBERO-plus/README.md says how to install it" >&2; exit 1
 }
 declare -A count=([libero_spatial]=2402 [libero_object]=2518 [libero_goal]=2591 [libero_10]=2519)
+if [[ -z "${count[$suite]:-}" ]]; then echo "SUITE: no '$suite' in LIBERO-plus, which has ${!count[*]}" >&2; exit 2; fi
 tasks=()
 for number in $(seq "${FIRST:-0}" "${LAST:-$((count[$suite] - 1))}"); do tasks+=(--task "${suite}_$number"); done
 out="${OUT:-}"

@@ -10,6 +10,7 @@ files="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)" here="$(cd "$(dirname "${B
 mode="" name="" checkpoint="" split="${ROBOTWIN_SEED:-0}" jobs="${ROBOTWIN_JOBS_PER_GPU:-1}" words=()
 port="${ROBOTWIN_BASE_PORT:-10093}" patience="${ROBOTWIN_SERVER_TIMEOUT:-600}"
 while [[ $# -gt 0 ]]; do
+  if [[ "$1" == -* && $# -eq 1 ]]; then echo "start_eval.sh: $1 is unknown, or needs a word behind it" >&2; exit 2; fi
   case "$1" in
     -m | --mode) mode="$2" ;;
     -n | --name) name="$2" ;;
@@ -42,10 +43,11 @@ if [[ -n "$checkpoint" ]]; then
   checkpoint="$(cd "$here" && realpath -m "$checkpoint")"
   results="$(dirname "$checkpoint")/output_eval/$(basename "$checkpoint")"
   if listening; then echo "start_eval.sh: something listens on port $port already; say another with -p" >&2; exit 1; fi
-  bash "$files/run_policy_server.sh" "$checkpoint" "" "$port" &
+  ready="$(mktemp -d)" # the server listens long before it answers: it writes a file then
+  bash "$files/run_policy_server.sh" "$checkpoint" "" "$port" --port_file "$ready/port" &
   server=$!
-  trap 'kill "$server" 2>/dev/null || true' EXIT
-  until listening; do
+  trap 'kill "$server" 2>/dev/null || true; rm -rf "$ready"' EXIT
+  until [[ -e "$ready/port" ]]; do
     kill -0 "$server" 2>/dev/null || { echo "start_eval.sh: the server has ended" >&2; exit 1; }
     if ((SECONDS > patience)); then echo "start_eval.sh: no server within $patience s" >&2; exit 1; fi
     sleep 1

@@ -82,4 +82,6 @@ def summary(results: Iterable[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    print(summary(json.loads(Path(path).read_text()) for path in sys.argv[1:]))
+    if not sys.argv[1:]:
+        sys.exit(f"usage: {__doc__.splitlines()[0]}")
+    print(summary(json.loads(Path(path).read_text("utf-8")) for path in sys.argv[1:]))

@@ -29,16 +29,22 @@ fi
 "$sim" -c "import vla_serve" 2>/dev/null || {
   echo "sim_python: $sim has no vla-serve; examples/SimplerEnv/README.md says how to install it" >&2; exit 1
 }
-count="from vla_core.envs.simpler_protocol import sweep
-for task in '${TASKS:-$all}'.split(): print(task, len(sweep(task, '$setting')))"
+count="import sys
+from vla_core.envs.simpler_protocol import sweep
+from vla_core.errors import ConfigError
+try:
+    for task in '${TASKS:-$all}'.split(): print(task, len(sweep(task, '$setting')))
+except ConfigError as error:
+    sys.exit(f'start_simpler_env.sh: {error}')"
 counts="$("$sim" -c "$count")"
 files=() failed=0
 while read -r task whole; do
   "$sim" -m vla_serve.rollout_cli --address "127.0.0.1:$port" --env simpler --task "$task" --embodiment "$robot" \
     --episodes "${EPISODES:-$whole}" --seed 0 --workers "${WORKERS:-1}" --execute_steps "${EXECUTE_STEPS:-4}" \
     --out "$out/$task" --env.setting "$setting" "$@" </dev/null || failed=$?
-  [[ "$failed" -le 1 ]] || exit "$failed" # 1: some episodes did not run, the next task may
-  if [[ -f "$out/$task/results.json" ]]; then files+=("$out/$task/results.json"); fi
+  # 1 with results: some episodes did not run, the next task may.
+  if [[ "$failed" -gt 1 || ! -f "$out/$task/results.json" ]]; then exit "$failed"; fi
+  files+=("$out/$task/results.json")
 done <<<"$counts"
 "$sim" "$here/averages.py" "${files[@]}"
 exit "$failed"

@@ -42,7 +42,9 @@ def by_task(results: dict[str, Any], chains: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    read = [json.loads(Path(path).read_text()) for path in sys.argv[1:3]]
+    if not sys.argv[1:]:
+        sys.exit(f"usage: {__doc__.splitlines()[0]}")
+    read = [json.loads(Path(path).read_text("utf-8")) for path in sys.argv[1:3]]
     print(summary(read[0]))
     if len(read) > 1:
         print(by_task(read[0], read[1]))

@@ -41,6 +41,7 @@ class Simulator:
 
     def __init__(self) -> None:
         self.count, self.actions, self.cid = 0, [], 0
+        self.robot = SimpleNamespace(gripper_action=-1)
 
     def get_obs(self) -> dict:
         images = {
@@ -122,6 +123,7 @@ def make(tmp_path, monkeypatch):
 def test_a_chain_says_the_next_sentence_when_a_task_is_done(make) -> None:
     env = make()
     assert env.reset(0).instruction == "pull the handle to open the drawer"
+    assert env._env.robot.gripper_action == 1, "the start's, not what the chain before ended with"
     results = [env.step(np.zeros(7, np.float32)) for _ in range(6)]
     said = [r.observation.instruction.split()[0] for r in results]
     assert said == ["pull", "press", "press", "slide", "slide", "slide"]

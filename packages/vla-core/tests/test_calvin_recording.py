@@ -28,6 +28,8 @@ class Recorded:
 
     cid = 0
 
+    robot = SimpleNamespace(gripper_action=-1)
+
     def __init__(self) -> None:
         self.at = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,15 @@ def test_recorded_arrays_hold_the_very_pixels(tmp_path):
         recorded_view = getattr(source[0].observation, kind)["topview"]
         assert np.array_equal(recorded_view, getattr(first, kind)["topview"])
     env.close()
+
+
+def test_lerobots_format_without_lerobot_is_one_line(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("metaworld")
+    monkeypatch.delitem(sys.modules, "vla_data._lerobot_writer", raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    arguments = ["record", *TASKS, *TINY, "--episodes", "1", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(
+        "vla-data record: --format lerobot needs the package 'datasets': pip install 'vla-data["
+    )

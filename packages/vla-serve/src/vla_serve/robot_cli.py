@@ -110,6 +110,8 @@ def _run(args: Any, words: Sequence[str]) -> int:
         _say("q, Esc, space or Ctrl-C stops the robot" + (", n ends an episode" if args.episodes > 1 else ""))
         for episode in range(args.episodes):
             settle_heap()  # a full collection within the episode would hold commands back
+            commander.bounded.clear()
+            commander.slowed.clear()
             try:
                 report = drive(
                     *(robot, client, loop, wiring, commander, settings),

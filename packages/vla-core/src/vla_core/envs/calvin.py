@@ -164,6 +164,8 @@ class CalvinEnv:
         """Start chain number ``seed``, counted round."""
         self._chain = chain = self._chains[seed % len(self._chains)]
         self._done, self._steps = (), 0
+        # The simulator keeps the last command of the chain before, and shows it in the state.
+        self._env.robot.gripper_action = 1 if chain.robot[14] > 0.0 else -1
         raw = self._env.reset(robot_obs=chain.robot, scene_obs=chain.scene)
         self._before = self._env.get_info()
         return self._observe(raw)

@@ -59,8 +59,8 @@ def cause_lines(found: Diagnosis, every: bool) -> Iterator[str]:
     if best is not None:
         yield f"Explained by: {best.name}"
         yield (
-            f"Undone, the error falls from {_share(best.before)} to {_share(best.after)} of that of an answer "
-            "that knows nothing."
+            f"Undone, the error falls from {_share(best.before)} to {_share(best.after)} of that of an "
+            "answer that knows nothing."
         )
     elif (found.scores < FOLLOWED).all():
         yield "The answers follow the recording, and nothing that was tried is better."
