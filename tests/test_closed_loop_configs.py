@@ -92,6 +92,19 @@ def test_every_sentence_of_two_suites_of_libero_fits_the_prompt(config: Path) ->
     _read([str(config)], [*plain, *_lines(REWORDED), *things, *reworded])
 
 
+def test_libero_at_size_hears_several_wordings_and_none_of_the_evaluation() -> None:
+    configs = [f"closed_loop/libero/{name}.yaml" for name in ("train", "large")]
+    (step,) = (s for s in OmegaConf.load(FOLDER / configs[1]).framework.transforms if s.name == "paraphrase")
+    plain = {f"pick up the black bowl {place} and place it on the plate" for place in _lines(PLACES)}
+    plain |= {f"pick up the {thing} and place it in the basket" for thing in _lines(THINGS)}
+    groups = [list(group) for group in step.groups]
+    assert len(groups) == 16
+    assert all(group[0] in plain and len(group) == 6 for group in groups)
+    said = [sentence for group in groups for sentence in group]
+    assert not {*said} & {*_lines(REWORDED)}
+    _read(configs, said)
+
+
 def _lines(text: str) -> list[str]:
     return text.strip().splitlines()
 

@@ -65,9 +65,7 @@ def rate(successes: int, trials: int) -> str:
 
 
 def column(results: Sequence[Results], tasks: Sequence[str]) -> list[str]:
-    """A cell for each task, and the mean."""
-    if not results:
-        return ["-"] * (len(tasks) + 1)
+    """A cell for each task, and the mean, of one or more results."""
     cells = outcomes(results, tasks)
     ended = ~np.isnan(cells)
     each = [rate(int(np.nansum(cells[:, t])), int(ended[:, t].sum())) for t in range(len(tasks))]
@@ -116,27 +114,32 @@ def _group(root: Path, runs: Sequence[str]) -> str:
         **{POLICY[kind]: results for kind, results in policy.items()},
         **{EXPERT[kind]: results for kind, results in expert.items()},
     }
+    named_results = {title: results for title, results in named_results.items() if results}
     columns = [column(results, tasks) for results in named_results.values()]
     lines = ["| task | " + " | ".join(named_results) + " |", "|---|" + "---|" * len(named_results)]
     for name, *cells in zip([*tasks, "mean"], *columns, strict=True):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    rows = [(*pair, told) for pair, told in swapped.items() if told]
+    if rows:
+        lines += _told(tasks, rows)
+    lines.append("")
+    named_results |= {f"{task}, told {said}": told for task, said, told in rows}
+    return "\n".join([*lines, *(how(title, results) for title, results in named_results.items())]) + "\n"
+
+
+def _told(tasks: Sequence[str], rows: Sequence[tuple[str, str, list[Results]]]) -> list[str]:
+    """The table of scenes that were told another task's sentence."""
     # Of a second bowl, that or the usual one; of six things on the floor, a third as well.
     thirds = any(len(find(task, "none").others) > 1 for task in tasks)
     titles = ["brings what is named", "brings the usual", *(["brings a third"] if thirds else [])]
-    lines += ["", "| scene of | told the sentence of | " + " | ".join(titles) + " |"]
+    lines = ["", "| scene of | told the sentence of | " + " | ".join(titles) + " |"]
     lines.append("|---|---|" + "---|" * len(titles))
-    rows = [(*pair, told) for pair, told in swapped.items()]
-    everything = [one for of_pair in swapped.values() for one in of_pair]
+    everything = [one for *_, told in rows for one in told]
     for task, said, told in [*rows, ("all", "any", everything)]:
         *counts, ended = obeyed(told)
         cells = [rate(count, ended) for count in counts[: len(titles)]]
         lines.append(f"| {task} | {said} | " + " | ".join(cells) + " |")
-    lines.append("")
-    named_results |= {f"{task}, told {said}": told for task, said, told in rows}
-    return (
-        "\n".join([*lines, *(how(title, results) for title, results in named_results.items() if results)])
-        + "\n"
-    )
+    return lines
 
 
 def how(title: str, results: Sequence[Results]) -> str:

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="needs the extra vla-serve[server]")
 
 from torch import nn  # noqa: E402
 from vla_core.errors import UserError  # noqa: E402
+from vla_core.features import Constraint  # noqa: E402
 from vla_core.interfaces import HeadDims, HeadInputs, VLMOutput  # noqa: E402
 from vla_core.packing import forget, pack  # noqa: E402
 from vla_core.testing import make_spec, register_fakes, tiny_policy  # noqa: E402
@@ -73,8 +74,9 @@ def test_a_policy_without_such_layers_is_refused() -> None:
 def test_a_rounded_policy_answers_nearly_the_same(float8_on_cpu) -> None:
     with register_fakes():
         policy = tiny_policy(make_spec()).eval().to(dtype=torch.bfloat16)
+        chosen = fp8.candidates(policy.model)
         found = fp8.round_linears(policy)
-    assert found.layers == len(fp8.candidates(policy.model)) > 0
+    assert found.layers == len(chosen) > 0
     assert found.kept == 0
     assert 0 < found.share < 1
     assert 0.97 < found.cosine < 1
@@ -185,6 +187,37 @@ def test_what_the_time_contributes_is_of_the_weights_that_are_served(monkeypatch
         for one, anew in zip(kept, head.plan(), strict=True):
             assert torch.equal(one.actions, anew.actions)
             assert all(map(torch.equal, one.modulations, anew.modulations))
+
+
+def test_a_rounded_head_draws_an_answer_towards_an_earlier_chunk(monkeypatch, float8_on_cpu) -> None:
+    """Real-time chunking differentiates through the head, and products in float8 have no derivative."""
+    heads = pytest.importorskip("vla_heads")
+    dims = HeadDims(hidden_size=64, n_layers=2, action_dim=4, horizon=8)
+    head = heads.LayerwiseFM.build(heads.LayerwiseFMConfig(n_heads=2), dims).eval().to(torch.bfloat16)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.05)  # outputs begin at zero
+    pack(head)
+    hidden = {i: torch.randn(2, 16, 64, dtype=torch.bfloat16) for i in (1, 2)}
+    inputs = HeadInputs(VLMOutput(hidden, torch.ones(2, 16, dtype=torch.bool), {}))
+    weights = torch.tensor([1.0, 1.0, 0.5, 0.25, 0, 0, 0, 0]).expand(2, 8)
+    bound = Constraint(torch.full((2, 8, 4), 0.3), weights, 2)
+    policy: Any = SimpleNamespace(model=nn.ModuleDict({"head": head}))
+
+    def answers(policy=policy, rows=2):
+        with torch.inference_mode():
+            return head.sample(inputs, torch.ones(2, 8, 4), constraint=bound).float()
+
+    monkeypatch.setattr(fp8, "_answers", answers)
+    before = answers()
+    assert fp8.round_linears(policy).layers > 0
+    after = answers()
+    assert torch.equal(after, answers())
+    assert torch.cosine_similarity(before.flatten(), after.flatten(), 0) > 0.98
+    torch.compiler.reset()
+    for block in head.blocks:
+        block.compile(backend="aot_eager")
+    compiled = answers()
+    assert torch.cosine_similarity(after.flatten(), compiled.flatten(), 0) > 0.999
 
 
 @pytest.mark.gpu

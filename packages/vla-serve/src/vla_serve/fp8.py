@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from vla_core.errors import UserError
 from vla_core.packing import forget, read_once
@@ -55,6 +56,19 @@ class Rounded:
             f"fp8: {self.layers} linear layers, {100 * self.share:.0f} % of the weights{kept}; normalised "
             f"actions against those before: cosine {self.cosine:.5f}, largest error {self.largest:.4f}"
         )
+
+
+class _RoundedLinear(nn.Linear):
+    """A layer whose weight is float8. Where an answer is differentiated, its product is one of bfloat16.
+
+    Guidance towards an earlier chunk asks for gradients, and torch has none of products in float8.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight: Any = self.weight
+        if torch.is_grad_enabled() and input.requires_grad:
+            weight = weight.dequantize()
+        return F.linear(input, weight, self.bias)
 
 
 def check(device: str, dtype: torch.dtype) -> None:
@@ -151,7 +165,9 @@ def _round(layer: nn.Linear, lengths: set[int], known: dict[tuple[int, ...], boo
     kind = (*before.shape, -1 if bias is None else bias.data_ptr() % ALIGNED, before.data_ptr() % ALIGNED)
     if kind not in known:
         known[kind] = _multiplies(layer, lengths)
-    if not known[kind]:
+    if known[kind]:
+        layer.__class__ = _RoundedLinear
+    else:
         layer.weight = before
     return known[kind]
 
