@@ -20,4 +20,5 @@ def seed_streams(seed: int, rank: int, step: int, micro_batch: int) -> None:
     # The same without a walk up the stack for each kind of device that there is not: 20 times as fast.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(number)
+        for generator in torch.cuda.default_generators:  # of all: a run may compute on another than the first
+            generator.manual_seed(number)
