@@ -315,6 +315,19 @@ def test_a_group_that_never_moves_is_measured_by_its_size():
     assert row.endswith(" 40%  (never moves in these frames: of its size)")
 
 
+@pytest.mark.parametrize(("known", "score"), [(None, 0.01), (np.zeros(7), 0.01), (np.full(7, 0.5), 0.02)])
+def test_a_group_that_is_always_0_is_measured_too(known, score):
+    """By the data's other frames (a gripper that is open in these), else by its unit."""
+    actions = np.random.default_rng(0).normal(size=(4, HORIZON, 7))
+    actions[..., 6] = 0.0
+    statistics = {} if known is None else {"action": VectorStats.from_rows(np.stack([0 * known, known]))}
+    spec = replace(SPEC, statistics=NormStats(statistics))
+    yardstick = Yardstick(spec.action, Frames(spec, (), actions, np.ones(actions.shape, np.bool_)))
+    answers = actions + np.array([0, 0, 0, 0, 0, 0, 0.01])
+    assert yardstick.still().tolist() == [False, False, True]
+    np.testing.assert_allclose(yardstick.scores(answers), [0, 0, score], atol=1e-6)
+
+
 def test_states_that_are_wrong_on_purpose_are_no_news(caplog):
     policy = Seeing()
     degrees = (replace(GROUPS[0], unit="deg"), GROUPS[1])  # tried as radians: 57 times as far
