@@ -332,9 +332,13 @@ def test_states_that_are_wrong_on_purpose_are_no_news(caplog):
     policy = Seeing()
     degrees = (replace(GROUPS[0], unit="deg"), GROUPS[1])  # tried as radians: 57 times as far
     sees = ObservationSpec(SPEC.observation.cameras, degrees)
-    policy.specs = {"arm": replace(SPEC, observation=sees, statistics=STATISTICS)}
+    elsewhere = VectorStats.from_rows(np.random.default_rng(0).random((50, 6)) + 900)
+    policy.specs = {
+        "arm": replace(SPEC, observation=sees, statistics=STATISTICS),
+        "far": replace(SPEC, embodiment="far", statistics=NormStats({"state": elsewhere})),
+    }
     with PolicyServer(policy) as server:
-        assert doctor(server.address, Fault(""), "--all", "--frames", "8") == 0
+        assert doctor(server.address, Fault("", embodiment="arm"), "--all", "--frames", "8") == 0
     said = [r.name for r in caplog.records if "another unit" in r.getMessage()]
     assert set(said) == {"vla_serve.server"}, "the server's log has them, the doctor's does not"
 
