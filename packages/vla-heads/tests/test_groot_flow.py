@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from vla_core.errors import ConfigError, UserError
 from vla_core.interfaces import ActionHead, Context, HeadDims, HeadInputs, VLMOutput
+from vla_core.packing import pack, read_once
 from vla_heads import GR00TFlow, GR00TFlowConfig
 from vla_heads.category import CategoryLinear
 
@@ -62,6 +63,21 @@ def test_each_row_has_the_weights_of_its_category():
         layer(x)
     one = CategoryLinear(4, 3, 1)
     assert torch.equal(one(x), F.linear(x, one.weight[0], one.bias))
+
+
+def test_what_is_read_once_is_not_read_for_another_answer(observe):
+    """The time is mixed with weights of a row's own here."""
+    head, read = build(), set()
+    pack(head)
+    inputs, noise = observe(), torch.randn(3, 6, 5)
+    with torch.inference_mode():
+        head.sample(inputs, noise)
+        for part in head.modules():
+            part.register_forward_hook(lambda part, *_: read.add(part))
+        head.sample(inputs, noise)
+    assert head.action_encoder.mix_time in read
+    assert head.time in read_once(head)
+    assert not read & read_once(head)
 
 
 @pytest.mark.parametrize(("layer", "read"), [(-1, 4), (-2, 3), (0, 0), (3, 3)])

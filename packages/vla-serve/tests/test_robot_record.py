@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,15 @@ from vla_core.testing import make_observation, make_spec
 pytest.importorskip("lerobot", reason="needs the extra vla-serve[robot]")
 
 from vla_serve.robot.lerobot_record import LeRobotRecorder
+
+
+def test_a_robot_without_cameras_is_recorded(tmp_path: Path) -> None:
+    spec = make_spec()
+    spec = replace(spec, observation=replace(spec.observation, cameras=()))
+    with LeRobotRecorder(tmp_path / "data", spec, "do", {}) as recorder:
+        for seed in range(2):
+            recorder.add(make_observation(spec, seed), np.zeros(spec.action.dim, np.float32))
+    assert (recorder.episodes, recorder.frames) == (1, 2)
 
 
 def test_an_episode_whose_video_falls_behind_is_not_kept(tmp_path: Path, monkeypatch) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from vla_core.errors import UserError
 from vla_core.testing import make_observation, make_spec
+from vla_core.testing.processes import running
 from vla_serve import PolicyClient, PolicyServer
 from vla_serve.dashboard.history import History
 from vla_serve.dashboard.recorder import SESSIONS, THUMBNAIL, thumbnail
@@ -57,13 +58,6 @@ def upgraded(port: int, *headers: str) -> int:
     with socket.create_connection(("127.0.0.1", port), 30) as sock:
         sock.sendall("\r\n".join(lines).encode())
         return int(sock.recv(4096).split()[1])
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def get(url: str | int, opener: urllib.request.OpenerDirector, **headers: str) -> int:

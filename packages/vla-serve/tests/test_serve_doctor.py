@@ -315,13 +315,30 @@ def test_a_group_that_never_moves_is_measured_by_its_size():
     assert row.endswith(" 40%  (never moves in these frames: of its size)")
 
 
+@pytest.mark.parametrize(("known", "score"), [(None, 0.01), (np.zeros(7), 0.01), (np.full(7, 0.5), 0.02)])
+def test_a_group_that_is_always_0_is_measured_too(known, score):
+    """By the data's other frames (a gripper that is open in these), else by its unit."""
+    actions = np.random.default_rng(0).normal(size=(4, HORIZON, 7))
+    actions[..., 6] = 0.0
+    statistics = {} if known is None else {"action": VectorStats.from_rows(np.stack([0 * known, known]))}
+    spec = replace(SPEC, statistics=NormStats(statistics))
+    yardstick = Yardstick(spec.action, Frames(spec, (), actions, np.ones(actions.shape, np.bool_)))
+    answers = actions + np.array([0, 0, 0, 0, 0, 0, 0.01])
+    assert yardstick.still().tolist() == [False, False, True]
+    np.testing.assert_allclose(yardstick.scores(answers), [0, 0, score], atol=1e-6)
+
+
 def test_states_that_are_wrong_on_purpose_are_no_news(caplog):
     policy = Seeing()
     degrees = (replace(GROUPS[0], unit="deg"), GROUPS[1])  # tried as radians: 57 times as far
     sees = ObservationSpec(SPEC.observation.cameras, degrees)
-    policy.specs = {"arm": replace(SPEC, observation=sees, statistics=STATISTICS)}
+    elsewhere = VectorStats.from_rows(np.random.default_rng(0).random((50, 6)) + 900)
+    policy.specs = {
+        "arm": replace(SPEC, observation=sees, statistics=STATISTICS),
+        "far": replace(SPEC, embodiment="far", statistics=NormStats({"state": elsewhere})),
+    }
     with PolicyServer(policy) as server:
-        assert doctor(server.address, Fault(""), "--all", "--frames", "8") == 0
+        assert doctor(server.address, Fault("", embodiment="arm"), "--all", "--frames", "8") == 0
     said = [r.name for r in caplog.records if "another unit" in r.getMessage()]
     assert set(said) == {"vla_serve.server"}, "the server's log has them, the doctor's does not"
 

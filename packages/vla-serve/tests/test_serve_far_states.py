@@ -60,6 +60,12 @@ def test_a_small_part_of_the_numbers_themselves_is_not_far(learned):
         assert bool(list(Reach(spec).lines(_seen(spec, state)))) == far
 
 
+def test_statistics_that_are_no_numbers_say_nothing(learned):
+    rows = np.full((2, learned.observation.state_dim), np.nan)
+    spec = replace(learned, statistics=NormStats({"state": VectorStats.from_rows(rows)}))
+    assert list(Reach(spec).lines(_seen(spec, np.zeros(spec.observation.state_dim, np.float32)))) == []
+
+
 def test_a_state_is_not_looked_at_without_statistics(learned):
     state = np.full(learned.observation.state_dim, 1e6, np.float32)
     assert list(Reach(replace(learned, statistics=NormStats())).lines(_seen(learned, state))) == []

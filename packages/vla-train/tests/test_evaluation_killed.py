@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from vla_core.testing.processes import running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own")
 
@@ -21,14 +22,6 @@ with open(sys.argv[1], "wb") as log, _running(program, log) as process:
     print(process.pid, flush=True)
     time.sleep(120)
 """
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended may wait for somebody to ask how."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def until(condition) -> None:
@@ -46,6 +39,6 @@ def test_what_evaluates_ends_with_a_training_that_is_killed(tmp_path: Path, at: 
         pid = int(training.stdout.readline())
         if at == "later":
             until(lambda: log.read_bytes() == b"runs\n")
-            assert alive(pid)
+            assert running(pid)
         training.send_signal(signal.SIGKILL)
-    until(lambda: not alive(pid))
+    until(lambda: not running(pid))

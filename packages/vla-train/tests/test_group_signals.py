@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from vla_core.testing.processes import running
 
 HERE = Path(__file__).parent
 # What `-m vla_train` runs, with the toy source known there too.
@@ -38,13 +39,6 @@ def until(true: Callable[[], bool]) -> None:
 
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager
@@ -87,6 +81,6 @@ def test_a_signal_to_the_group_saves_and_leaves(toy_config: Path, number: signal
         assert process.returncode == 75, err
         assert "stopped by a signal" in err
         assert len(err.strip().splitlines()) == 1
-        until(lambda: not any(map(is_alive, workers)))
+        until(lambda: not any(map(running, workers)))
     checkpoints = toy_config.parent / "runs" / "toy" / "checkpoints"
     assert [p.name.startswith("steps_") for p in checkpoints.iterdir()] == [True]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class LeRobotWriter:
             features=features(spec, first),
             rgb_encoder=RGBEncoderConfig(vcodec="h264", g=GOP, crf=CRF, preset=PRESET),
             streaming_encoding=True,
-            encoder_queue_maxsize=1024,
+            encoder_queue_maxsize=64,
             encoder_threads=1,
             video_backend="pyav",
         )
@@ -83,8 +84,18 @@ class LeRobotWriter:
         columns = episode.columns
         for i in range(len(columns["action"])):
             row = {key: values[i] for key, values in columns.items()}
+            self._wait_for_videos()
             self._dataset.add_frame({**row, "task": episode.instruction})
         self._dataset.save_episode()
+
+    def _wait_for_videos(self) -> None:
+        """Else lerobot leaves pictures out where an encoder is far behind, and says so in its log alone."""
+        videos = self._dataset.writer._streaming_encoder
+        if videos is None:  # of no camera
+            return
+        for name, pictures in videos._frame_queues.items():
+            while pictures.full() and videos._threads[name].is_alive():  # lerobot says why one has ended
+                time.sleep(0.001)
 
     def close(self, provenance: dict[str, Any]) -> None:
         """Finish all files; ``provenance`` says how the dataset was made."""

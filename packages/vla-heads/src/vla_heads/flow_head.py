@@ -148,7 +148,9 @@ class FlowHead(nn.Module):
 
     def read_once(self) -> Iterator[nn.Module]:
         """What plans are made of, which are kept when the head is packed (see :mod:`vla_core.packing`)."""
-        yield from (self.time, self.action_encoder.mix_time)
+        yield self.time
+        if not self.action_encoder.n_categories:  # else a row has its own, and mixes anew
+            yield self.action_encoder.mix_time
         yield from (part.modulation for part in self.modules() if isinstance(part, AdaLN))
 
     def step(self, prepared: Prepared, x: Tensor, t: Tensor | TimeCondition) -> Tensor:

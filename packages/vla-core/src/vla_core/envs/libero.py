@@ -54,6 +54,8 @@ class LiberoConfig:
         instruction: what observations say; null: the benchmark's sentence.
         instruction_task: say the benchmark's sentence of this task: with ``variant: task`` of
             ``libero_spatial``, whose goal is the scene's second bowl, only the sentence tells what to do.
+        gripper: what a policy's number means. ``close_positive``: -1 opens and +1 closes, as the simulator's;
+            ``open_positive``: 1 is open and 0 closed, as in the demonstrations that StarVLA trains on.
         depth: also give metric depth, mirrored as the images.
     """
 

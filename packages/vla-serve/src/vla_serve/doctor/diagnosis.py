@@ -154,7 +154,8 @@ class Doctor:
                             continue
                         if other.contract.action.horizon != own.action.horizon:
                             continue
-                        answers = await self._replay(other, self._sent)
+                        with _unsaid():  # states of one robot are far off for another
+                            answers = await self._replay(other, self._sent)
                 except UserError as error:
                     found.refused[f"statistics key: {name}"] = str(error)
                     continue

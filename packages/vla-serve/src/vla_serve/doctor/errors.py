@@ -17,6 +17,8 @@ _ANGLES = ("euler_xyz", "axis_angle")
 """Parametrisations in which every vector is a rotation."""
 STILL = 1e-4
 """Of its size: a group that is never further from its mean does not move."""
+LEAST = 1e-6
+"""Whatever its unit, a smaller number is none."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Yardstick:
 
     An error is divided by that of an answer that knows nothing and always says the recording's mean (a
     rotation: its median): below 1 something of the recording is followed, and 0 is all of it. A group that
-    never moves in the recording is known by that answer; there the error is divided by the numbers' size.
+    never moves in the recording is known by that answer; there the error is divided by the numbers' size in
+    these frames; where that is 0, by their size in all of the data; where that is too, by one unit.
     """
 
     spec: ActionSpec
@@ -44,7 +47,7 @@ class Yardstick:
         known = zip(self.errors(answers), naive, self.still(), self._sizes(), strict=True)
         return np.array(
             [
-                np.nanmean(error[rows]) / (max(size, 1e-6) if still else _of_guess(guess, rows))
+                np.nanmean(error[rows]) / (size if still else _of_guess(guess, rows))
                 for error, guess, still, size in known
             ]
         )
@@ -52,12 +55,16 @@ class Yardstick:
     def still(self) -> NDArray[np.bool_]:
         """``[G]``: groups that never move in the recording."""
         guesses = zip(self.errors(self._mean()), self._sizes(), strict=True)
-        return np.array([np.nanmax(guess) <= max(STILL * size, 1e-6) for guess, size in guesses])
+        return np.array([np.nanmax(guess) <= max(STILL * size, LEAST) for guess, size in guesses])
 
     def _sizes(self) -> list[float]:
-        """``[G]``: the largest number of each in the recording."""
-        sizes = np.where(self.frames.mask, np.abs(self.frames.actions), 0.0)
-        return [float(sizes[..., part].max()) for _, part in self._parts()]
+        """``[G]``: the largest number of each in the frames, else in the data, else 1."""
+        seen_A = np.where(self.frames.mask, np.abs(self.frames.actions), 0.0).max((0, 1))
+        known, data_A = self.frames.spec.statistics.vectors.get("action"), np.zeros_like(seen_A)
+        if known is not None and known.dim == len(data_A):
+            data_A = np.nan_to_num(np.maximum(np.abs(known.min), np.abs(known.max)), posinf=0.0)
+        every = [[float(size_A[part].max()) for size_A in (seen_A, data_A)] for _, part in self._parts()]
+        return [next((size for size in sizes if size > LEAST), 1.0) for sizes in every]
 
     def _parts(self) -> list[tuple[GroupSpec, slice]]:
         slices = self.spec.slices()
@@ -75,7 +82,7 @@ class Yardstick:
 
 def _of_guess(guess: Array, rows: NDArray[np.intp] | slice) -> float:
     """What hardly moves in these rows: an error there counts, but not without end."""
-    return max(float(np.nanmean(guess[rows])), 1e-6, 0.01 * float(np.nanmax(guess)))
+    return max(float(np.nanmean(guess[rows])), LEAST, 0.01 * float(np.nanmax(guess)))
 
 
 def _error(group: GroupSpec, answers: Array, recorded: Array, mask: NDArray[np.bool_]) -> Array:

@@ -19,7 +19,7 @@ DEAF = 0.02
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%}" if value < 10 else "> 999%"
+    return "> 999%" if value >= 10 else f"{value:.0%}"
 
 
 def error_lines(yardstick: Yardstick, found: Diagnosis) -> Iterator[str]:

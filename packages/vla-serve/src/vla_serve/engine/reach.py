@@ -47,7 +47,7 @@ class Reach:
         if not self._groups or state_S is None:
             return
         numbers = zip(self._least, state_S.tolist(), self._most, strict=True)
-        beyond = [not least <= number <= most for least, number, most in numbers]
+        beyond = [number < least or number > most for least, number, most in numbers]
         if True not in beyond:
             return
         for name, part in list(self._groups.items()):

@@ -83,8 +83,8 @@ class LeRobotRecorder:
             row["observation.state"] = observation.state
         self._dataset.add_frame(row)
         self._frames += 1
-        lost = self._dataset.writer._streaming_encoder._dropped_frames  # lerobot says it in its log alone
-        if lost:
+        videos = self._dataset.writer._streaming_encoder  # None: of no camera
+        if videos is not None and (lost := videos._dropped_frames):  # lerobot says it in its log alone
             self._dataset.clear_episode_buffer()
             self._frames, camera = 0, next(iter(lost)).removeprefix("observation.images.")
             raise UserError(
