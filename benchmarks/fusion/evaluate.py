@@ -41,13 +41,15 @@ def done_already(path: Path) -> set[tuple[str, int]]:
     """(variant, seed) of the lines in ``path``."""
     if not path.exists():
         return set()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # not half of a line that is being added
+        lines = [json.loads(line) for line in file]
     return {(line["variant"], line["seed"]) for line in lines}
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
     """Add a line while no other process does."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(line) + "\n")
 

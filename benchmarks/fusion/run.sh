@@ -8,6 +8,7 @@
 #   LARGE=1 bash benchmarks/fusion/run.sh         six seeds of a policy of 52 M parameters, into large/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source benchmarks/_beside.sh
 HERE=benchmarks/fusion
 DATA=${DATA:-runs/fusion}
 TASKS=drawer-open,button-press-topdown,door-open,coffee-button
@@ -50,9 +51,12 @@ record() { # out, simulators, further options
 
 record_all() { # side by side: their simulators take longest to start
   local pid pids=() few=$((WORKERS < 8 ? WORKERS : 8)) held=(--episodes "${HELD_OUT:-10}" --seed 60000)
-  record train "$WORKERS" --episodes "${DEMONSTRATIONS:-60}" --noise 0.3 --env.camera_orbit "[$SAME]" & pids+=($!)
-  record held_same "$few" "${held[@]}" --env.camera_orbit "[$SAME]" & pids+=($!)
-  record held_shift "$few" "${held[@]}" --env.camera_orbit "[$SHIFT]" & pids+=($!)
+  beside record train "$WORKERS" --episodes "${DEMONSTRATIONS:-60}" --noise 0.3 --env.camera_orbit "[$SAME]"
+  pids+=($!)
+  beside record held_same "$few" "${held[@]}" --env.camera_orbit "[$SAME]"
+  pids+=($!)
+  beside record held_shift "$few" "${held[@]}" --env.camera_orbit "[$SHIFT]"
+  pids+=($!)
   for pid in "${pids[@]}"; do wait "$pid"; done
   if [[ ! -f $HERE/encoder.safetensors ]]; then # kept with the repository, so that all rows share one encoder
     record pretrain "$WORKERS" --episodes 80 --seed 70000 --noise 0.3 --env.camera_orbit "[0,30]"
@@ -73,12 +77,15 @@ train() {
 }
 
 mkdir -p "$DATA" "$RESULTS"
-(flock 9; record_all) 9>"$DATA/.recording" # one of several that run side by side records for all
-train &
+exec 9>"$DATA/.recording"
+flock 9 # one of several that run side by side records for all
+record_all
+exec 9>&-
+beside train
 pids=($!)
 for ((i = 0; i < EVALUATORS; i++)); do
-  "${run[@]}" python $HERE/evaluate.py "${options[@]}" --runs "$DATA/$policies" --data "$DATA" --tasks $TASKS --same $SAME --shift $SHIFT \
-    --episodes "$EPISODES" --beside "${pids[0]}" --out "$RESULTS/results.jsonl" &
+  beside "${run[@]}" python $HERE/evaluate.py "${options[@]}" --runs "$DATA/$policies" --data "$DATA" --tasks $TASKS --same $SAME --shift $SHIFT \
+    --episodes "$EPISODES" --beside "${pids[0]}" --out "$RESULTS/results.jsonl"
   pids+=($!)
 done
 failed=0

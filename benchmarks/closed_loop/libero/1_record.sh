@@ -4,6 +4,7 @@
 # SECOND_BOWLS: those of the TASKS in whose scenes EPISODES are added that say the sentence for the second bowl.
 #   EPISODES=50 WORKERS=16 RECORDERS=4 bash benchmarks/closed_loop/libero/1_record.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+source benchmarks/_beside.sh
 read -ra names <<<"$TASKS"
 RECORDERS=${RECORDERS:-1}
 ((RECORDERS <= ${#names[@]})) || RECORDERS=${#names[@]}
@@ -17,9 +18,9 @@ for ((part = 0; part < ${PARTS:-1}; part++)); do
     its=()
     for ((i = share; i < ${#names[@]}; i += RECORDERS)); do its+=("${names[i]}"); done
     name_tasks "${its[@]}"
-    "$simulators/vla-data" record --env libero "${tasks[@]}" --episodes "${EPISODES:-10}" --seed $((part * 1000)) \
+    beside "$simulators/vla-data" record --env libero "${tasks[@]}" --episodes "${EPISODES:-10}" --seed $((part * 1000)) \
       --noise "${NOISE:-0.1}" --workers $((WORKERS / RECORDERS > 1 ? WORKERS / RECORDERS : 1)) --format arrays --out "$out" \
-      --env.start random "${rendering[@]}" &
+      --env.start random "${rendering[@]}"
     recorders+=($!)
   done
   for recorder in "${recorders[@]}"; do wait "$recorder"; done

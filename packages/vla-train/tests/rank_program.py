@@ -109,7 +109,10 @@ def run(plan: Path) -> int:
 
 def note_threads(file: Path) -> None:
     """Those of the process, Python's or not."""
-    names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            names.append(task.joinpath("comm").read_text("utf-8").strip())
     file.write_text(json.dumps(names))
 
 

@@ -36,6 +36,14 @@ def test_an_exchange_that_nobody_joins_does_not_keep_a_rank(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_what_else_a_program_does_at_its_end_is_not_cut_off(tmp_path: Path) -> None:
+    """It may write for longer than its groups may take to end."""
+    program = str(Path(__file__).with_name("leaving_program.py"))
+    ended = run_ranks([sys.executable, program, "slow"], folder=tmp_path, forked=True)
+    assert [rank.code for rank in ended] == [0, 0], [rank.said[-2000:] for rank in ended]
+
+
+@pytest.mark.slow
 def test_the_threads_of_groups_end_before_the_interpreter(toy_config: Path, two_ranks: Any) -> None:
     """Whatever refers to the groups: DDP's wrapper, FSDP2's meshes, the channel of asynchronous saves."""
     words = ["--config", str(toy_config), "trainer.max_steps=2", "trainer.batch_size=2"]

@@ -141,3 +141,13 @@ def test_an_interrupt_ends_all_soon(config: Path, interrupted: list[int]) -> Non
     assert all(out[rank].code == LOST for rank in {0, 1} - set(interrupted))
     (line,) = lines(out)
     assert "interrupted; go on with run_id=toy trainer.resume=true" in line
+
+
+def test_a_save_beside_the_training_is_finished_although_another_rank_has_left(config: Path) -> None:
+    """What was interrupted with its peers was ended by one that was done with its own part."""
+    out = config.parent / "whole"
+    program = str(PROGRAM.with_name("busy_program.py"))
+    with started([sys.executable, program, str(out)], 2, config.parent, forked=True) as ranks:
+        both = ended(ranks, within=60)
+    assert [rank.code for rank in both] == [INTERRUPTED] * 2, [rank.said[-2000:] for rank in both]
+    assert out.read_text("utf-8") == "whole"

@@ -18,6 +18,7 @@ from vla_train.augment import Augmentation, moments
 from vla_train.auxiliary import weights_at
 from vla_train.balance import balance_of
 from vla_train.checkpointing import resume
+from vla_train.checkpointing.resume import ways_on
 from vla_train.checkpointing.saving import Best, Saver, best_of
 from vla_train.checkpointing.states import Choice
 from vla_train.compiling import compile_model
@@ -132,9 +133,8 @@ class Trainer:
         if self.ema:
             self.engine.remember(self.ema)
         limit = self.settings.skip_bad_steps
-        self.bad_steps = (
-            BadSteps(self.engine, limit, robots, self.ema, run_dir, self.console) if limit else None
-        )
+        bad = BadSteps(self.engine, limit, robots, self.ema, run_dir, self.console)
+        self.bad_steps = bad if limit else None
         self.guard = Guard(self.engine, run_dir / "metrics.jsonl", self.bad_steps)
         self.saver = Saver(composed, self.engine, run_dir)
         self.closed_loop = ClosedLoop(self.settings.evaluation, self.engine, run_dir)
@@ -168,7 +168,7 @@ class Trainer:
         outcome = self.run_dir / "checkpoints" / f"steps_{start}"
         bar = ProgressBar(settings.max_steps, start, self.console, engine.is_main)
         writer = self.saver.writer  # it may wait for other ranks, and so ends while its peers watch
-        peers = Peers(engine, meter, settings.hang_timeout_s, lambda: resume.ways_on(self.run_dir))
+        peers = Peers(engine, meter, settings.hang_timeout_s, lambda: ways_on(self.run_dir), writer.busy)
         run = Tracked(self.run_dir, start, self.composed.resolved, self.config.tracking)
         trackers = opened(self.config.trackers, run, engine.agree)
         with trackers, bar as progress, self.stop as stop, peers, writer, closing(feed), settled_heap():
@@ -218,7 +218,7 @@ class Trainer:
                 if last or stop.agreed:
                     writer.wait()
                 if stop.agreed:
-                    raise Stopped(f"after step {step}", outcome, resume.ways_on(self.run_dir))
+                    raise Stopped(f"after step {step}", outcome, ways_on(self.run_dir))
                 if last:
                     break
         if self.validation:

@@ -120,6 +120,10 @@ class Writer:
         all_gather_object(out, words, group=self.channel)
         return out
 
+    def busy(self) -> bool:
+        """Whether a job is under way on this rank; asked by any thread."""
+        return not all(job.done() for job in self._jobs)
+
     def check(self, step: int) -> None:
         """Between two steps: raise what a job raised (on several ranks up to nine steps later).
 

@@ -51,7 +51,7 @@ class Flag:
     def ask(self, number: float) -> Callable[[], bool]:
         """All ranks ask, and nobody waits before the answer is called for."""
         if self._stream is None:
-            total = SumLater(torch.tensor(number), self._world)
+            total = SumLater(torch.full((), number, device=self._device), self._world)
             return lambda: bool(total.wait() > 0)
         with torch.cuda.stream(self._stream):
             # Made there: a copy from the host would wait.

@@ -69,10 +69,18 @@ class Peers(AbstractContextManager[None]):
         limit_s: a rank that reads or computes for so long at one step stands still; 0: nobody watches.
             Validating and saving take as long as they take.
         ways: says how to go on with the run.
+        busy: whether this rank writes what shall become whole although another one has left.
     """
 
-    def __init__(self, engine: Engine, meter: Meter, limit_s: float, ways: Callable[[], str]) -> None:
-        self.ways = ways
+    def __init__(
+        self,
+        engine: Engine,
+        meter: Meter,
+        limit_s: float,
+        ways: Callable[[], str],
+        busy: Callable[[], bool],
+    ) -> None:
+        self.ways, self.busy = ways, busy
         self.rank, self.world, self.meter, self.limit_s = engine.rank, engine.world, meter, limit_s
         self.on = engine.world > 1 and limit_s > 0
         self.beat_s = min(BEAT_S, limit_s / 4)
@@ -130,12 +138,13 @@ class Peers(AbstractContextManager[None]):
             except (DistError, RuntimeError):
                 self._end("where the ranks meet (the launcher, or rank 0) is gone")
             now = time.monotonic()
-            for rank, (peer, word) in enumerate(zip(self._peers, words, strict=True)):
-                # Where all make a mistake, or get Ctrl-C, this one's main thread ends by itself.
-                if word in (_LEFT, _INTERRUPTED) and not self._over.wait(self.beat_s):
-                    give_way(self._words, self.rank, rank)
-                    os._exit(LOST)
+            for peer, word in zip(self._peers, words, strict=True):
                 peer.hear(word, now)
+            left = [rank for rank, word in enumerate(words) if word in (_LEFT, _INTERRUPTED)]
+            # Where all make a mistake, or get Ctrl-C, this one's main thread ends by itself.
+            if left and not self.busy() and not self._over.wait(self.beat_s):
+                give_way(self._words, self.rank, left[0])
+                os._exit(LOST)
             if lost := self._lost(now):
                 self._end(lost)
 
@@ -148,7 +157,7 @@ class Peers(AbstractContextManager[None]):
     def _lost(self, now: float) -> str | None:
         """What is wrong with whom; None: nothing."""
         silence = min(BROKEN_S if self._broken else SILENT_S, self.limit_s)
-        running = {rank: peer for rank, peer in enumerate(self._peers) if peer.word != _DONE}
+        running = {rank: peer for rank, peer in enumerate(self._peers) if peer.word not in _WORDS}
         silent = [rank for rank, peer in running.items() if now - peer.heard > silence]
         if silent:
             where = "; ".join(

@@ -1,0 +1,23 @@
+# Programs side by side; sourced. They end with the script, however it ends: by itself, where one of them fails (set -e), by a
+# signal or by Ctrl-C, which bash keeps from what a script starts with `&`.
+# shellcheck shell=bash
+groups=()
+# beside WORD...: a program or a function, in a process group of its own; its process is $!.
+beside() {
+  set -m
+  "$@" </dev/null &
+  set +m
+  groups+=("-$!")
+}
+# At exit; a script with more to do then calls it from its own trap.
+end_beside() {
+  ((${#groups[@]} > 0)) || return 0
+  # A shell that has just been forked loses a signal: again, as long as some are there.
+  for _ in 1 2 3 4 5; do
+    kill -- "${groups[@]}" 2>/dev/null || return 0
+    sleep 0.1
+  done
+}
+trap end_beside EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
