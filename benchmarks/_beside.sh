@@ -13,10 +13,12 @@ beside() {
 end_beside() {
   ((${#groups[@]} > 0)) || return 0
   # A shell that has just been forked loses a signal: again, as long as some are there.
-  for _ in 1 2 3 4 5; do
+  local pause
+  for pause in 0.1 0.1 0.1 0.1 0.1 1 1 1 10 20; do
     kill -- "${groups[@]}" 2>/dev/null || return 0
-    sleep 0.1
+    sleep "$pause"
   done
+  kill -KILL -- "${groups[@]}" 2>/dev/null || return 0
 }
 trap end_beside EXIT
 trap 'exit 130' INT
