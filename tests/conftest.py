@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,13 @@ ROOT = Path(__file__).parents[1]
 DATASET = ROOT / "examples" / "data" / "metaworld_faucet"
 EXTENDING = ROOT / "examples" / "extending"
 SMALL = 64
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_are_heard() -> None:
+    """What a shell starts with ``&`` ignores Ctrl-C, and so would all that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shrink(config: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def told(start: str, end: str) -> list[str]:
 @pytest.mark.parametrize(
     ("walk", "start", "end", "most"),
     [
-        ("sample", "A training sample passes,", "A request passes", 60),
+        ("sample", "A training sample passes,", "A request passes", 61),
         ("request", "A request passes", "| ", 75),
     ],
 )

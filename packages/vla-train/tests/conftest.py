@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,13 @@ from vla_core.testing import register_fakes
 from vla_core.types import Observation, Sample
 from vla_data.errors import BadDataError
 from vla_train.testing.ranks import run_ranks
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_are_heard() -> None:
+    """What a shell starts with ``&`` ignores Ctrl-C, and so would all that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
